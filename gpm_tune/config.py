@@ -13,18 +13,19 @@ from pydantic_core import PydanticCustomError
 class Config(BaseModel):
     """An immutable, validated part of an experiment or a study; unknown keys are refused by name."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, serialize_by_alias=True)
 
     @model_validator(mode="before")
     @classmethod
     def _refuse_unknown_keys(cls, data: Any) -> Any:
         if isinstance(data, dict):
+            valid = [field.alias or name for name, field in cls.model_fields.items()]
             for key in data:
-                if key not in cls.model_fields:
+                if key not in valid:
                     raise PydanticCustomError(
                         "unknown_key",
                         "unknown key '{key}'; {hint}",
-                        {"key": str(key), "hint": nearest(str(key), cls.model_fields)},
+                        {"key": str(key), "hint": nearest(str(key), valid)},
                     )
         return data
 

@@ -1,0 +1,14 @@
+"""Data sets: one file each. Whole sets live as tensors on the training device."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from gpm_tune.data.dataset import Dataset, to_float
+from gpm_tune.data.digits import DigitsConfig
+from gpm_tune.data.gaussians import GaussiansConfig
+from gpm_tune.data.mnist import MNISTConfig
+
+DataConfig = Annotated[GaussiansConfig | DigitsConfig | MNISTConfig, Field(discriminator="name")]
+
+__all__ = ["DataConfig", "Dataset", "DigitsConfig", "GaussiansConfig", "MNISTConfig", "to_float"]

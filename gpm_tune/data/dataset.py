@@ -1,0 +1,54 @@
+"""A data set as tensors, and the order in which training reads it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Training, validation and test samples: uint8 images (N, C, H, W) or float points (N, D)."""
+
+    train: Tensor
+    validation: Tensor
+    test: Tensor
+
+
+def to_float(samples: Tensor) -> Tensor:
+    """What networks see: images from uint8 to [-1, 1], points as they are."""
+    return samples.float() / 127.5 - 1 if samples.dtype == torch.uint8 else samples
+
+
+def pad_to(images: Tensor, side: int) -> Tensor:
+    """Grey images (N, h, w) in uint8, centred on black frames (N, 1, side, side)."""
+    height, width = images.shape[-2:]
+    left, top = (side - width) // 2, (side - height) // 2
+    frame = (left, side - width - left, top, side - height - top)
+    return pad(images, frame).unsqueeze(1)
+
+
+class Batches:
+    """Shuffled epochs as a pure function of seed and step, so that there is no state to save.
+
+    An epoch is a permutation without its incomplete last batch.
+    """
+
+    def __init__(self, size: int, batch_size: int, seed: int, device: torch.device) -> None:
+        self.per_epoch = size // batch_size
+        self._size, self._batch_size, self._seed, self._device = size, batch_size, seed, device
+        self._epoch = -1
+        self._order = torch.empty(0)
+
+    def indices(self, step: int) -> Tensor:
+        """Indices (batch_size,) of the batch that training reads in its step number `step`, from 0."""
+        epoch, position = divmod(step, self.per_epoch)
+        if epoch != self._epoch:
+            # Drawn on the CPU: the order is then the same on every device.
+            rng = torch.Generator().manual_seed(self._seed * 2**32 + epoch)
+            self._order = torch.randperm(self._size, generator=rng).to(self._device)
+            self._epoch = epoch
+        return self._order[position * self._batch_size : (position + 1) * self._batch_size]

@@ -1,0 +1,50 @@
+"""How the weights of a network start."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+from torch import nn
+
+from gpm_tune.config import Config
+
+
+class Normal(Config):
+    """N(0, gain²) weights and zero biases."""
+
+    name: Literal["normal"] = "normal"
+    gain: float = Field(0.02, gt=0, description="Standard deviation of the weights.")
+
+    def fill(self, weight: nn.Parameter) -> None:
+        nn.init.normal_(weight, 0.0, self.gain)
+
+
+class Orthogonal(Config):
+    """Orthogonal weights times a gain, and zero biases."""
+
+    name: Literal["orthogonal"] = "orthogonal"
+    gain: float = Field(1.41, gt=0, description="Factor on the orthogonal matrix.")
+
+    def fill(self, weight: nn.Parameter) -> None:
+        nn.init.orthogonal_(weight, self.gain)
+
+
+class Default(Config):
+    """PyTorch's own initialisation."""
+
+    name: Literal["default"] = "default"
+
+
+Initialization = Annotated[Normal | Orthogonal | Default, Field(discriminator="name")]
+
+
+def initialize(network: nn.Module, initialization: Normal | Orthogonal | Default) -> None:
+    """Initialise every linear and convolutional layer of the network in place (appendix D.2)."""
+    if isinstance(initialization, Default):
+        return
+    for module in network.modules():
+        if isinstance(module, nn.Linear | nn.Conv2d):
+            initialization.fill(module.weight)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)

@@ -1,0 +1,1 @@
+"""Solvers: each takes a vector field and particles, and knows nothing of networks or models."""
