@@ -154,9 +154,7 @@ class Document:
         return not isinstance(node, dict) or key == node.get("name") or " " in str(key)
 
 
-def _record_lines(
-    node: yaml.Node, location: Location, lines: dict[Location, int], path: Path
-) -> None:
+def _record_lines(node: yaml.Node, location: Location, lines: dict[Location, int], path: Path) -> None:
     lines.setdefault(location, node.start_mark.line + 1)
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:

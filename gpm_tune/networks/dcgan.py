@@ -40,9 +40,7 @@ class DCGANDiscriminatorConfig(Config):
 class DCGANDiscriminator(nn.Module):
     """f(x, embedding): every convolution, the last one included, is modulated by the time embedding."""
 
-    def __init__(
-        self, config: DCGANDiscriminatorConfig, shape: tuple[int, ...], embedding: int
-    ) -> None:
+    def __init__(self, config: DCGANDiscriminatorConfig, shape: tuple[int, ...], embedding: int) -> None:
         super().__init__()
         channels, side, width = shape[0], shape[1], config.width
         downsamplings = DOWNSAMPLINGS[side]

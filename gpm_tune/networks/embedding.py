@@ -14,9 +14,7 @@ from gpm_tune.config import Config
 class FourierConfig(Config):
     """Random Fourier features of time."""
 
-    size: int = Field(
-        128, ge=2, multiple_of=2, description="Length of the embedding: half cos, half sin."
-    )
+    size: int = Field(128, ge=2, multiple_of=2, description="Length of the embedding: half cos, half sin.")
     scale: float = Field(16.0, gt=0, description="Standard deviation of the fixed frequencies.")
 
 
@@ -38,9 +36,7 @@ class TimeMLP(nn.Sequential):
     """The one MLP per modulated network: embedding e -> 2e, SiLU, 2e -> 2e, SiLU (appendix D.2)."""
 
     def __init__(self, size: int) -> None:
-        super().__init__(
-            nn.Linear(size, 2 * size), nn.SiLU(), nn.Linear(2 * size, 2 * size), nn.SiLU()
-        )
+        super().__init__(nn.Linear(size, 2 * size), nn.SiLU(), nn.Linear(2 * size, 2 * size), nn.SiLU())
 
 
 class ModulatedConv(nn.Module):

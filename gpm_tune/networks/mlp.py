@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -36,7 +37,7 @@ class MLPDiscriminator(nn.Module):
         super().__init__()
         widths = [inputs + embedding, *[config.width] * config.depth, 1]
         layers: list[nn.Module] = []
-        for before, after in zip(widths[:-1], widths[1:], strict=True):
+        for before, after in pairwise(widths):
             layers += [nn.Linear(before, after), nn.LeakyReLU(0.2)]
         self.layers = nn.Sequential(*layers[:-1])
         initialize(self, config.init)

@@ -29,9 +29,7 @@ def euler_until(field: Field, x: Tensor, stops: Tensor, steps: int) -> Tensor:
     order = torch.argsort(stops, descending=True, stable=True)
     x = x[order]
     # One transfer tells how many particles are still on their way at each step.
-    travellers = (
-        (stops[None, :] > torch.arange(steps, device=stops.device)[:, None]).sum(1).tolist()
-    )
+    travellers = (stops[None, :] > torch.arange(steps, device=stops.device)[:, None]).sum(1).tolist()
     arrived: list[Tensor] = []
     for i, count in enumerate(travellers):
         if count < len(x):

@@ -1,0 +1,105 @@
+"""Distances between clouds of points, for data of few dimensions, in data space."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from gpm_tune.errors import DivergedError
+
+CHUNK = 1000  # rows of a distance matrix that are in memory at once
+
+
+class PointMetrics:
+    """All distances of generated points from a reference set drawn from a mixture."""
+
+    directions: ClassVar[dict[str, Literal["min", "max"]]] = {
+        "sliced_wasserstein": "min",
+        "energy_distance": "min",
+        "frechet": "min",
+        "modes_covered": "max",
+    }
+
+    def __init__(self, reference: Tensor, means: Tensor, std: float) -> None:
+        """reference: (N, D) real points; means: (M, D) and std: the modes they were drawn from."""
+        self._reference, self._means, self._std = reference, means, std
+        self._within_reference = mean_distance_within(reference)
+
+    def __call__(self, samples: Tensor) -> dict[str, float]:
+        """The metrics of samples (n, D); raises DivergedError where they are not finite."""
+        if not torch.isfinite(samples).all():
+            raise DivergedError("the samples were not finite")
+        real = self._reference
+        return {
+            "sliced_wasserstein": sliced_wasserstein(samples, real),
+            "energy_distance": energy_distance(samples, real, self._within_reference),
+            "frechet": frechet_distance(samples, real),
+            "modes_covered": modes_covered(samples, self._means, self._std),
+        }
+
+
+def energy_distance(x: Tensor, y: Tensor, within_y: float | None = None) -> float:
+    """2 E‖X-Y‖ - E‖X-X'‖ - E‖Y-Y'‖, without bias (so that it may be slightly negative).
+
+    x: (n, D), y: (m, D). within_y: the last term, if it is known already.
+    """
+    within_y = mean_distance_within(y) if within_y is None else within_y
+    between = _sum_of_distances(x, y) / (len(x) * len(y))
+    return 2 * between - mean_distance_within(x) - within_y
+
+
+def mean_distance_within(x: Tensor) -> float:
+    """Mean of ‖X-X'‖ over pairs of different points (n, D)."""
+    return _sum_of_distances(x, x) / (len(x) * (len(x) - 1))
+
+
+def _sum_of_distances(x: Tensor, y: Tensor) -> float:
+    # The matrix-product form of the distance would lose the digits of points that are close.
+    direct = "donot_use_mm_for_euclid_dist"
+    return sum(
+        torch.cdist(chunk, y, compute_mode=direct).sum(dtype=torch.float64).item() for chunk in x.split(CHUNK)
+    )
+
+
+def sliced_wasserstein(x: Tensor, y: Tensor, projections: int = 1000) -> float:
+    """Wasserstein-1 distance of projections on random directions, averaged over directions.
+
+    x: (n, D), y: (m, D). The directions are the same at every call.
+    """
+    rng = torch.Generator().manual_seed(0)
+    directions = torch.randn(x.shape[1], projections, generator=rng).to(x)
+    directions = directions / directions.norm(dim=0)
+    levels = (torch.arange(max(len(x), len(y)), device=x.device) + 0.5) / max(len(x), len(y))
+    return (_quantiles(x @ directions, levels) - _quantiles(y @ directions, levels)).abs().mean().item()
+
+
+def _quantiles(values: Tensor, levels: Tensor) -> Tensor:
+    """Values (n, P) at levels (L,) of each column's empirical distribution."""
+    ordered = values.sort(dim=0).values
+    return ordered[(levels * len(values)).long().clamp(max=len(values) - 1)]
+
+
+def frechet_distance(x: Tensor, y: Tensor) -> float:
+    """‖μ_x - μ_y‖² + tr(Σ_x + Σ_y - 2 (Σ_x Σ_y)^½): squared Wasserstein-2 between Gaussian fits.
+
+    x: (n, D), y: (m, D).
+    """
+    x, y = x.double(), y.double()
+    covariances = torch.cov(x.T), torch.cov(y.T)
+    root = torch.linalg.eigvals(covariances[0] @ covariances[1]).sqrt().real.sum()
+    traces = covariances[0].trace() + covariances[1].trace()
+    squared: float = ((x.mean(0) - y.mean(0)).square().sum() + traces - 2 * root).item()
+    return max(0.0, squared)
+
+
+def modes_covered(x: Tensor, means: Tensor, std: float) -> float:
+    """Fraction of modes with at least half of their fair share of the samples.
+
+    A sample (n, D) belongs to its nearest mode (M, D) if it lies within 3 std of it; the fair share
+    is n/M.
+    """
+    nearest, mode = torch.cdist(x, means).min(dim=1)
+    counts = torch.bincount(mode[nearest <= 3 * std], minlength=len(means))
+    return (counts >= len(x) / len(means) / 2).float().mean().item()

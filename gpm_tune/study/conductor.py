@@ -1,0 +1,119 @@
+"""The conductor: turns what happens to trials into ledger entries, tracking and progress.
+
+A plain object that knows nothing of Ray; tests drive it event by event.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import gpm_tune
+from gpm_tune.study.ledger import Assignment, Ledger
+from gpm_tune.study.tracking import RunLog, Tracker
+from gpm_tune.training import Experiment
+
+
+class Observer(Protocol):
+    """Something that shows a person how the trials fare."""
+
+    def started(self, assignment: Assignment) -> None: ...
+    def measured(self, number: int, step: int, metrics: Mapping[str, float]) -> None: ...
+    def ended(self, number: int, state: str, reason: str | None) -> None: ...
+
+
+class Conductor:
+    """Assigns trials and follows each of them to its end."""
+
+    def __init__(self, ledger: Ledger, tracker: Tracker, observer: Observer) -> None:
+        self.interrupted = False
+        self._ledger = ledger
+        self._tracker = tracker
+        self._observer = observer
+        self._runs: dict[int, RunLog] = {}
+        self._stopped_early: set[int] = set()
+
+    def __reduce__(self) -> tuple[type, tuple[()]]:
+        """Tune pickles whatever it is given, for a way of resuming that is not ours: give it nothing."""
+        return object, ()
+
+    def assign(self) -> Assignment | None:
+        """The next trial to start; None once there is nothing more to start."""
+        assignment = None if self.interrupted else self._ledger.next()
+        if assignment:
+            number = assignment.number
+            self._runs[number] = self._tracker.open_run(
+                f"{self._ledger.id}/{number:04d}",
+                name=f"trial {number}",
+                parent=self._ledger.id,
+                params=flatten(assignment.experiment.model_dump(mode="json")),
+                tags=run_tags(assignment.experiment)
+                | {
+                    "gpm.study": self._ledger.study.name,
+                    "gpm.trial": str(number),
+                    "gpm.state": "running",
+                },
+            )
+            self._observer.started(assignment)
+        return assignment
+
+    def measured(self, number: int, step: int, metrics: Mapping[str, float]) -> bool:
+        """Record an evaluation. Returns whether the trial should be stopped here."""
+        self._runs[number].metrics(step, metrics)
+        self._observer.measured(number, step, metrics)
+        stop = self._ledger.report(number, step, metrics)
+        if stop:
+            self._stopped_early.add(number)
+        return stop
+
+    def checkpointed(self, number: int, path: str, pictures: Mapping[str, bytes]) -> None:
+        """Remember a trial's latest checkpoint, and pictures of its samples by their names."""
+        self._ledger.keep_checkpoint(number, path)
+        self._runs[number].tags({"gpm.checkpoint": path})
+        for name, png in pictures.items():
+            self._runs[number].artifact(name, png)
+
+    def ended(self, number: int, failure: str | None = None) -> None:
+        """Close a trial that ran its steps, was stopped early, or failed for the given reason."""
+        if failure:
+            self._ledger.fail(number, failure)
+            self._close(number, "fail", "FAILED", failure)
+        elif number in self._stopped_early:
+            self._ledger.prune(number)
+            self._close(number, "pruned", "FINISHED")
+        else:
+            self._ledger.complete(number)
+            self._close(number, "complete", "FINISHED")
+
+    def suspended(self, number: int) -> None:
+        """Leave a trial as it is, to be continued by a later run of the study."""
+        self._close(number, "interrupted", "KILLED")
+
+    def _close(self, number: int, state: str, status: str, reason: str | None = None) -> None:
+        run = self._runs.pop(number)
+        run.tags({"gpm.state": state, "gpm.reason": reason or ""})
+        run.end(status)
+        self._observer.ended(number, state, reason)
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested plain data as one level with dotted keys, as MLflow's params want it."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def run_tags(experiment: Experiment) -> dict[str, str]:
+    """What runs are filtered by in MLflow."""
+    tags = {
+        "gpm.model": experiment.model.name,
+        "gpm.data": experiment.data.name,
+        "gpm.version": gpm_tune.__version__,
+    }
+    if experiment.features:
+        tags["gpm.features"] = experiment.features
+    return tags

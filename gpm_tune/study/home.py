@@ -1,0 +1,53 @@
+"""The one folder under which everything that a run writes lies."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+class Home:
+    """Where studies, their databases and caches are.
+
+    mlflow.db, artifacts/        MLflow's default store
+    optuna.db                    every study and its trials: the source of truth
+    cache/                       statistics of real data, by content
+    studies/NAME/                a study: study.yaml, its checkpoints, its tracking spool
+    experiments/NAME/            single experiments
+    """
+
+    def __init__(self, root: Path | None, tracking_uri: str | None = None) -> None:
+        """root: else $GPM_TUNE_HOME, else ./gpm-runs. tracking_uri: else $MLFLOW_TRACKING_URI."""
+        self.root = (root or Path(os.environ.get("GPM_TUNE_HOME") or "gpm-runs")).resolve()
+        self.tracking_uri = (
+            tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.root / 'mlflow.db'}"
+        )
+
+    @property
+    def artifact_root(self) -> str | None:
+        """Where MLflow keeps artifacts; None where a server decides."""
+        return str(self.root / "artifacts") if self.tracking_uri.startswith("sqlite:") else None
+
+    @property
+    def is_tracked(self) -> bool:
+        """Whether MLflow's store can be opened: a local one exists once something was tracked."""
+        local = self.tracking_uri.startswith("sqlite:///")
+        return not local or Path(self.tracking_uri.removeprefix("sqlite:///")).exists()
+
+    @property
+    def optuna_uri(self) -> str:
+        """Optuna's storage."""
+        return f"sqlite:///{self.root / 'optuna.db'}"
+
+    @property
+    def cache(self) -> Path:
+        """Folder of statistics of the real data."""
+        return self.root / "cache"
+
+    def study(self, name: str) -> Path:
+        """Folder of a study."""
+        return self.root / "studies" / name
+
+    def experiment(self, name: str) -> Path:
+        """Folder of a single experiment's run."""
+        return self.root / "experiments" / name

@@ -1,0 +1,43 @@
+"""What a study would do: the resolved experiment, the search space and the first sampled trials."""
+
+from __future__ import annotations
+
+import yaml
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from gpm_tune.study.ledger import Ledger
+from gpm_tune.study.results import show_value
+from gpm_tune.study.specification import Study
+
+TRIALS = 5
+
+
+def show(study: Study, console: Console) -> None:
+    """Print the preview; nothing is written or started."""
+    ledger = Ledger(study, storage=None)
+    plain = study.model_dump(mode="json", exclude={"experiment", "search"})
+    plain["objectives"] = [study.objective.model_dump()]
+    _print_yaml({"experiment": study.base}, console)
+    _print_yaml(plain, console)
+    space = Table("searched", "values", "condition", title="search space", box=SIMPLE_HEAD)
+    for path, distribution in study.search.items():
+        values = distribution.model_dump(mode="json", exclude={"when"}, exclude_defaults=True, by_alias=True)
+        condition = ", ".join(f"{key} = {value}" for key, value in distribution.when.items())
+        space.add_row(path, ", ".join(f"{k} {v}" for k, v in values.items()), condition)
+    console.print(space)
+    count = min(TRIALS, study.budget.trials)
+    table = Table("trial", *study.search, title=f"the first {count} of {study.budget.trials} trials")
+    for _ in range(count):
+        assignment = ledger.next()
+        if assignment:
+            values = [show_value(assignment.values.get(path, "-")) for path in study.search]
+            table.add_row(str(assignment.number), *values)
+    console.print(table)
+    console.print("dry run: nothing was started")
+
+
+def _print_yaml(data: object, console: Console) -> None:
+    text = yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
+    console.print(text, end="", highlight=False, markup=False)

@@ -1,0 +1,104 @@
+"""Thin adapters between Ray Tune's interfaces and the conductor: all decisions are made there."""
+
+# ruff: noqa: ARG002 (the signatures are Ray's)
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ray.tune import Callback
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from ray.tune.search import Searcher
+
+from gpm_tune.study.conductor import Conductor
+from gpm_tune.study.ledger import Assignment
+
+
+class ConductedSearcher(Searcher):  # type: ignore[misc]
+    """Starts the trials that the conductor assigns, and tells it how each of them ended."""
+
+    def __init__(self, conductor: Conductor, concurrent: int | None, shared: Mapping[str, Any]) -> None:
+        """shared: what the config of every trial holds besides its assignment."""
+        super().__init__()
+        self._conductor = conductor
+        self._concurrent = concurrent
+        self._shared = dict(shared)
+        self._numbers: dict[str, int] = {}  # of live trials, by Tune's name for them
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        if self._concurrent and len(self._numbers) >= self._concurrent:
+            return None
+        assignment = self._conductor.assign()
+        if assignment is None:
+            finished: str = Searcher.FINISHED
+            return finished
+        self._numbers[trial_id] = assignment.number
+        return _config(assignment, self._shared)
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        number = self._numbers.pop(trial_id)
+        if error:
+            self._conductor.ended(number, "its worker process was lost too often")
+        elif result is None or "interrupted" in result:
+            self._conductor.suspended(number)
+        elif "failure" in result:
+            self._conductor.ended(number, result["failure"])
+        else:
+            self._conductor.measured(number, result["step"], _metrics(result))
+            self._conductor.ended(number)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: Optuna's storage is the source of truth."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing: Optuna's storage is the source of truth."""
+
+
+class ConductedScheduler(FIFOScheduler):  # type: ignore[misc]
+    """Stops the trials that the conductor wants stopped."""
+
+    def __init__(self, conductor: Conductor) -> None:
+        super().__init__()
+        self._conductor = conductor
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        stop = "interrupted" in result or self._conductor.measured(
+            trial.config["number"], result["step"], _metrics(result)
+        )
+        decision: str = TrialScheduler.STOP if stop else TrialScheduler.CONTINUE
+        return decision
+
+
+class CheckpointCallback(Callback):  # type: ignore[misc]
+    """Tells the conductor about checkpoints that have reached the storage."""
+
+    def __init__(self, conductor: Conductor) -> None:
+        self._conductor = conductor
+
+    def on_checkpoint(
+        self, iteration: int, trials: list[Any], trial: Any, checkpoint: Any, **info: Any
+    ) -> None:
+        folder = Path(checkpoint.path)
+        step = trial.last_result.get("step")
+        png = folder / "samples.png"
+        pictures = {f"samples/step_{step:07d}.png": png.read_bytes()} if step and png.exists() else {}
+        self._conductor.checkpointed(trial.config["number"], str(folder), pictures)
+
+
+def _config(assignment: Assignment, shared: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        **shared,
+        "number": assignment.number,
+        "experiment": assignment.experiment.model_dump(mode="json"),
+        "checkpoint": assignment.checkpoint,
+    }
+
+
+def _metrics(result: Mapping[str, Any]) -> dict[str, float]:
+    """The metrics of a result, whose nesting Tune has flattened with slashes."""
+    prefix = "metrics/"
+    return {key.removeprefix(prefix): v for key, v in result.items() if key.startswith(prefix)}

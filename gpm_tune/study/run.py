@@ -1,0 +1,198 @@
+"""Running a study: everything is checked first, then Ray Tune runs what the conductor assigns."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from filelock import FileLock, Timeout
+from rich.console import Console
+
+from gpm_tune.errors import UserError
+from gpm_tune.metrics import check_features
+from gpm_tune.study.conductor import Conductor, run_tags
+from gpm_tune.study.home import Home
+from gpm_tune.study.ledger import Ledger
+from gpm_tune.study.progress import StudyProgress
+from gpm_tune.study.specification import Study
+from gpm_tune.study.tracking import Tracker
+from gpm_tune.training import Experiment
+
+WORKER_LOSSES = 10  # of one trial: a node may vanish, but not for ever
+
+# Read when ray is imported. What Tune would print, log or send besides is ours to do, or nobody's.
+RAY_SETTINGS = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
+    # Tune's own snapshots are never read: the ledger knows more, and survives more.
+    "TUNE_GLOBAL_CHECKPOINT_S": "31536000",
+}
+
+
+def prepare(experiment: Experiment) -> None:
+    """Make sure that data and feature network can be had.
+
+    Raises UserError where they cannot, before any work has started.
+    """
+    experiment.data.prepare()
+    if experiment.features:
+        check_features(experiment.features, experiment.evaluation.inception_weights)
+
+
+def run_study(study: Study, home: Home, address: str, console: Console) -> bool:
+    """Run a study, or continue it, until its budget is used up. Returns False if interrupted.
+
+    Raises UserError where something is missing that the trials need, or the study is running.
+    """
+    prepare(study.experiment)
+    if address == "local":
+        _check_resources(study, os.cpu_count() or 1, torch.cuda.device_count(), "this machine")
+    folder = home.study(study.name)
+    folder.mkdir(parents=True, exist_ok=True)
+    with _only_once(study.name, folder):
+        ledger = Ledger(study, home.optuna_uri)
+        (folder / "study.yaml").write_text(
+            yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        )
+        tracker = Tracker(folder / "spool", home.tracking_uri, study.name, home.artifact_root)
+        with tracker, StudyProgress(study, ledger.remaining, console) as progress:
+            if not ledger.remaining:
+                return True
+            parent = tracker.open_run(
+                ledger.id,
+                name=study.name,
+                params={},
+                tags=run_tags(study.experiment) | {"gpm.study": study.name},
+            )
+            conductor = Conductor(ledger, tracker, progress)
+            _run_trials(study, home, address, conductor)
+            parent.end("KILLED" if conductor.interrupted else "FINISHED")
+    return not conductor.interrupted
+
+
+def _check_resources(study: Study, cpus: float, gpus: float, where: str) -> None:
+    wanted = study.resources
+    if wanted.gpu > gpus:
+        raise UserError(
+            f"resources.gpu: a trial of study '{study.name}' asks for {wanted.gpu:g} GPU, {where} "
+            f"has {gpus:g}. Set resources.gpu=0 to train on the CPU"
+        )
+    if wanted.cpu > cpus:
+        raise UserError(
+            f"resources.cpu: a trial of study '{study.name}' asks for {wanted.cpu} CPU cores, "
+            f"{where} has {cpus:g}"
+        )
+
+
+@contextmanager
+def _only_once(name: str, folder: Path) -> Iterator[None]:
+    """Two drivers on one study would run the same trials twice."""
+    try:
+        with FileLock(folder / "lock", timeout=0):
+            yield
+    except Timeout:
+        raise UserError(f"study '{name}' is being run by another process") from None
+
+
+def _run_trials(study: Study, home: Home, address: str, conductor: Conductor) -> None:
+    os.environ.update(RAY_SETTINGS)
+    import ray
+
+    _connect(address)
+    try:
+        totals = ray.cluster_resources()
+        _check_resources(study, totals.get("CPU", 0), totals.get("GPU", 0), "the Ray cluster")
+        tuner, switch = _build_tuner(study, home, conductor)
+        with _interruptible(conductor, switch):
+            tuner.fit()
+    finally:
+        ray.shutdown()
+
+
+def _connect(address: str) -> None:
+    import ray
+
+    try:
+        ray.init(
+            address=address,
+            include_dashboard=False if address == "local" else None,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+    except ConnectionError as error:
+        raise UserError(
+            f"--address {address}: no Ray cluster answers ({error}). Start one with "
+            "`ray start --head`, or use --address local"
+        ) from None
+
+
+def _build_tuner(study: Study, home: Home, conductor: Conductor) -> tuple[Any, Any]:
+    from ray import tune
+
+    from gpm_tune.study.ray_adapters import (
+        CheckpointCallback,
+        ConductedScheduler,
+        ConductedSearcher,
+    )
+    from gpm_tune.study.trainable import Switch, TrialTrainable
+
+    resources = study.resources
+    switch = Switch.remote()
+    trainable = tune.with_resources(
+        tune.with_parameters(TrialTrainable, switch=switch),
+        {"cpu": resources.cpu, "gpu": resources.gpu},
+    )
+    shared = {
+        "objective": study.objective.model_dump(),
+        "cache": str(home.cache),
+        "threads": resources.cpu,
+        "device": "cuda" if resources.gpu else "cpu",
+    }
+    sessions = home.study(study.name) / "checkpoints"
+    tuner = tune.Tuner(
+        trainable,
+        tune_config=tune.TuneConfig(
+            search_alg=ConductedSearcher(conductor, resources.concurrent, shared),
+            scheduler=ConductedScheduler(conductor),
+            num_samples=-1,  # the searcher says when to end
+            reuse_actors=True,
+            trial_dirname_creator=lambda trial: f"trial_{trial.config['number']:04d}",
+        ),
+        run_config=tune.RunConfig(
+            # A session of its own: a continued trial's new checkpoints never meet its old ones.
+            name=f"session_{len(list(sessions.glob('session_*'))):03d}",
+            storage_path=str(sessions),
+            failure_config=tune.FailureConfig(max_failures=WORKER_LOSSES),
+            checkpoint_config=tune.CheckpointConfig(num_to_keep=2),
+            callbacks=[CheckpointCallback(conductor)],
+            verbose=0,
+        ),
+    )
+    return tuner, switch
+
+
+@contextmanager
+def _interruptible(conductor: Conductor, switch: Any) -> Iterator[None]:
+    """The first Ctrl-C asks the trials to checkpoint and stop, the second one ends at once."""
+
+    def on_interrupt(_signal: int, _frame: Any) -> None:
+        conductor.interrupted = True
+        switch.turn_on.remote()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    before = signal.signal(signal.SIGINT, on_interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

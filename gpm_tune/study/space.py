@@ -1,0 +1,134 @@
+"""The search space: paths into the experiment, where their values come from, and on which conditions."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from gpm_tune.config import nearest
+from gpm_tune.study.distributions import AnyDistribution
+from gpm_tune.training import Experiment
+
+if TYPE_CHECKING:
+    import optuna
+
+Space = Mapping[str, AnyDistribution]
+Values = dict[str, Any]
+MISSING = object()
+
+
+def get(tree: Mapping[str, Any], path: str) -> Any:
+    """The value at a dotted path, or MISSING."""
+    node: Any = tree
+    for key in path.split("."):
+        if not isinstance(node, Mapping) or key not in node:
+            return MISSING
+        node = node[key]
+    return node
+
+
+def put(tree: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of the tree with the values at dotted paths replaced; shorter paths are set first."""
+    result = copy.deepcopy(dict(tree))
+    for path in sorted(values, key=lambda path: path.count(".")):
+        *parents, last = path.split(".")
+        node = result
+        for key in parents:
+            if not isinstance(node.get(key), dict):
+                node[key] = {}
+            node = node[key]
+        node[last] = copy.deepcopy(values[path])
+    return result
+
+
+def sample(trial: optuna.Trial, base: Mapping[str, Any], space: Space) -> Values:
+    """Draw the value of every path whose conditions hold, from an Optuna trial."""
+    values: Values = {}
+    for path in in_order(space):
+        distribution = space[path]
+        if _holds(distribution.when, put(base, values)):
+            values[path] = distribution.suggest(trial, path)
+    return values
+
+
+def start_point(base: Mapping[str, Any], space: Space) -> Values:
+    """The base experiment as parameters of an Optuna trial."""
+    return {
+        path: distribution.encode(get(base, path))
+        for path, distribution in space.items()
+        if _holds(distribution.when, base)
+    }
+
+
+def in_order(space: Space) -> list[str]:
+    """The paths so that every path follows those that its conditions name.
+
+    Raises ValueError where conditions run in a circle.
+    """
+    ordered: list[str] = []
+    waiting = list(space)
+    while waiting:
+        ready = [p for p in waiting if not any(other in waiting for other in space[p].when)]
+        if not ready:
+            raise ValueError(f"the conditions of {', '.join(waiting)} run in a circle")
+        ordered += ready
+        waiting = [p for p in waiting if p not in ready]
+    return ordered
+
+
+def problems(base: Mapping[str, Any], space: Space, starts_from_base: bool) -> Iterator[tuple[str, str]]:
+    """What keeps the search space from fitting the base experiment: (path, sentence) pairs."""
+    try:
+        in_order(space)
+    except ValueError as error:
+        yield next(iter(space)), str(error)
+        return
+    for path, distribution in space.items():
+        unmet = [p for p in distribution.when if p not in space and get(base, p) is MISSING]
+        for condition in unmet:
+            yield path, f"its condition names '{condition}', which the experiment has not"
+        problem = None if unmet else _misfit(base, space, path)
+        if problem:
+            yield path, problem
+        elif starts_from_base and _holds(distribution.when, base):
+            value = get(base, path)
+            if not distribution.contains(value):
+                yield path, f"the base experiment's value {value} lies outside (start_from: [base])"
+
+
+def _misfit(base: Mapping[str, Any], space: Space, path: str) -> str | None:
+    """Why some value of a distribution cannot stand at its path, or None."""
+    premises = _premises(space, path)
+    parent, _, last = path.rpartition(".")
+    siblings = get(put(base, premises), parent) if parent else base
+    for value in space[path].probes:
+        try:
+            Experiment.model_validate(put(base, {**premises, path: value}))
+        except ValidationError as error:
+            first = error.errors()[0]
+            if first["type"] == "unknown_key" and isinstance(siblings, Mapping):
+                return f"the experiment has no '{path}': {last}: {nearest(last, siblings)}"
+            if first["type"] == "unknown_key":
+                return f"the experiment has no '{path}': {first['msg']}"
+            return f"the value {value} does not fit: {first['msg'].removeprefix('Value error, ')}"
+    return None
+
+
+def _premises(space: Space, path: str) -> Values:
+    """Values of other paths under which a path is searched, conditions of conditions included."""
+    premises: Values = {}
+    for condition, allowed in space[path].when.items():
+        if condition in space:
+            premises |= _premises(space, condition)
+        premises[condition] = allowed[0] if isinstance(allowed, list) else allowed
+    return premises
+
+
+def _holds(when: Mapping[str, Any], tree: Mapping[str, Any]) -> bool:
+    return all(
+        get(tree, path) in (allowed if isinstance(allowed, list) else [allowed])
+        for path, allowed in when.items()
+    )

@@ -1,0 +1,110 @@
+"""YAML documents: line numbers, overrides, and errors that a person can act on."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gpm_tune.config import Config
+from gpm_tune.documents import Document
+from gpm_tune.errors import UserError
+
+
+class Inner(Config):
+    """Part of the test's schema."""
+
+    width: int = 3
+    rates: list[float] = []
+
+
+class Outer(Config):
+    """The test's schema."""
+
+    name: str = "x"
+    inner: Inner = Inner()
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "file.yaml"
+    path.write_text(text)
+    return path
+
+
+def refusal(folder: Path, text: str, *assignments: str) -> str:
+    """The message with which a document of this text is refused."""
+    with pytest.raises(UserError) as error:
+        document = Document.load(write(folder, text))
+        for assignment in assignments:
+            document.set(assignment)
+        document.parse(Outer)
+    return str(error.value).replace(str(folder), "")
+
+
+def test_numbers_in_scientific_notation_are_numbers(tmp_path: Path) -> None:
+    document = Document.load(write(tmp_path, "inner: {rates: [2e-4, 1E3, -5e+2, 1.5e-1]}"))
+    assert document.parse(Outer).inner.rates == [2e-4, 1e3, -5e2, 0.15]
+
+
+def test_what_is_no_document_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="cannot be read"):
+        Document.load(tmp_path / "missing.yaml")
+    assert "file.yaml:2: not valid YAML" in refusal(tmp_path, "name: [1,\n: : {")
+    assert "expected keys and values" in refusal(tmp_path, "- a list")
+    assert "expected keys and values" in refusal(tmp_path, "")
+    assert "file.yaml:3: key 'name' stands here a second time" in refusal(
+        tmp_path, "name: a\ninner: {}\nname: b"
+    )
+    assert "not valid YAML" in refusal(
+        tmp_path, "name: &a [*a]\ninner: {rates: *a, width: !!python/object:os.system {}}"
+    )
+
+
+def test_errors_name_file_line_key_and_what_was_expected(tmp_path: Path) -> None:
+    message = refusal(tmp_path, "name: a\ninner:\n  widht: 4\n")
+    assert (
+        message == "/file.yaml:3: inner.widht: unknown key 'widht'; did you mean 'width'? valid: rates, width"
+    )
+    message = refusal(tmp_path, "inner:\n  width: wide\n")
+    assert message.startswith("/file.yaml:2: inner.width: input should be a valid integer")
+    assert message.endswith("found 'wide'")
+
+
+def test_all_errors_are_told_at_once(tmp_path: Path) -> None:
+    message = refusal(tmp_path, "name: [1]\ninner:\n  width: wide\n  rates: [1, two]\n")
+    assert [line.split(": ")[0] for line in message.splitlines()] == [
+        "/file.yaml:1",
+        "/file.yaml:3",
+        "/file.yaml:4",
+    ]
+    assert "inner.rates.1: " in message
+
+
+def test_overrides_are_validated_like_the_file_and_named_in_errors(tmp_path: Path) -> None:
+    document = Document.load(write(tmp_path, "name: a\n"))
+    document.set("inner.width=7")
+    document.set("inner.rates=[1, 2e-1]")
+    assert document.parse(Outer) == Outer(name="a", inner=Inner(width=7, rates=[1.0, 0.2]))
+    message = refusal(tmp_path, "name: a\n", "inner.width=wide")
+    assert message.startswith("--set inner.width=wide: inner.width: input should be a valid integer")
+    assert "did you mean 'inner'?" in refusal(tmp_path, "name: a\n", "iner.width=3")
+    assert "expected KEY=VALUE" in refusal(tmp_path, "name: a\n", "inner.width")
+    assert "not valid YAML" in refusal(tmp_path, "name: a\n", "name=[")
+
+
+def test_overrides_reach_keys_with_dots(tmp_path: Path) -> None:
+    document = Document.load(write(tmp_path, "search:\n  model.eta: {float: [1, 2]}\n"))
+    document.set("search.model.eta.float=[3, 4]")
+    assert document.data == {"search": {"model.eta": {"float": [3, 4]}}}
+
+
+@given(st.text())
+def test_no_text_makes_anything_but_a_document_or_a_user_error(
+    tmp_path_factory: pytest.TempPathFactory, text: str
+) -> None:
+    path = tmp_path_factory.mktemp("fuzz") / "file.yaml"
+    path.write_text(text, encoding="utf-8", errors="surrogatepass")
+    try:
+        assert isinstance(Document.load(path).data, dict)
+    except UserError as error:
+        assert str(path) in str(error)

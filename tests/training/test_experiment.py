@@ -1,0 +1,84 @@
+"""The experiment schema: defaults are the paper's, impossible combinations are refused."""
+
+import pytest
+from examples import POINTS, experiment_of
+from pydantic import ValidationError
+
+from gpm_tune.documents import Document
+from gpm_tune.errors import UserError
+from gpm_tune.training import Experiment, Objective
+
+MNIST = {"data": {"name": "mnist"}, "model": {"name": "discr_flow"}, "training": {"steps": 200_000}}
+
+
+def test_defaults_are_the_papers_for_mnist() -> None:
+    model = Experiment.model_validate(MNIST).model
+    assert (model.loss, model.sampling_steps, model.eta) == ("ipm", 64, 2.0)
+    assert model.gradient_penalty is not None
+    assert (model.gradient_penalty.weight, model.gradient_penalty.center) == (0.04, 0.0)
+    assert model.time_embedding.size == 128
+    assert model.discriminator.model_dump() == {
+        "name": "dcgan",
+        "width": 64,
+        "init": {"name": "orthogonal", "gain": 1.41},
+    }
+
+
+def test_an_experiment_survives_the_round_trip_through_json() -> None:
+    experiment = experiment_of()
+    assert Experiment.model_validate_json(experiment.model_dump_json()) == experiment
+
+
+def test_a_dcgan_on_points_is_refused() -> None:
+    with pytest.raises(ValidationError, match=r"'dcgan' takes images.*for points choose 'mlp'"):
+        experiment_of(model__discriminator={"name": "dcgan"})
+
+
+def test_features_for_points_are_refused() -> None:
+    with pytest.raises(ValidationError, match=r"evaluation.features is for images"):
+        experiment_of(evaluation__features="small")
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("training__steps", 0, "greater than or equal to 1"),
+        ("training__ema", 1.0, "less than 1"),
+        ("model__eta", -1, "greater than 0"),
+        ("model__loss", "wgan", "'ipm', 'vanilla' or 'hinge'"),
+        ("model__discriminator__name", "dcgen", "'mlp', 'dcgan'"),
+        ("data__name", "minst", "'gaussians', 'digits', 'mnist'"),
+        ("seed", -1, "greater than or equal to 0"),
+    ],
+)
+def test_values_out_of_range_are_refused(path: str, value: object, message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        experiment_of(**{path: value})
+
+
+def test_errors_inside_unions_point_at_the_key() -> None:
+    data = {**POINTS, "model": {**POINTS["model"], "discriminator": {"name": "mlp", "widht": 3}}}
+    lines = {("model",): 5, ("model", "discriminator"): 8, ("model", "discriminator", "widht"): 9}
+    with pytest.raises(UserError) as error:
+        Document("study.yaml", data, lines).parse(Experiment)
+    assert str(error.value).startswith(
+        "study.yaml:9: model.discriminator.widht: unknown key 'widht'; did you mean 'width'?"
+    )
+    del data["model"]["discriminator"]["name"]
+    with pytest.raises(UserError, match=r"study.yaml:8: model.discriminator: .*discriminator 'name'"):
+        Document("study.yaml", data, lines).parse(Experiment)
+
+
+def test_missing_keys_are_named() -> None:
+    data = {"data": {"name": "digits"}, "model": {"name": "discr_flow"}, "training": {}}
+    with pytest.raises(UserError, match=r"study.yaml:3: training.steps: field required"):
+        Document("study.yaml", data, {("training",): 3}).parse(Experiment)
+
+
+def test_an_objective_knows_what_is_better() -> None:
+    fid, coverage = Objective(metric="fid", mode="min"), Objective(metric="modes_covered", mode="max")
+    assert fid.better(1.0, fid.worst)
+    assert fid.better(1.0, 2.0)
+    assert not fid.better(2.0, 2.0)
+    assert coverage.better(0.0, coverage.worst)
+    assert coverage.better(1.0, 0.8)
