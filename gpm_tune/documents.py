@@ -151,6 +151,7 @@ class Document:
 
     @staticmethod
     def _is_tag(node: Any, key: str | int) -> bool:
+        """Tags are the `name` of a member, or have a space; keys do not."""
         return not isinstance(node, dict) or key == node.get("name") or " " in str(key)
 
 

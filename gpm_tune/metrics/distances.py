@@ -58,9 +58,8 @@ def mean_distance_within(x: Tensor) -> float:
 def _sum_of_distances(x: Tensor, y: Tensor) -> float:
     # The matrix-product form of the distance would lose the digits of points that are close.
     direct = "donot_use_mm_for_euclid_dist"
-    return sum(
-        torch.cdist(chunk, y, compute_mode=direct).sum(dtype=torch.float64).item() for chunk in x.split(CHUNK)
-    )
+    sums = [torch.cdist(chunk, y, compute_mode=direct).sum(dtype=torch.float64) for chunk in x.split(CHUNK)]
+    return torch.stack(sums).sum().item()
 
 
 def sliced_wasserstein(x: Tensor, y: Tensor, projections: int = 1000) -> float:

@@ -77,7 +77,7 @@ def inception_features(weights: Path | None) -> nn.Module:
         network: nn.Module = NoTrainInceptionV3(
             name="inception-v3-compat",
             features_list=[str(INCEPTION_FEATURES)],
-            feature_extractor_weights_path=weights and str(weights),
+            feature_extractor_weights_path=str(weights) if weights else None,
         )
     except Exception as error:  # whatever the download or the unpickling of a wrong file raises
         source = f"read from {weights}" if weights else "downloaded"

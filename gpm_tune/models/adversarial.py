@@ -79,5 +79,6 @@ def gradient_penalty(
         at = torch.lerp(fake, real, alpha.view(-1, *[1] * (real.dim() - 1)))
     else:
         at = real if penalty.points == "real" else fake
-    norms = input_gradient(f, at, create_graph=True).flatten(1).norm(dim=1)
-    return penalty.weight * (norms - penalty.center).square().mean()
+    norms = torch.linalg.vector_norm(input_gradient(f, at, create_graph=True).flatten(1), dim=1)
+    mean: Tensor = (norms - penalty.center).square().mean()
+    return penalty.weight * mean

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from pydantic import Field
-from torch import nn
+from torch import Tensor, nn
 
 from gpm_tune.config import Config
 
@@ -16,7 +16,7 @@ class Normal(Config):
     name: Literal["normal"] = "normal"
     gain: float = Field(0.02, gt=0, description="Standard deviation of the weights.")
 
-    def fill(self, weight: nn.Parameter) -> None:
+    def fill(self, weight: Tensor) -> None:
         nn.init.normal_(weight, 0.0, self.gain)
 
 
@@ -26,7 +26,7 @@ class Orthogonal(Config):
     name: Literal["orthogonal"] = "orthogonal"
     gain: float = Field(1.41, gt=0, description="Factor on the orthogonal matrix.")
 
-    def fill(self, weight: nn.Parameter) -> None:
+    def fill(self, weight: Tensor) -> None:
         nn.init.orthogonal_(weight, self.gain)
 
 

@@ -51,11 +51,11 @@ class FloatRange(Distribution):
 
     def contains(self, value: Any) -> bool:
         """Whether a start point may have this value."""
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not is_number or not self.bounds[0] <= value <= self.bounds[1]:
+        low, high = self.bounds
+        if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
             return False
-        offset = (value - self.bounds[0]) / self.step if self.step else 0.0
-        return abs(offset - round(offset)) < 1e-8
+        offset = (value - low) / self.step if self.step else 0.0
+        return bool(abs(offset - round(offset)) < 1e-8)
 
 
 class IntRange(Distribution):
@@ -120,17 +120,18 @@ def _check_range(low: float, high: float, log: bool, step: float | None) -> None
 
 
 def _kind(value: Any) -> str | None:
-    keys = value if isinstance(value, dict) else dict.fromkeys([type(value)], 0)
-    for key, kind in (("float", "a float"), ("int", "an int"), ("choice", "a choice")):
-        if key in keys:
-            return kind
-    return {FloatRange: "a float", IntRange: "an int", Choice: "a choice"}.get(type(value))
+    """The tag of a distribution: by its key in a file, by its class in code."""
+    kinds = {"float": FloatRange, "int": IntRange, "choice": Choice}
+    for key, kind in kinds.items():
+        if isinstance(value, kind) or (isinstance(value, dict) and key in value):
+            return f"{key} distribution"  # with a space: no key of a file looks like that
+    return None
 
 
 AnyDistribution = Annotated[
-    Annotated[FloatRange, Tag("a float")]
-    | Annotated[IntRange, Tag("an int")]
-    | Annotated[Choice, Tag("a choice")],
+    Annotated[FloatRange, Tag("float distribution")]
+    | Annotated[IntRange, Tag("int distribution")]
+    | Annotated[Choice, Tag("choice distribution")],
     Discriminator(
         _kind,
         custom_error_type="distribution",

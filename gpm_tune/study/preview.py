@@ -23,9 +23,9 @@ def show(study: Study, console: Console) -> None:
     _print_yaml(plain, console)
     space = Table("searched", "values", "condition", title="search space", box=SIMPLE_HEAD)
     for path, distribution in study.search.items():
-        values = distribution.model_dump(mode="json", exclude={"when"}, exclude_defaults=True, by_alias=True)
+        given = distribution.model_dump(mode="json", exclude={"when"}, exclude_defaults=True, by_alias=True)
         condition = ", ".join(f"{key} = {value}" for key, value in distribution.when.items())
-        space.add_row(path, ", ".join(f"{k} {v}" for k, v in values.items()), condition)
+        space.add_row(path, ", ".join(f"{k} {v}" for k, v in given.items()), condition)
     console.print(space)
     count = min(TRIALS, study.budget.trials)
     table = Table("trial", *study.search, title=f"the first {count} of {study.budget.trials} trials")

@@ -148,7 +148,7 @@ def _build_tuner(study: Study, home: Home, conductor: Conductor) -> tuple[Any, A
     from gpm_tune.study.trainable import Switch, TrialTrainable
 
     resources = study.resources
-    switch = Switch.remote()
+    switch = Switch.remote()  # type: ignore[attr-defined]
     trainable = tune.with_resources(
         tune.with_parameters(TrialTrainable, switch=switch),
         {"cpu": resources.cpu, "gpu": resources.gpu},

@@ -9,6 +9,7 @@ samples.png, best.png the pictures of the last and the best evaluation
 from __future__ import annotations
 
 import json
+import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,7 @@ def read(
             group, name = key.split("/", 1)
             weights.setdefault(group, {})[name] = tensor
         state = torch.load(folder / "state.pt", map_location=device, weights_only=True)
-    except (OSError, RuntimeError, SafetensorError, EOFError) as error:
+    except (OSError, RuntimeError, SafetensorError, EOFError, pickle.UnpicklingError) as error:
         raise UserError(f"{folder}: the checkpoint is damaged: {error}") from error
     pictures = {path.stem: path.read_bytes() for path in folder.glob("*.png")}
     return weights, state, record, pictures

@@ -7,13 +7,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from gpm_tune.data import to_float
+from gpm_tune.data import GaussiansConfig, to_float
 from gpm_tune.data.dataset import Batches, Dataset
 from gpm_tune.errors import DivergedError, UserError
 from gpm_tune.metrics import ImageMetrics, PointMetrics
@@ -91,11 +91,12 @@ class Trainer:
 
     def _build_metrics(self, data: Dataset, cache: Path | None) -> tuple[ImageMetrics | PointMetrics, int]:
         evaluation, reference = self.experiment.evaluation, data.validation
-        if self.experiment.data.name == "gaussians":
+        if self.experiment.features is None:
+            mixture = self.experiment.data
+            assert isinstance(mixture, GaussiansConfig)
             samples = min(evaluation.samples or POINTS_EVALUATED, len(reference))
-            means = self.experiment.data.means.to(self.device)
             points = reference[:samples].to(self.device)
-            return PointMetrics(points, means, self.experiment.data.std), samples
+            return PointMetrics(points, mixture.means.to(self.device), mixture.std), samples
         metrics = ImageMetrics(
             to_float(reference),
             self.experiment.features,
@@ -109,6 +110,11 @@ class Trainer:
     def done(self) -> bool:
         """Whether the last evaluation has been made."""
         return self.evaluated_step >= self.experiment.training.steps
+
+    @property
+    def evaluated_model(self) -> DiscrFlow:
+        """The model with the weights that are measured: averaged ones where there are some."""
+        return cast("DiscrFlow", self._average.module) if self._average else self.model
 
     def run_interval(self, should_stop: Callable[[], bool] = lambda: False) -> Evaluation | None:
         """Train up to the next evaluation and evaluate; None if asked to stop before.
@@ -170,7 +176,7 @@ class Trainer:
 
     def _sample(self, rng: torch.Generator) -> dict[int, Tensor]:
         """NFE -> that many samples, of the averaged weights where there are some."""
-        model = self._average.module if self._average else self.model
+        model = self.evaluated_model
         nfe = [n for n in self.experiment.evaluation.nfe if n <= model.config.sampling_steps]
         parts: dict[int, list[Tensor]] = {}
         for start in range(0, self._samples, SAMPLED_AT_ONCE):
@@ -185,12 +191,7 @@ class Trainer:
         before = self.best.metrics[metric] if self.best else self.objective.worst
         if self.objective.better(value, before):
             self.best = evaluation
-            self._best_weights = {k: v.clone() for k, v in self._evaluated_weights().items()}
-
-    def _evaluated_weights(self) -> dict[str, Tensor]:
-        model = self._average.module if self._average else self.model
-        weights: dict[str, Tensor] = model.state_dict()
-        return weights
+            self._best_weights = {k: v.clone() for k, v in self.evaluated_model.state_dict().items()}
 
     def save(self, folder: Path) -> None:
         """Write everything that continuing needs, and the best weights so far, into the folder."""

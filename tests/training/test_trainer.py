@@ -1,0 +1,156 @@
+"""The training loop: exact resume, evaluation, best-so-far, and what it does with broken numbers."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from examples import experiment_of
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gpm_tune.errors import DivergedError, UserError
+from gpm_tune.training import Evaluation, Objective, Trainer
+
+IMAGES: dict[str, Any] = {
+    "data": {"name": "digits"},
+    "model": {
+        "name": "discr_flow",
+        "sampling_steps": 3,
+        "time_embedding": {"size": 8},
+        "discriminator": {"name": "dcgan", "width": 4},
+    },
+    "training__ema": 0.9,
+    "evaluation": {"every": 4, "nfe": [1, 2], "samples": 20, "features": "small"},
+}
+
+
+class StopAt:
+    """Asks training to stop at a step."""
+
+    def __init__(self, trainer: Trainer, step: int) -> None:
+        self.trainer, self.step = trainer, step
+
+    def __call__(self) -> bool:
+        return self.trainer.step >= self.step
+
+
+def finish(trainer: Trainer) -> list[Evaluation]:
+    evaluations = []
+    while not trainer.done:
+        evaluation = trainer.run_interval()
+        assert evaluation is not None
+        evaluations.append(evaluation)
+    return evaluations
+
+
+def measured(evaluation: Evaluation) -> tuple[int, dict[str, float], bytes]:
+    """All of an evaluation but the time it took."""
+    metrics = {name: value for name, value in evaluation.metrics.items() if name != "seconds"}
+    return evaluation.step, metrics, evaluation.picture
+
+
+def check_exact_resume(changes: dict[str, Any], stop: int, folder: Path) -> None:
+    straight = Trainer(experiment_of(**changes))
+    expected = finish(straight)
+    interrupted = Trainer(experiment_of(**changes))
+    evaluations = []
+    while (evaluation := interrupted.run_interval(StopAt(interrupted, stop))) is not None:
+        evaluations.append(evaluation)
+        if interrupted.done:
+            break
+    interrupted.save(folder)
+    torch.manual_seed(1234)  # whatever the next process's global random state is
+    resumed = Trainer(experiment_of(**changes))
+    resumed.restore(folder)
+    assert resumed.step == stop
+    evaluations += finish(resumed)
+    assert [measured(e) for e in evaluations] == [measured(e) for e in expected]
+    for name, weights in straight.evaluated_model.state_dict().items():
+        assert torch.equal(weights, resumed.evaluated_model.state_dict()[name])
+    assert resumed.best is not None
+    assert straight.best is not None
+    assert measured(resumed.best) == measured(straight.best)
+
+
+@settings(max_examples=6, deadline=None)
+@given(stop=st.integers(0, 12))
+def test_points_resume_bit_for_bit_at_any_step(tmp_path_factory: pytest.TempPathFactory, stop: int) -> None:
+    check_exact_resume({"training__ema": 0.9}, stop, tmp_path_factory.mktemp("resume"))
+
+
+@pytest.mark.parametrize("stop", [3, 8, 11])
+def test_images_resume_bit_for_bit_at_any_step(tmp_path: Path, stop: int) -> None:
+    check_exact_resume(IMAGES, stop, tmp_path)
+
+
+def test_a_run_is_a_function_of_experiment_and_seed() -> None:
+    one, two, other = (finish(Trainer(experiment_of(seed=seed))) for seed in (1, 1, 2))
+    assert [measured(e) for e in one] == [measured(e) for e in two]
+    assert measured(one[-1]) != measured(other[-1])
+
+
+def test_evaluations_come_every_so_many_steps_and_at_the_end() -> None:
+    trainer = Trainer(experiment_of(training__steps=10))
+    assert [evaluation.step for evaluation in finish(trainer)] == [4, 8, 10]
+
+
+def test_every_metric_is_reported_at_every_nfe_and_plainly_at_the_full_one() -> None:
+    evaluation = finish(Trainer(experiment_of(evaluation__nfe=[1, 2, 64])))[-1]
+    metrics = evaluation.metrics
+    assert metrics["nfe"] == 4
+    for name in ("sliced_wasserstein", "energy_distance", "frechet", "modes_covered"):
+        assert metrics[name] == metrics[f"{name}/nfe_4"]
+        assert {f"{name}/nfe_1", f"{name}/nfe_2"} <= set(metrics)
+        assert f"{name}/nfe_64" not in metrics, "beyond the sampling steps"
+    assert {"loss/fake", "loss/real", "seconds"} <= set(metrics)
+    assert evaluation.picture.startswith(b"\x89PNG")
+
+
+def test_the_best_is_kept_by_the_objective(tmp_path: Path) -> None:
+    for mode, choose in (("min", min), ("max", max)):
+        objective = Objective.model_validate({"metric": "frechet", "mode": mode})
+        trainer = Trainer(experiment_of(training__optimizer__lr=0.05), objective=objective)
+        values = [evaluation.metrics["frechet"] for evaluation in finish(trainer)]
+        assert trainer.best is not None
+        assert trainer.best.metrics["frechet"] == choose(values)
+
+
+def test_training_makes_the_flow_better() -> None:
+    """A real short run: the distance to the data falls well below where it started."""
+    long = {"training__steps": 400, "evaluation__every": 100, "evaluation__samples": 1000}
+    learn = {"training__optimizer__lr": 3e-3, "model__discriminator__width": 64, "training__batch_size": 64}
+    init = {"model__discriminator__init": {"name": "default"}, "model__sampling_steps": 8}
+    evaluations = finish(Trainer(experiment_of(**long, **learn, **init)))
+    assert min(e.metrics["sliced_wasserstein"] for e in evaluations) < 0.8
+
+
+def test_divergence_ends_training_with_a_reason() -> None:
+    trainer = Trainer(experiment_of(training__optimizer__lr=1e30, training__steps=100, evaluation__every=100))
+    with pytest.raises(DivergedError, match=r"loss/\w+ was not finite at or before step 50"):
+        trainer.run_interval()
+
+
+def test_non_finite_samples_end_training_with_a_reason() -> None:
+    trainer = Trainer(experiment_of())
+    with torch.no_grad():
+        next(trainer.model.parameters()).fill_(math.nan)
+    trainer.step = 4
+    with pytest.raises(DivergedError, match="not finite"):
+        trainer.run_interval()
+
+
+def test_a_batch_larger_than_the_data_is_refused() -> None:
+    with pytest.raises(UserError, match=r"training.batch_size is 4096, but data 'gaussians' has 2000"):
+        Trainer(experiment_of(training__batch_size=4096))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+def test_cuda_trains_and_resumes(tmp_path: Path) -> None:
+    trainer = Trainer(experiment_of(**IMAGES), device="cuda")
+    trainer.run_interval()
+    trainer.save(tmp_path)
+    resumed = Trainer(experiment_of(**IMAGES), device="cuda")
+    resumed.restore(tmp_path)
+    assert [e.step for e in finish(resumed)] == [8, 12]
