@@ -31,6 +31,7 @@ class Conductor:
         self._tracker = tracker
         self._observer = observer
         self._runs: dict[int, RunLog] = {}
+        self._steps: dict[int, int] = {}  # of live trials: the last one measured
         self._stopped_early: set[int] = set()
 
     def __reduce__(self) -> tuple[type, tuple[()]]:
@@ -42,6 +43,7 @@ class Conductor:
         assignment = None if self.interrupted else self._ledger.next()
         if assignment:
             number = assignment.number
+            self._steps[number] = assignment.steps_done
             self._runs[number] = self._tracker.open_run(
                 f"{self._ledger.id}/{number:04d}",
                 name=f"trial {number}",
@@ -58,7 +60,13 @@ class Conductor:
         return assignment
 
     def measured(self, number: int, step: int, metrics: Mapping[str, float]) -> bool:
-        """Record an evaluation. Returns whether the trial should be stopped here."""
+        """Record an evaluation. Returns whether the trial should be stopped here.
+
+        An evaluation that is measured again, after a lost worker, changes nothing.
+        """
+        if step <= self._steps[number]:
+            return False
+        self._steps[number] = step
         self._runs[number].metrics(step, metrics)
         self._observer.measured(number, step, metrics)
         stop = self._ledger.report(number, step, metrics)
