@@ -74,6 +74,8 @@ def inception_features(weights: Path | None) -> nn.Module:
     if weights is not None and not weights.is_file():
         raise UserError(f"evaluation.inception_weights: {weights} is not a file. {advice}")
     try:
+        if weights is not None:
+            torch.load(weights, weights_only=True)  # torch-fidelity itself would run any pickle
         network: nn.Module = NoTrainInceptionV3(
             name="inception-v3-compat",
             features_list=[str(INCEPTION_FEATURES)],

@@ -45,8 +45,6 @@ class ImageMetrics:
         network = small_features() if features == "small" else inception_features(weights)
         self._integer_input = features == "inception"
         self._fid = FrechetInceptionDistance(network, reset_real_features=False).to(device)
-        self._fid.set_dtype(torch.float64)  # of the statistics; the network keeps its own
-        network.float()
         self._device = device
         key = hashlib.sha256(features.encode() + fingerprint(network).encode())
         key.update(str(tuple(reference.shape)).encode() + _to_bytes(reference).cpu().numpy().tobytes())

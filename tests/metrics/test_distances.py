@@ -1,0 +1,91 @@
+"""Distances between points, against closed forms."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from gpm_tune.data import GaussiansConfig
+from gpm_tune.errors import DivergedError
+from gpm_tune.metrics import PointMetrics
+from gpm_tune.metrics.distances import energy_distance, frechet_distance, modes_covered, sliced_wasserstein
+
+
+def normal(n: int, dimensions: int = 2, seed: int = 0) -> Tensor:
+    return torch.randn(n, dimensions, generator=torch.Generator().manual_seed(seed))
+
+
+def test_frechet_distance_of_gaussians() -> None:
+    """Shift by d and scale by s: d² + D (s - 1)²."""
+    x, y = normal(20_000), 3 * normal(20_000, seed=1) + torch.tensor([2.0, 0.0])
+    assert frechet_distance(x, y) == pytest.approx(4 + 2 * (3 - 1) ** 2, rel=0.03)
+    assert frechet_distance(x, x) == pytest.approx(0, abs=1e-9)
+
+
+def test_sliced_wasserstein_of_a_shift() -> None:
+    """A shift by d in the plane moves projections by d |cos φ|: d · 2/π on average."""
+    x = normal(1000)
+    assert sliced_wasserstein(x, x + torch.tensor([3.0, 0.0])) == pytest.approx(3 * 2 / math.pi, rel=0.05)
+    assert sliced_wasserstein(x, x) == 0
+
+
+def test_sliced_wasserstein_of_different_counts() -> None:
+    line = torch.arange(6.0)[:, None]
+    assert sliced_wasserstein(line, line.repeat_interleave(3, 0)) == 0
+    assert sliced_wasserstein(line, line[::2] + 0.5) == pytest.approx(0.5)
+
+
+def test_energy_distance_of_gaussians() -> None:
+    """In one dimension, N(0,1) against N(d,1) with the folded normal's mean."""
+    d = 2.0
+    between = math.sqrt(2) * (
+        math.sqrt(2 / math.pi) * math.exp(-(d**2) / 4) + d / math.sqrt(2) * math.erf(d / 2)
+    )
+    expected = 2 * between - 2 * 2 / math.sqrt(math.pi)
+    measured = energy_distance(normal(3000, 1), normal(3000, 1, seed=1) + d)
+    assert measured == pytest.approx(expected, rel=0.08)
+
+
+def test_energy_distance_is_unbiased() -> None:
+    values = [energy_distance(normal(50, seed=2 * i), normal(50, seed=2 * i + 1)) for i in range(200)]
+    mean, error = torch.tensor(values).mean(), torch.tensor(values).std() / math.sqrt(200)
+    assert abs(mean) < 4 * error
+
+
+@given(st.integers(0, 100), st.integers(3, 40), st.integers(3, 40))
+def test_all_are_symmetric_and_ignore_the_order_of_samples(seed: int, n: int, m: int) -> None:
+    x, y = normal(n, seed=seed), normal(m, seed=seed + 1) * 2 + 1
+    shuffled = x[torch.randperm(n, generator=torch.Generator().manual_seed(seed))]
+    for distance in (energy_distance, sliced_wasserstein, frechet_distance):
+        assert distance(x, y) == pytest.approx(distance(y, x), rel=1e-4, abs=1e-5)
+        assert distance(x, y) == pytest.approx(distance(shuffled, y), rel=1e-4, abs=1e-5)
+
+
+def test_modes_covered_counts_modes_with_half_their_share() -> None:
+    means = GaussiansConfig(name="gaussians").means
+    everywhere = means.repeat(20, 1)
+    assert modes_covered(everywhere, means, 0.5) == 1
+    assert modes_covered(means[:1].repeat(100, 1), means, 0.5) == pytest.approx(0.2)
+    assert modes_covered(torch.zeros(100, 2), means, 0.5) == 0
+    few = torch.cat([means[:4].repeat(23, 1), means[4:].repeat(8, 1)])  # 8 of 100 is below 10
+    assert modes_covered(few, means, 0.5) == pytest.approx(0.8)
+
+
+def test_data_against_data_is_close_to_nothing() -> None:
+    config = GaussiansConfig(name="gaussians", samples=5000)
+    data = config.load(0)
+    metrics = PointMetrics(data.validation, config.means, config.std)(data.test)
+    assert list(metrics) == list(PointMetrics.directions)
+    assert metrics["sliced_wasserstein"] < 0.1
+    assert abs(metrics["energy_distance"]) < 0.005
+    assert metrics["frechet"] < 0.02
+    assert metrics["modes_covered"] == 1
+
+
+def test_non_finite_samples_are_a_divergence() -> None:
+    metrics = PointMetrics(normal(10), torch.zeros(1, 2), 1.0)
+    with pytest.raises(DivergedError):
+        metrics(torch.tensor([[1.0, math.inf]]))
