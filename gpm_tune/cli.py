@@ -33,12 +33,14 @@ HomeOption = Annotated[
     Path | None,
     typer.Option(
         "--home",
-        help="Folder for everything that is written. [default: $GPM_TUNE_HOME, ./gpm-runs]",
+        help="Folder for everything that is written (default: $GPM_TUNE_HOME, else ./gpm-runs).",
     ),
 ]
 TrackingOption = Annotated[
     str | None,
-    typer.Option("--tracking-uri", help="MLflow's store. [default: $MLFLOW_TRACKING_URI, HOME/mlflow.db]"),
+    typer.Option(
+        "--tracking-uri", help="MLflow's store (default: $MLFLOW_TRACKING_URI, else HOME/mlflow.db)."
+    ),
 ]
 SetOption = Annotated[
     list[str] | None,
@@ -115,7 +117,7 @@ def train(
     overrides: SetOption = None,
     name: NameOption = None,
     device: Annotated[
-        str | None, typer.Option(help="`cpu` or `cuda`. [default: cuda where there is one]")
+        str | None, typer.Option(help="`cpu` or `cuda` (default: cuda where there is one).")
     ] = None,
     home: HomeOption = None,
     tracking_uri: TrackingOption = None,

@@ -89,7 +89,10 @@ class Document:
         while path:
             keys = node if isinstance(node, dict) else {}
             fitting = [key for key in keys if path == key or path.startswith(f"{key}.")]
-            key = max(fitting, key=len) if fitting else path.split(".", 1)[0]
+            if fitting:
+                key = max(fitting, key=len)
+            else:  # a new one: where keys are paths themselves, all that is left is one
+                key = path if any("." in key for key in keys) else path.split(".", 1)[0]
             location.append(key)
             node, path = keys.get(key), path[len(key) + 1 :]
         return tuple(location)

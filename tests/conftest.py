@@ -6,7 +6,10 @@ from pathlib import Path
 
 import pytest
 import yaml
-from examples import STUDY
+from examples import IMAGES, POINTS, STUDY
+from program import gpm_tune, write_study
+
+from gpm_tune.study import space
 
 
 @pytest.fixture
@@ -15,3 +18,16 @@ def study_file(tmp_path: Path) -> Path:
     path = tmp_path / "small.yaml"
     path.write_text(yaml.safe_dump(STUDY, sort_keys=False))
     return path
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The home of a small study of images that was run to its end; its file lies beside it."""
+    folder = tmp_path_factory.mktemp("finished")
+    search = {"model.eta": {"float": [1.0, 4.0]}, "model.sampling_steps": {"int": [2, 4]}}
+    path = write_study(folder, name="digits", experiment=space.put(POINTS, IMAGES), search=search)
+    result = gpm_tune("run", path, home=folder / "home")
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "study digits: 4 complete" in result.stdout
+    assert "gpm-tune ui --home" in result.stdout
+    return folder / "home"

@@ -25,6 +25,17 @@ POINTS: dict[str, Any] = {
     "evaluation": {"every": 4, "nfe": [2], "samples": 200},
 }
 
+IMAGES: dict[str, Any] = {
+    "data": {"name": "digits"},
+    "model": {
+        "name": "discr_flow",
+        "sampling_steps": 3,
+        "time_embedding": {"size": 8},
+        "discriminator": {"name": "dcgan", "width": 4},
+    },
+    "evaluation": {"every": 4, "nfe": [1, 2], "samples": 20, "features": "small"},
+}
+
 STUDY: dict[str, Any] = {
     "name": "small",
     "experiment": POINTS,

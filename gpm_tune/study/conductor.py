@@ -99,7 +99,7 @@ class Conductor:
 
     def _close(self, number: int, state: str, status: str, reason: str | None = None) -> None:
         run = self._runs.pop(number)
-        run.tags({"gpm.state": state, "gpm.reason": reason or ""})
+        run.tags({"gpm.state": state} | ({"gpm.reason": reason} if reason else {}))
         run.end(status)
         self._observer.ended(number, state, reason)
 

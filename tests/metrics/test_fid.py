@@ -135,7 +135,11 @@ def test_inception_from_a_local_file(tmp_path: Path) -> None:
     torch.save({}, weights)
     with pytest.MonkeyPatch.context() as patch:  # an untrained network, whatever the file holds
         patch.setattr("torch_fidelity.feature_extractor_base.FeatureExtractorBase.load_state_dict", _ignore)
-        torch.save(inception_features(weights).state_dict(), weights)
+        network = inception_features(weights)
+    for parameter in network.parameters():
+        if parameter.dim() == 4:  # at its own initialisation the signal would fade on the way
+            torch.nn.init.kaiming_normal_(parameter, generator=torch.Generator().manual_seed(0))
+    torch.save(network.state_dict(), weights)
     for channels in (1, 3):
         images = torch.rand(12, channels, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
         metrics = ImageMetrics(images, "inception", weights=weights, cache=tmp_path / "cache")

@@ -6,29 +6,20 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
-import yaml
-from examples import POINTS, study_data
+from examples import POINTS
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
+from program import COMMAND, gpm_tune, write_study
 
 from gpm_tune.study import space
 
 pytestmark = pytest.mark.slow
-
-COMMAND = [sys.executable, "-c", "from gpm_tune.cli import main; main()"]
-
-
-def gpm_tune(*arguments: str | Path, home: Path) -> subprocess.CompletedProcess[str]:
-    """Run the program as a user would."""
-    command = [*COMMAND, *map(str, arguments), "--home", str(home)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=280, cwd=home.parent, check=False)
 
 
 def start(*arguments: str | Path, home: Path) -> subprocess.Popen[str]:
@@ -73,40 +64,18 @@ def runs(name: str, home: Path) -> tuple[list[Run], list[Run]]:
     return [run for run in found if run not in children], children
 
 
-def write_study(folder: Path, **changes: Any) -> Path:
-    path = folder / "study.yaml"
-    path.write_text(yaml.safe_dump(study_data(**changes)))
-    return path
-
-
-@pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The home of a small study that was run to its end."""
-    folder = tmp_path_factory.mktemp("finished")
-    result = gpm_tune("run", write_study(folder), home=folder / "home")
-    assert result.returncode == 0, result.stdout + result.stderr
-    assert "study small: 4 complete" in result.stdout
-    assert "gpm-tune ui --home" in result.stdout
-    return folder / "home"
-
-
 def test_a_study_gives_every_trial_once_to_optuna_and_mlflow(finished: Path) -> None:
-    trials = status("small", finished)["trials"]
+    trials = status("digits", finished)["trials"]
     assert [trial["number"] for trial in trials] == [0, 1, 2, 3]
-    assert trials[0]["values"] == {
-        "model.eta": 5.0,
-        "model.sampling_steps": 4,
-        "model.loss": "vanilla",
-        "training.optimizer.lr": 2e-4,
-    }
-    parents, children = runs("small", finished)
+    assert trials[0]["values"] == {"model.eta": 2.0, "model.sampling_steps": 3}
+    parents, children = runs("digits", finished)
     assert len(parents) == 1
     assert {run.data.tags["mlflow.parentRunId"] for run in children} == {parents[0].info.run_id}
     assert sorted(run.data.tags["gpm.trial"] for run in children) == ["0", "1", "2", "3"]
     client = MlflowClient(f"sqlite:///{finished / 'mlflow.db'}")
     for run in children:
         trial = trials[int(run.data.tags["gpm.trial"])]
-        history = client.get_metric_history(run.info.run_id, "sliced_wasserstein")
+        history = client.get_metric_history(run.info.run_id, "fid")
         assert [point.step for point in history] == [4, 8, 12]
         assert min(point.value for point in history) == trial["value"]
         assert run.data.params["model.eta"] == str(trial["values"]["model.eta"])
@@ -122,13 +91,13 @@ def test_the_best_trial_is_exported_and_trained_again_to_the_same_value(
     finished: Path, tmp_path: Path
 ) -> None:
     exported = tmp_path / "best.yaml"
-    result = gpm_tune("best", "small", "--export", exported, "--json", home=finished)
+    result = gpm_tune("best", "digits", "--export", exported, "--json", home=finished)
     best = json.loads(result.stdout)
-    assert best["value"] == min(trial["value"] for trial in status("small", finished)["trials"])
+    assert best["value"] == min(trial["value"] for trial in status("digits", finished)["trials"])
     assert Path(best["checkpoint"]).is_dir()
     trained = gpm_tune("train", exported, "--device", "cpu", home=tmp_path / "home")
     assert trained.returncode == 0, trained.stderr
-    assert f"best sliced_wasserstein {best['value']:.4g} at step {best['best_step']}" in trained.stdout
+    assert f"best FID (small) {best['value']:.4g} at step {best['best_step']}" in trained.stdout
     parents, _ = runs("best", tmp_path / "home")
     (run,) = parents
     assert run.data.params["model.eta"] == str(best["values"]["model.eta"])
@@ -139,16 +108,16 @@ def test_the_best_trial_is_exported_and_trained_again_to_the_same_value(
 
 def test_running_again_changes_nothing_and_more_trials_are_added(finished: Path) -> None:
     path = finished.parent / "study.yaml"
-    before = status("small", finished)
+    before = status("digits", finished)
     again = gpm_tune("run", path, home=finished)
     assert again.returncode == 0
-    assert status("small", finished) == before
+    assert status("digits", finished) == before
     extended = gpm_tune("run", path, "--trials", "5", home=finished)
     assert extended.returncode == 0, extended.stdout + extended.stderr
-    after = status("small", finished)
+    after = status("digits", finished)
     assert after["trials"][:4] == before["trials"]
     assert len(after["trials"]) == 5
-    parents, children = runs("small", finished)
+    parents, children = runs("digits", finished)
     assert (len(parents), len(children)) == (1, 5)
 
 
