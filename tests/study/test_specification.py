@@ -1,0 +1,114 @@
+"""Study files: what is refused, where the message points, and the studies that come with the program."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from examples import POINTS, study_data, study_of
+
+from gpm_tune.documents import Document
+from gpm_tune.errors import UserError
+from gpm_tune.study import space
+from gpm_tune.study.specification import find_file, load_experiment, load_study, shipped_studies
+
+SHIPPED = sorted(shipped_studies().glob("*.yaml"))
+
+
+def refusal(folder: Path, **changes: Any) -> str:
+    path = folder / "study.yaml"
+    path.write_text(yaml.safe_dump(study_data(**changes), sort_keys=False))
+    with pytest.raises(UserError) as error:
+        load_study(Document.load(path))
+    message = str(error.value)
+    assert message.startswith(f"{path}:"), "file and line come first"
+    return message
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        (
+            {"search": {"model.etta": {"float": [1, 2]}}},
+            "search.model.etta: the experiment has no 'model.etta'",
+        ),
+        ({"search": {"model.etta": {"float": [1, 2]}}}, "did you mean 'eta'?"),
+        ({"search": {"modle.eta": {"float": [1, 2]}}}, "the experiment has no 'modle.eta'"),
+        (
+            {"search": {"model.eta": {"float": [-1, 9]}}},
+            "the value -1.0 does not fit: Input should be greater than 0",
+        ),
+        ({"search": {"model.loss": {"choice": ["vanilla", "wgan"]}}}, "the value wgan does not fit"),
+        ({"search": {"model.eta": {"float": [1, 9], "when": {"model.los": "ipm"}}}}, "names 'model.los'"),
+        ({"search": {"model.eta": {"float": [6, 9]}}}, "the base experiment's value 5.0 lies outside"),
+        ({"search": {"model.eta": {"float": [9, 6]}}}, "the low end 9.0 is above the high end 6.0"),
+        ({"search": {}}, "at least 1 item"),
+        ({"objectives": [{"metric": "fid"}]}, "unknown metric 'fid'; valid: energy_distance, frechet"),
+        ({"objectives": [{"metric": "frechet"}, {"metric": "fid"}]}, "one objective is supported so far"),
+        ({"name": "../x"}, "name: string should match pattern"),
+        ({"budget": {"trials": 0}}, "budget.trials: input should be greater than or equal to 1, found 0"),
+        ({"scheduler": {"name": "ash"}}, "'asha', 'none'"),
+        ({"sampelr": {}}, "did you mean 'sampler'?"),
+        (
+            {"experiment": space.put(POINTS, {"model.discriminator": {"name": "dcgan"}})},
+            "for points choose 'mlp'",
+        ),
+    ],
+)
+def test_what_makes_no_study_is_refused(tmp_path: Path, changes: dict[str, Any], expected: str) -> None:
+    assert expected in refusal(tmp_path, **changes)
+
+
+def test_the_line_is_that_of_the_key(tmp_path: Path) -> None:
+    message = refusal(
+        tmp_path, search={"model.loss": {"choice": ["ipm", "vanilla"]}, "model.eta": {"float": [9, 6]}}
+    )
+    lines = (tmp_path / "study.yaml").read_text().splitlines()
+    line = int(message.split(":")[1])
+    assert "model.eta" in lines[line - 1]
+
+
+def test_without_start_points_the_base_may_lie_outside() -> None:
+    assert study_of(search={"model.eta": {"float": [6, 9]}}, start_from=[]).search
+
+
+def test_identity_is_what_makes_trials_comparable() -> None:
+    base = study_of().identity
+    assert study_of(budget={"trials": 99}, resources={"cpu": 2}, sampler={"name": "random"}).identity == base
+    assert study_of(objectives=[{"metric": "sliced_wasserstein"}]).identity == base, "the default, in words"
+    assert study_of(objectives=[{"metric": "frechet"}]).identity != base
+    assert study_of(experiment=space.put(POINTS, {"seed": 1})).identity != base
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
+def test_the_studies_that_come_along_are_valid_and_found_by_name(path: Path) -> None:
+    assert find_file(Path(path.name)).samefile(path)
+    study = load_study(Document.load(path))
+    assert study.name == path.stem
+    assert study.budget.trials >= 8
+
+
+def test_the_first_trials_are_the_papers() -> None:
+    mnist = load_study(Document.load(find_file(Path("discr_flow.yaml")))).experiment
+    assert mnist.data.name == "mnist"
+    assert (mnist.model.loss, mnist.model.sampling_steps, mnist.model.eta) == ("ipm", 64, 2.0)
+    assert mnist.model.gradient_penalty is not None
+    assert (mnist.model.gradient_penalty.weight, mnist.model.gradient_penalty.center) == (0.04, 0.0)
+    assert mnist.model.discriminator.width == 64
+    assert (mnist.training.steps, mnist.training.batch_size) == (200_000, 128)
+    assert (mnist.training.optimizer.lr, mnist.training.optimizer.betas) == (2e-4, (0.5, 0.999))
+    points = load_study(Document.load(find_file(Path("discr_flow_gaussians.yaml")))).experiment
+    assert (points.model.loss, points.model.sampling_steps, points.model.eta) == ("vanilla", 56, 20.0)
+    assert points.model.gradient_penalty is None
+    assert points.model.discriminator.model_dump() == {
+        "name": "mlp",
+        "width": 512,
+        "depth": 4,
+        "init": {"name": "normal", "gain": 0.02},
+    }
+    assert (points.training.steps, points.training.batch_size) == (4000, 128)
+
+
+def test_an_experiment_is_taken_from_either_kind_of_file() -> None:
+    study = load_experiment(Document("a", study_data(), {}))
+    assert study == load_experiment(Document("b", dict(POINTS), {}))
