@@ -121,14 +121,14 @@ def test_running_again_changes_nothing_and_more_trials_are_added(finished: Path)
     assert (len(parents), len(children)) == (1, 5)
 
 
-LONG = space.put(POINTS, {"training.steps": 2000, "evaluation.every": 500, "evaluation.nfe": []})
+LONG = space.put(POINTS, {"training.steps": 4500, "evaluation.every": 1500, "evaluation.nfe": []})
 
 
 def test_ctrl_c_leaves_a_study_that_continues_where_it_stood(tmp_path: Path) -> None:
     home = tmp_path / "home"
     path = write_study(tmp_path, name="stopped", experiment=LONG, budget={"trials": 2})
     process = start("run", path, home=home)
-    read_until(process, "step 500/2000")
+    read_until(process, "step 1500/4500")
     time.sleep(1)  # into the next interval
     os.killpg(process.pid, signal.SIGINT)
     output, _ = process.communicate(timeout=120)
@@ -142,7 +142,7 @@ def test_ctrl_c_leaves_a_study_that_continues_where_it_stood(tmp_path: Path) -> 
     in_the_middle = [
         trial
         for trial in interrupted
-        if json.loads((Path(trial["checkpoint"]) / "checkpoint.json").read_text())["step"] % 500
+        if json.loads((Path(trial["checkpoint"]) / "checkpoint.json").read_text())["step"] % 1500
     ]
     assert in_the_middle, "trials checkpoint at once, not at their next evaluation"
     _, children = runs("stopped", home)
@@ -156,7 +156,7 @@ def test_ctrl_c_leaves_a_study_that_continues_where_it_stood(tmp_path: Path) -> 
     client = MlflowClient(f"sqlite:///{home / 'mlflow.db'}")
     for run in children:
         history = client.get_metric_history(run.info.run_id, "sliced_wasserstein")
-        assert [point.step for point in history] == [500, 1000, 1500, 2000]
+        assert [point.step for point in history] == [1500, 3000, 4500]
         assert run.info.status == "FINISHED"
 
 
@@ -172,7 +172,7 @@ def test_a_diverging_trial_fails_alone_and_a_killed_worker_is_replaced(tmp_path:
         resources={"cpu": 1, "concurrent": 1},
     )
     process = start("run", path, home=home)
-    read_until(process, "step 500/2000")
+    read_until(process, "step 1500/4500")
     workers = [
         child
         for child in psutil.Process(process.pid).children(recursive=True)
