@@ -95,6 +95,7 @@ class Conductor:
 
     def suspended(self, number: int) -> None:
         """Leave a trial as it is, to be continued by a later run of the study."""
+        self._ledger.suspend(number)
         self._close(number, "interrupted", "KILLED")
 
     def _close(self, number: int, state: str, status: str, reason: str | None = None) -> None:

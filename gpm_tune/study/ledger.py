@@ -121,6 +121,7 @@ class Ledger:
             self.fail(trial.number, error.errors()[0]["msg"].removeprefix("Value error, "))
             return None
         trial.set_user_attr("values", values)
+        trial.set_user_attr("interrupted", False)
         attributes = trial.user_attrs
         return Assignment(
             trial.number,
@@ -166,6 +167,10 @@ class Ledger:
         self._live[number].set_user_attr("reason", reason)
         self._tell(number, TrialState.FAIL)
 
+    def suspend(self, number: int) -> None:
+        """The trial is left as it is; the next run of the study continues it."""
+        self._live.pop(number).set_user_attr("interrupted", True)
+
     def _tell(self, number: int, state: TrialState, value: float | None = None) -> None:
         self._optuna.tell(number, value, state=state, skip_if_finished=True)
         del self._live[number]
@@ -176,7 +181,7 @@ class TrialRecord:
     """A trial as the storage has it."""
 
     number: int
-    state: str  # "complete", "pruned", "fail", "running"
+    state: str  # "complete", "pruned", "fail", "running", "interrupted"
     values: dict[str, Any]
     value: float | None  # the best that the objective reached
     metrics: dict[str, float]  # of the best evaluation
@@ -237,9 +242,10 @@ def study_names(storage: str) -> list[str]:
 def _record(trial: FrozenTrial, objective: Objective) -> TrialRecord:
     attributes = trial.user_attrs
     best = attributes.get("best", {})
+    state = trial.state.name.lower()
     return TrialRecord(
         number=trial.number,
-        state=trial.state.name.lower(),
+        state="interrupted" if state == "running" and attributes.get("interrupted") else state,
         values=attributes.get("values", trial.params),
         value=best.get("metrics", {}).get(objective.metric),
         metrics=best.get("metrics", {}),

@@ -44,6 +44,7 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
     def setup(self, config: dict[str, Any], switch: Any = None) -> None:
         self._switch = switch
         self._next_poll = 0.0
+        self._interrupted = False
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -55,7 +56,7 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
 
     def step(self) -> dict[str, Any]:
         """Train up to the next evaluation, or until the study is interrupted."""
-        if self._trainer is None and self._interrupted():
+        if self._trainer is None and self._look():
             return {"interrupted": True}
         try:
             if self._trainer is None:
@@ -95,11 +96,14 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
         self._trainer = self._build(checkpoint)
 
     def _should_stop(self) -> bool:
+        """Whether the study was interrupted, by a look at the switch now and then."""
         now = time.monotonic()
-        if now < self._next_poll:
-            return False
-        self._next_poll = now + POLL_SECONDS
-        return self._interrupted()
+        if now >= self._next_poll:
+            self._next_poll = now + POLL_SECONDS
+            self._look()
+        return self._interrupted
 
-    def _interrupted(self) -> bool:
-        return bool(self._switch and ray.get(self._switch.is_on.remote()))
+    def _look(self) -> bool:
+        """Look at the switch; an interrupt that was seen once stays seen."""
+        self._interrupted = self._interrupted or bool(self._switch and ray.get(self._switch.is_on.remote()))
+        return self._interrupted

@@ -110,10 +110,11 @@ def test_an_interrupted_study_starts_nothing_and_leaves_its_trials_to_be_continu
     scene.conductor.interrupted = True
     assert scene.conductor.assign() is None
     scene.conductor.suspended(number)
-    assert scene.states() == ["running"]
+    assert scene.states() == ["interrupted"]
     assert scene.events(number)[-1].payload["status"] == "KILLED"
     continued = Scene.__new__(Scene)
     continued.ledger = Ledger(scene.ledger.study, scene.storage)
     assignment = continued.ledger.next()
     assert assignment is not None
     assert assignment.number == number
+    assert scene.states() == ["running"]

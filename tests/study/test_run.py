@@ -134,7 +134,9 @@ def test_ctrl_c_leaves_a_study_that_continues_where_it_stood(tmp_path: Path) -> 
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 130, output
     assert "interrupted; continue with" in output
-    interrupted = [trial for trial in status("stopped", home)["trials"] if trial["state"] == "running"]
+    before = [line for line in output.splitlines() if "step " in line]
+    assert not any("4500/4500" in line for line in before), "no trial ran on to its end"
+    interrupted = [trial for trial in status("stopped", home)["trials"] if trial["state"] == "interrupted"]
     assert interrupted
     for trial in interrupted:
         record = json.loads((Path(trial["checkpoint"]) / "checkpoint.json").read_text())
