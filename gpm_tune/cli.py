@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import gpm_tune
-from gpm_tune.errors import UserError
+from gpm_tune.errors import DivergedError, UserError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from gpm_tune.study.home import Home
 
 INTERRUPTED = 130
+NO_RESULT = 1
 BAD_INPUT = 2
 LOG_WIDTH = 120
 
@@ -106,7 +107,7 @@ def run(
         print(f"interrupted; continue with\n  {_this_command()}")
         raise typer.Exit(INTERRUPTED)
     if not record.ranked():
-        raise typer.Exit(1)
+        raise typer.Exit(NO_RESULT)
 
 
 @app.command()
@@ -264,13 +265,16 @@ def _print_json(data: object) -> None:
 
 
 def main() -> None:
-    """Run the command line: exit code 2 and one message for bad input, 130 for an interrupt."""
+    """Run the command line: one message and exit code 2 for bad input, 130 for an interrupt."""
     try:
         app()
     except UserError as error:
         for line in str(error).splitlines():
             print(f"error: {line}", file=sys.stderr)
         sys.exit(BAD_INPUT)
+    except DivergedError as error:
+        print(f"error: training diverged: {error}", file=sys.stderr)
+        sys.exit(NO_RESULT)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(INTERRUPTED)

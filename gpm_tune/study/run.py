@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
-from filelock import FileLock, Timeout
 from rich.console import Console
 
 from gpm_tune.errors import UserError
 from gpm_tune.metrics import check_features
 from gpm_tune.study.conductor import Conductor, run_tags
+from gpm_tune.study.guards import interruptible, only_once
 from gpm_tune.study.home import Home
 from gpm_tune.study.ledger import Ledger
 from gpm_tune.study.progress import StudyProgress
@@ -59,8 +55,7 @@ def run_study(study: Study, home: Home, address: str, console: Console) -> bool:
     if address == "local":
         _check_resources(study, os.cpu_count() or 1, torch.cuda.device_count(), "this machine")
     folder = home.study(study.name)
-    folder.mkdir(parents=True, exist_ok=True)
-    with _only_once(study.name, folder):
+    with only_once(f"study '{study.name}'", folder):
         ledger = Ledger(study, home.optuna_uri)
         (folder / "study.yaml").write_text(
             yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
@@ -95,16 +90,6 @@ def _check_resources(study: Study, cpus: float, gpus: float, where: str) -> None
         )
 
 
-@contextmanager
-def _only_once(name: str, folder: Path) -> Iterator[None]:
-    """Two drivers on one study would run the same trials twice."""
-    try:
-        with FileLock(folder / "lock", timeout=0):
-            yield
-    except Timeout:
-        raise UserError(f"study '{name}' is being run by another process") from None
-
-
 def _run_trials(study: Study, home: Home, address: str, conductor: Conductor) -> None:
     os.environ.update(RAY_SETTINGS)
     import ray
@@ -114,7 +99,12 @@ def _run_trials(study: Study, home: Home, address: str, conductor: Conductor) ->
         totals = ray.cluster_resources()
         _check_resources(study, totals.get("CPU", 0), totals.get("GPU", 0), "the Ray cluster")
         tuner, switch = _build_tuner(study, home, conductor)
-        with _interruptible(conductor, switch):
+
+        def interrupt() -> None:
+            conductor.interrupted = True
+            switch.turn_on.remote()  # every trial checkpoints and stops
+
+        with interruptible(interrupt):
             tuner.fit()
     finally:
         ray.shutdown()
@@ -180,19 +170,3 @@ def _build_tuner(study: Study, home: Home, conductor: Conductor) -> tuple[Any, A
         ),
     )
     return tuner, switch
-
-
-@contextmanager
-def _interruptible(conductor: Conductor, switch: Any) -> Iterator[None]:
-    """The first Ctrl-C asks the trials to checkpoint and stop, the second one ends at once."""
-
-    def on_interrupt(_signal: int, _frame: Any) -> None:
-        conductor.interrupted = True
-        switch.turn_on.remote()
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    before = signal.signal(signal.SIGINT, on_interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.console import Console
 
 from gpm_tune.errors import DivergedError, UserError
 from gpm_tune.study.conductor import flatten, run_tags
+from gpm_tune.study.guards import interruptible, only_once
 from gpm_tune.study.home import Home
 from gpm_tune.study.progress import metric_label
 from gpm_tune.study.run import prepare
@@ -28,38 +25,45 @@ def train(experiment: Experiment, name: str, home: Home, device: str, console: C
     """Train an experiment to its end, from its last checkpoint if it has one.
 
     The same experiment under the same name is the same run. Returns False if interrupted.
-    Raises UserError where something is missing or training diverges.
+    Raises UserError where something is missing, DivergedError where numbers stop being finite.
     """
     prepare(experiment)
     digest = hashlib.sha256(experiment.model_dump_json().encode()).hexdigest()[:12]
     folder = home.experiment(f"{name}-{digest}")
-    trainer = Trainer(experiment, device=device, cache=home.cache)
-    latest = latest_checkpoint(folder)
-    if latest:
-        trainer.restore(latest)
-        console.print(f"continuing at step {trainer.step} from {latest}", highlight=False)
-    tracker = Tracker(folder / "spool", home.tracking_uri, name, home.artifact_root)
-    with tracker, _interruptible() as interrupted:
-        run = tracker.open_run(
-            digest,
-            name=f"{name}-{digest}",
-            params=flatten(experiment.model_dump(mode="json")),
-            tags=run_tags(experiment) | {"gpm.state": "running"},
-        )
-        try:
-            while not trainer.done and not interrupted:
-                evaluation = trainer.run_interval(lambda: bool(interrupted))
-                _keep(trainer, evaluation, folder, run)
-                if evaluation:
-                    _show(experiment, evaluation, console)
-        except DivergedError as error:
-            run.tags({"gpm.state": "fail", "gpm.reason": str(error)})
-            run.end("FAILED")
-            raise UserError(f"training of {name} diverged: {error}") from None
-        run.tags({"gpm.state": "complete" if trainer.done else "interrupted"})
-        run.end("FINISHED" if trainer.done else "KILLED")
+    with only_once(f"experiment '{name}'", folder):
+        trainer = Trainer(experiment, device=device, cache=home.cache)
+        latest = latest_checkpoint(folder)
+        if latest:
+            trainer.restore(latest)
+            console.print(f"continuing at step {trainer.step} from {latest}", highlight=False)
+        with Tracker(folder / "spool", home.tracking_uri, name, home.artifact_root) as tracker:
+            run = tracker.open_run(
+                digest,
+                name=f"{name}-{digest}",
+                params=flatten(experiment.model_dump(mode="json")),
+                tags=run_tags(experiment) | {"gpm.state": "running"},
+            )
+            _train_to_the_end(trainer, folder, run, console)
     _summarise(trainer, folder, console)
     return trainer.done
+
+
+def _train_to_the_end(trainer: Trainer, folder: Path, run: RunLog, console: Console) -> None:
+    """Train until done or interrupted; nothing that was trained is lost."""
+    interrupts: list[bool] = []
+    try:
+        with interruptible(lambda: interrupts.append(True)):
+            while not trainer.done and not interrupts:
+                evaluation = trainer.run_interval(lambda: bool(interrupts))
+                _keep(trainer, evaluation, folder, run)
+                if evaluation:
+                    _show(trainer.experiment, evaluation, console)
+    except DivergedError as error:
+        run.tags({"gpm.state": "fail", "gpm.reason": str(error)})
+        run.end("FAILED")
+        raise
+    run.tags({"gpm.state": "complete" if trainer.done else "interrupted"})
+    run.end("FINISHED" if trainer.done else "KILLED")
 
 
 def choose_device(wanted: str | None) -> str:
@@ -105,19 +109,3 @@ def _summarise(trainer: Trainer, folder: Path, console: Console) -> None:
             f"checkpoints in {folder / 'checkpoints'}",
             highlight=False,
         )
-
-
-@contextmanager
-def _interruptible() -> Iterator[list[int]]:
-    """Collects the first Ctrl-C in a list; the second one ends at once."""
-    interrupted: list[int] = []
-
-    def on_interrupt(number: int, _frame: Any) -> None:
-        interrupted.append(number)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    before = signal.signal(signal.SIGINT, on_interrupt)
-    try:
-        yield interrupted
-    finally:
-        signal.signal(signal.SIGINT, before)

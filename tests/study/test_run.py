@@ -12,6 +12,7 @@ from typing import Any
 
 import psutil
 import pytest
+import yaml
 from examples import POINTS
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
@@ -197,3 +198,32 @@ def test_a_diverging_trial_fails_alone_and_a_killed_worker_is_replaced(tmp_path:
         failed = run.data.params["training.optimizer.lr"] == "1e+30"
         assert run.info.status == ("FAILED" if failed else "FINISHED")
         assert ("not finite" in run.data.tags.get("gpm.reason", "")) == failed
+
+
+def test_training_alone_is_interrupted_and_continued_in_the_same_run(tmp_path: Path) -> None:
+    home, path = tmp_path / "home", tmp_path / "alone.yaml"
+    path.write_text(yaml.safe_dump(LONG))
+    process = start("train", path, "--device", "cpu", home=home)
+    read_until(process, "step 1500/4500")
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, output
+    assert "interrupted; continue with" in output
+    result = gpm_tune("train", path, "--device", "cpu", home=home)
+    assert result.returncode == 0, result.stderr
+    assert "continuing at step 1" in result.stdout or "continuing at step 2" in result.stdout
+    (run,), children = runs("alone", home)
+    assert not children
+    history = MlflowClient(f"sqlite:///{home / 'mlflow.db'}").get_metric_history(run.info.run_id, "frechet")
+    assert [point.step for point in history] == [1500, 3000, 4500]
+    assert run.data.tags["gpm.state"] == "complete"
+
+
+def test_training_alone_that_diverges_says_so(tmp_path: Path) -> None:
+    home, path = tmp_path / "home", tmp_path / "broken.yaml"
+    path.write_text(yaml.safe_dump(space.put(LONG, {"training.optimizer.lr": 1e30})))
+    result = gpm_tune("train", path, "--device", "cpu", home=home)
+    assert result.returncode == 1
+    assert result.stderr.startswith("error: training diverged: loss/")
+    (run,), _ = runs("broken", home)
+    assert run.info.status == "FAILED"
