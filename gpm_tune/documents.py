@@ -113,18 +113,18 @@ class Document:
 
     def where(self, location: Location) -> str:
         """`file:line: dotted.key: `, or the command-line assignment that gave the value."""
+        key = ".".join(map(str, location))
+        return f"{self.at(location)}: {key}: " if key else f"{self.at(location)}: "
+
+    def at(self, location: Location) -> str:
+        """`file:line` of a key, or the command-line assignment that gave the value."""
         for length in range(len(location), -1, -1):
             prefix = location[:length]
             if prefix in self._origins:
-                origin = self._origins[prefix]
-                break
+                return self._origins[prefix]
             if prefix in self._lines:
-                origin = f"{self.source}:{self._lines[prefix]}"
-                break
-        else:
-            origin = self.source
-        key = ".".join(map(str, location))
-        return f"{origin}: {key}: " if key else f"{origin}: "
+                return f"{self.source}:{self._lines[prefix]}"
+        return self.source
 
     def _message(self, details: ErrorDetails, at: Location) -> str:
         location = at + self._strip_tags(details["loc"], at)

@@ -36,6 +36,48 @@ IMAGES: dict[str, Any] = {
     "evaluation": {"every": 4, "nfe": [1, 2], "samples": 20, "features": "small"},
 }
 
+SMALL_MLP: dict[str, Any] = {"name": "mlp", "width": 16, "depth": 2, "init": {"name": "default"}}
+SMALL_DENOISER: dict[str, Any] = {"noise_embedding": {"name": "fourier", "size": 8}, "network": SMALL_MLP}
+SMALL_UNET: dict[str, Any] = {
+    "noise_embedding": {"name": "positional", "size": 8},
+    "network": {"name": "unet", "channels": 8, "channel_mult": [1, 1], "blocks": 1, "dropout": 0.2},
+}
+DCGAN: dict[str, Any] = {"name": "dcgan", "width": 4, "norm": "batch"}
+
+# The other models, on points; the teacher of the Score GAN is the EDM.
+MODELS: dict[str, dict[str, Any]] = {
+    "edm": {"name": "edm", "denoiser": SMALL_DENOISER, "sampling_steps": 4},
+    "gan": {
+        "name": "gan",
+        "loss": "vanilla",
+        "discriminator_steps": 2,
+        "discriminator": SMALL_MLP,
+        "latent": 4,
+        "generator": SMALL_MLP,
+    },
+    "mmd_generator": {"name": "kernel_flow", "data_samples": 100, "latent": 4, "generator": SMALL_MLP},
+}
+TEACHER: dict[str, Any] = {**POINTS, "model": MODELS["edm"]}
+MODELS["score_gan"] = {
+    "name": "score_gan",
+    "teacher": {"experiment": TEACHER},
+    "score_steps": 3,
+    "noise": {"sigma_min": 0.1, "sigma_max": 10.0, "rho": 3.0},
+    "generated": SMALL_DENOISER,
+    "latent": 4,
+    "generator": SMALL_MLP,
+}
+IMAGE_MODELS: dict[str, dict[str, Any]] = {
+    "edm": {"name": "edm", "denoiser": SMALL_UNET, "sampling_steps": 2},
+    "gan": {"name": "gan", "latent": 4, "discriminator": DCGAN, "generator": DCGAN},
+}
+KERNEL_FLOW: dict[str, Any] = {
+    **POINTS,
+    "model": {"name": "kernel_flow", "data_samples": 100, "sampling_steps": 10},
+    "training": {"steps": 0},
+    "evaluation": {"nfe": [5], "samples": 200},
+}
+
 STUDY: dict[str, Any] = {
     "name": "small",
     "experiment": POINTS,

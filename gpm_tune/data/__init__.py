@@ -4,11 +4,22 @@ from typing import Annotated
 
 from pydantic import Field
 
+from gpm_tune.data.celeba import CelebAConfig
 from gpm_tune.data.dataset import Dataset, to_float
 from gpm_tune.data.digits import DigitsConfig
 from gpm_tune.data.gaussians import GaussiansConfig
 from gpm_tune.data.mnist import MNISTConfig
 
-DataConfig = Annotated[GaussiansConfig | DigitsConfig | MNISTConfig, Field(discriminator="name")]
+DataConfig = Annotated[
+    GaussiansConfig | DigitsConfig | MNISTConfig | CelebAConfig, Field(discriminator="name")
+]
 
-__all__ = ["DataConfig", "Dataset", "DigitsConfig", "GaussiansConfig", "MNISTConfig", "to_float"]
+__all__ = [
+    "CelebAConfig",
+    "DataConfig",
+    "Dataset",
+    "DigitsConfig",
+    "GaussiansConfig",
+    "MNISTConfig",
+    "to_float",
+]

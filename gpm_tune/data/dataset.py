@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -16,6 +18,11 @@ class Dataset:
     train: Tensor
     validation: Tensor
     test: Tensor
+
+
+def default_root() -> Path:
+    """$GPM_TUNE_DATA, else a folder in the user's cache."""
+    return Path(os.environ.get("GPM_TUNE_DATA") or Path.home() / ".cache" / "gpm-tune" / "data")
 
 
 def to_float(samples: Tensor) -> Tensor:

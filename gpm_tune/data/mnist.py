@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Literal
 
@@ -11,15 +10,10 @@ from pydantic import Field
 from torch import Tensor
 
 from gpm_tune.config import Config
-from gpm_tune.data.dataset import Dataset, pad_to
+from gpm_tune.data.dataset import Dataset, default_root, pad_to
 from gpm_tune.errors import UserError
 
 SIDE = 32
-
-
-def default_root() -> Path:
-    """$GPM_TUNE_DATA, else a folder in the user's cache."""
-    return Path(os.environ.get("GPM_TUNE_DATA") or Path.home() / ".cache" / "gpm-tune" / "data")
 
 
 class MNISTConfig(Config):

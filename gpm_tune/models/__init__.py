@@ -1,7 +1,30 @@
-"""Particle models: a flow, with or without a generator."""
+"""Particle models: a flow, with or without a generator. One file per combination (Table 1)."""
 
-from gpm_tune.models.discr_flow import DiscrFlow, DiscrFlowConfig
+from typing import Annotated
 
-ModelConfig = DiscrFlowConfig
+from pydantic import Field
 
-__all__ = ["DiscrFlow", "DiscrFlowConfig", "ModelConfig"]
+from gpm_tune.models.discr_flow import DiscrFlowConfig
+from gpm_tune.models.edm import EDMConfig
+from gpm_tune.models.gan import GANConfig
+from gpm_tune.models.kernel_flow import KernelFlowConfig
+from gpm_tune.models.particle_model import FreeParticleModel, GeneratorModel, ParticleModel, Samples
+from gpm_tune.models.score_gan import ScoreGANConfig
+
+ModelConfig = Annotated[
+    EDMConfig | ScoreGANConfig | DiscrFlowConfig | GANConfig | KernelFlowConfig,
+    Field(discriminator="name"),
+]
+
+__all__ = [
+    "DiscrFlowConfig",
+    "EDMConfig",
+    "FreeParticleModel",
+    "GANConfig",
+    "GeneratorModel",
+    "KernelFlowConfig",
+    "ModelConfig",
+    "ParticleModel",
+    "Samples",
+    "ScoreGANConfig",
+]

@@ -1,8 +1,9 @@
-"""How a network learns about time: a Fourier embedding, and the modulation of convolutions by it."""
+"""How a network is told the time, or the noise level: embeddings of a scalar."""
 
 from __future__ import annotations
 
 import math
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
@@ -12,41 +13,40 @@ from gpm_tune.config import Config
 
 
 class FourierConfig(Config):
-    """Random Fourier features of time."""
+    """Random Fourier features: cos and sin at frequencies ~ N(0, scale²) that stay as they were drawn."""
 
+    name: Literal["fourier"] = "fourier"
     size: int = Field(128, ge=2, multiple_of=2, description="Length of the embedding: half cos, half sin.")
     scale: float = Field(16.0, gt=0, description="Standard deviation of the fixed frequencies.")
 
+    def build(self) -> Embedding:
+        """The embedding with freshly drawn frequencies."""
+        return Embedding(2 * math.pi * self.scale * torch.randn(self.size // 2))
 
-class FourierEmbedding(nn.Module):
-    """cos and sin of 2π·frequency·t, with frequencies ~ N(0, scale²) fixed at initialisation."""
+
+class PositionalConfig(Config):
+    """cos and sin at angular frequencies from 1 down to 1/10000, evenly spaced in their logarithm."""
+
+    name: Literal["positional"] = "positional"
+    size: int = Field(256, ge=4, multiple_of=2, description="Length of the embedding: half cos, half sin.")
+
+    def build(self) -> Embedding:
+        """The embedding."""
+        return Embedding(torch.logspace(0, -4, self.size // 2))
+
+
+EmbeddingConfig = Annotated[FourierConfig | PositionalConfig, Field(discriminator="name")]
+
+
+class Embedding(nn.Module):
+    """cos and sin of a scalar at fixed angular frequencies."""
 
     frequencies: Tensor
 
-    def __init__(self, config: FourierConfig) -> None:
+    def __init__(self, frequencies: Tensor) -> None:  # (size / 2,)
         super().__init__()
-        self.register_buffer("frequencies", torch.randn(config.size // 2) * config.scale)
+        self.register_buffer("frequencies", frequencies)
 
     def forward(self, t: Tensor) -> Tensor:  # (B,) -> (B, size)
-        angles = 2 * math.pi * t[:, None] * self.frequencies
+        angles = t[:, None] * self.frequencies
         return torch.cat([angles.cos(), angles.sin()], dim=1)
-
-
-class TimeMLP(nn.Sequential):
-    """The one MLP per modulated network: embedding e -> 2e, SiLU, 2e -> 2e, SiLU (appendix D.2)."""
-
-    def __init__(self, size: int) -> None:
-        super().__init__(nn.Linear(size, 2 * size), nn.SiLU(), nn.Linear(2 * size, 2 * size), nn.SiLU())
-
-
-class ModulatedConv(nn.Module):
-    """A convolution whose output y becomes (1 + scale)·y + shift, both linear in the time features."""
-
-    def __init__(self, convolution: nn.Conv2d, time_features: int) -> None:
-        super().__init__()
-        self.convolution = convolution
-        self.affine = nn.Linear(time_features, 2 * convolution.out_channels)
-
-    def forward(self, x: Tensor, time: Tensor) -> Tensor:  # (B, C, H, W), (B, F)
-        scale, shift = self.affine(time)[:, :, None, None].chunk(2, dim=1)
-        return torch.addcmul(shift, 1 + scale, self.convolution(x))

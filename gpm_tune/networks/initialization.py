@@ -9,9 +9,12 @@ from torch import Tensor, nn
 
 from gpm_tune.config import Config
 
+Convolution = nn.Conv2d | nn.ConvTranspose2d
+Norm = nn.BatchNorm1d | nn.BatchNorm2d | nn.GroupNorm
+
 
 class Normal(Config):
-    """N(0, gain²) weights and zero biases."""
+    """N(0, gain²) weights, zero biases, norm scales N(1, gain²)."""
 
     name: Literal["normal"] = "normal"
     gain: float = Field(0.02, gt=0, description="Standard deviation of the weights.")
@@ -19,15 +22,21 @@ class Normal(Config):
     def fill(self, weight: Tensor) -> None:
         nn.init.normal_(weight, 0.0, self.gain)
 
+    def fill_scale(self, weight: Tensor) -> None:
+        nn.init.normal_(weight, 1.0, self.gain)
+
 
 class Orthogonal(Config):
-    """Orthogonal weights times a gain, and zero biases."""
+    """Orthogonal weights times a gain, zero biases, norm scales 1."""
 
     name: Literal["orthogonal"] = "orthogonal"
     gain: float = Field(1.41, gt=0, description="Factor on the orthogonal matrix.")
 
     def fill(self, weight: Tensor) -> None:
         nn.init.orthogonal_(weight, self.gain)
+
+    def fill_scale(self, weight: Tensor) -> None:
+        nn.init.ones_(weight)
 
 
 class Default(Config):
@@ -40,11 +49,15 @@ Initialization = Annotated[Normal | Orthogonal | Default, Field(discriminator="n
 
 
 def initialize(network: nn.Module, initialization: Normal | Orthogonal | Default) -> None:
-    """Initialise every linear and convolutional layer of the network in place (appendix D.2)."""
+    """Initialise every linear, convolutional and norm layer of the network in place (appendix D.2)."""
     if isinstance(initialization, Default):
         return
     for module in network.modules():
-        if isinstance(module, nn.Linear | nn.Conv2d):
+        if isinstance(module, nn.Linear | Convolution):
             initialization.fill(module.weight)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
+        elif isinstance(module, Norm):
+            initialization.fill_scale(module.weight)
+        else:
+            continue
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

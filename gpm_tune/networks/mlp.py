@@ -1,8 +1,9 @@
-"""Multi-layer perceptron for points (and, flattened, for small images)."""
+"""Multi-layer perceptron for points (and, flattened, for small images), in every role."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Literal
 
@@ -13,35 +14,77 @@ from torch import Tensor, nn
 from gpm_tune.config import Config
 from gpm_tune.networks.initialization import Initialization, Normal, initialize
 
+Shape = tuple[int, ...]
+
 
 class MLPConfig(Config):
-    """Linear in->width, then `depth` times (leaky ReLU, linear), the last one to the output."""
+    """Linear in->width, then `depth` times (activation, linear), the last one to the output."""
 
     name: Literal["mlp"]
     width: int = Field(512, ge=1, description="Units of each hidden layer.")
     depth: int = Field(4, ge=1, description="Activations, each followed by a linear layer.")
+    activation: Literal["leaky_relu", "relu", "silu"] = Field(
+        "leaky_relu", description="Leaky ReLU has the slope 0.2."
+    )
     init: Initialization = Field(Normal(), description="How the weights start.")
 
-    def check_shape(self, shape: tuple[int, ...]) -> None:
-        """Every shape is welcome: the input is flattened."""
+    def check_shape(self, shape: Shape) -> None:
+        """Every shape is welcome: inputs are flattened, outputs are shaped."""
 
-    def build(self, shape: tuple[int, ...], embedding: int) -> MLPDiscriminator:
-        """A discriminator of samples of this shape, with a time embedding of the given size."""
-        return MLPDiscriminator(self, math.prod(shape), embedding)
+    def build_discriminator(self, shape: Shape, embedding: int) -> nn.Module:
+        """f(x, embedding) of samples of this shape; embedding: its size, 0 for none."""
+        return Discriminator(self, shape, embedding)
+
+    def build_denoiser(self, shape: Shape, embedding: int) -> nn.Module:
+        """F(x, embedding) with values of the samples' shape."""
+        return ShapedMLP(self, shape, math.prod(shape) + embedding)
+
+    def build_generator(self, latent: int, shape: Shape) -> nn.Module:
+        """g(z) with values of the samples' shape, unbounded."""
+        return ShapedMLP(self, shape, latent)
 
 
-class MLPDiscriminator(nn.Module):
-    """f(x, embedding): the embedding is concatenated to the flat input."""
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "leaky_relu": lambda: nn.LeakyReLU(0.2),
+    "relu": nn.ReLU,
+    "silu": nn.SiLU,
+}
 
-    def __init__(self, config: MLPConfig, inputs: int, embedding: int) -> None:
+
+class MLP(nn.Module):
+    """The layers; what is given besides the flat input is concatenated to it."""
+
+    def __init__(self, config: MLPConfig, inputs: int, outputs: int) -> None:
         super().__init__()
-        widths = [inputs + embedding, *[config.width] * config.depth, 1]
         layers: list[nn.Module] = []
-        for before, after in pairwise(widths):
-            layers += [nn.Linear(before, after), nn.LeakyReLU(0.2)]
+        for before, after in pairwise([inputs, *[config.width] * config.depth, outputs]):
+            layers += [nn.Linear(before, after), ACTIVATIONS[config.activation]()]
         self.layers = nn.Sequential(*layers[:-1])
         initialize(self, config.init)
 
-    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:  # (B, *shape), (B, E) -> (B,)
-        output: Tensor = self.layers(torch.cat([x.flatten(1), embedding], dim=1))
-        return output.squeeze(1)
+    def forward(self, x: Tensor, embedding: Tensor | None = None) -> Tensor:
+        flat = x.flatten(1)
+        output: Tensor = self.layers(flat if embedding is None else torch.cat([flat, embedding], dim=1))
+        return output
+
+
+class Discriminator(MLP):
+    """Scalar outputs: (B, *shape), (B, E) -> (B,)."""
+
+    def __init__(self, config: MLPConfig, shape: Shape, embedding: int) -> None:
+        super().__init__(config, math.prod(shape) + embedding, 1)
+
+    def forward(self, x: Tensor, embedding: Tensor | None = None) -> Tensor:
+        return super().forward(x, embedding).squeeze(1)
+
+
+class ShapedMLP(MLP):
+    """Outputs of the samples' shape: (B, inputs), (B, E) -> (B, *shape)."""
+
+    def __init__(self, config: MLPConfig, shape: Shape, inputs: int) -> None:
+        super().__init__(config, inputs, math.prod(shape))
+        self.shape = shape
+
+    def forward(self, x: Tensor, embedding: Tensor | None = None) -> Tensor:
+        output: Tensor = super().forward(x, embedding).unflatten(1, self.shape)
+        return output

@@ -17,9 +17,11 @@ from gpm_tune.study.guards import interruptible, only_once
 from gpm_tune.study.home import Home
 from gpm_tune.study.ledger import Ledger
 from gpm_tune.study.progress import StudyProgress
+from gpm_tune.study.runs import find_teacher
 from gpm_tune.study.specification import Study
 from gpm_tune.study.tracking import Tracker
 from gpm_tune.training import Experiment
+from gpm_tune.training.teacher import teacher_checkpoint
 
 WORKER_LOSSES = 10  # of one trial: a node may vanish, but not for ever
 
@@ -36,14 +38,18 @@ RAY_SETTINGS = {
 }
 
 
-def prepare(experiment: Experiment) -> None:
-    """Make sure that data and feature network can be had.
+def prepare(experiment: Experiment, home: Home) -> None:
+    """Make sure that data, feature network and teacher can be had.
 
     Raises UserError where they cannot, before any work has started.
     """
     experiment.data.prepare()
     if experiment.features:
         check_features(experiment.features, experiment.evaluation.inception_weights)
+    if experiment.teacher is not None:
+        prepare(experiment.teacher, home)
+    else:
+        teacher_checkpoint(experiment, home.cache)
 
 
 def run_study(study: Study, home: Home, address: str, console: Console) -> bool:
@@ -51,7 +57,8 @@ def run_study(study: Study, home: Home, address: str, console: Console) -> bool:
 
     Raises UserError where something is missing that the trials need, or the study is running.
     """
-    prepare(study.experiment)
+    study = study.with_experiment(find_teacher(study.experiment, home))
+    prepare(study.experiment, home)
     if address == "local":
         _check_resources(study, os.cpu_count() or 1, torch.cuda.device_count(), "this machine")
     folder = home.study(study.name)
@@ -71,7 +78,7 @@ def run_study(study: Study, home: Home, address: str, console: Console) -> bool:
                 tags=run_tags(study.experiment) | {"gpm.study": study.name},
             )
             conductor = Conductor(ledger, tracker, progress)
-            _run_trials(study, home, address, conductor)
+            _run_trials(study, home, address, conductor, console)
             parent.end("KILLED" if conductor.interrupted else "FINISHED")
     return not conductor.interrupted
 
@@ -90,7 +97,7 @@ def _check_resources(study: Study, cpus: float, gpus: float, where: str) -> None
         )
 
 
-def _run_trials(study: Study, home: Home, address: str, conductor: Conductor) -> None:
+def _run_trials(study: Study, home: Home, address: str, conductor: Conductor, console: Console) -> None:
     os.environ.update(RAY_SETTINGS)
     import ray
 
@@ -98,14 +105,18 @@ def _run_trials(study: Study, home: Home, address: str, conductor: Conductor) ->
     try:
         totals = ray.cluster_resources()
         _check_resources(study, totals.get("CPU", 0), totals.get("GPU", 0), "the Ray cluster")
-        tuner, switch = _build_tuner(study, home, conductor)
+        from gpm_tune.study.teaching import teach
+        from gpm_tune.study.trainable import Switch
+
+        switch = Switch.remote()  # type: ignore[attr-defined]
 
         def interrupt() -> None:
             conductor.interrupted = True
             switch.turn_on.remote()  # every trial checkpoints and stops
 
         with interruptible(interrupt):
-            tuner.fit()
+            if teach(study, home, switch, console):
+                _build_tuner(study, home, conductor, switch).fit()
     finally:
         ray.shutdown()
 
@@ -127,7 +138,7 @@ def _connect(address: str) -> None:
         ) from None
 
 
-def _build_tuner(study: Study, home: Home, conductor: Conductor) -> tuple[Any, Any]:
+def _build_tuner(study: Study, home: Home, conductor: Conductor, switch: Any) -> Any:
     from ray import tune
 
     from gpm_tune.study.ray_adapters import (
@@ -135,10 +146,9 @@ def _build_tuner(study: Study, home: Home, conductor: Conductor) -> tuple[Any, A
         ConductedScheduler,
         ConductedSearcher,
     )
-    from gpm_tune.study.trainable import Switch, TrialTrainable
+    from gpm_tune.study.trainable import TrialTrainable
 
     resources = study.resources
-    switch = Switch.remote()  # type: ignore[attr-defined]
     trainable = tune.with_resources(
         tune.with_parameters(TrialTrainable, switch=switch),
         {"cpu": resources.cpu, "gpu": resources.gpu},
@@ -150,7 +160,7 @@ def _build_tuner(study: Study, home: Home, conductor: Conductor) -> tuple[Any, A
         "device": "cuda" if resources.gpu else "cpu",
     }
     sessions = home.study(study.name) / "checkpoints"
-    tuner = tune.Tuner(
+    return tune.Tuner(
         trainable,
         tune_config=tune.TuneConfig(
             search_alg=ConductedSearcher(conductor, resources.concurrent, shared),
@@ -169,4 +179,3 @@ def _build_tuner(study: Study, home: Home, conductor: Conductor) -> tuple[Any, A
             verbose=0,
         ),
     )
-    return tuner, switch

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
 from pathlib import Path
 
-import torch
 from rich.console import Console
 
-from gpm_tune.errors import DivergedError, UserError
+from gpm_tune.errors import DivergedError
 from gpm_tune.study.conductor import flatten, run_tags
 from gpm_tune.study.guards import interruptible, only_once
 from gpm_tune.study.home import Home
 from gpm_tune.study.progress import metric_label
 from gpm_tune.study.run import prepare
+from gpm_tune.study.runs import find_teacher
 from gpm_tune.study.tracking import RunLog, Tracker
-from gpm_tune.training import Evaluation, Experiment, Trainer
-
-CHECKPOINTS_KEPT = 2
+from gpm_tune.training import Evaluation, Experiment, Trainer, checkpoint
+from gpm_tune.training.pretraining import train_teacher
 
 
 def train(experiment: Experiment, name: str, home: Home, device: str, console: Console) -> bool:
@@ -27,12 +25,15 @@ def train(experiment: Experiment, name: str, home: Home, device: str, console: C
     The same experiment under the same name is the same run. Returns False if interrupted.
     Raises UserError where something is missing, DivergedError where numbers stop being finite.
     """
-    prepare(experiment)
+    experiment = find_teacher(experiment, home)
+    prepare(experiment, home)
     digest = hashlib.sha256(experiment.model_dump_json().encode()).hexdigest()[:12]
     folder = home.experiment(f"{name}-{digest}")
     with only_once(f"experiment '{name}'", folder):
+        if not _teach(experiment, home, device, console):
+            return False
         trainer = Trainer(experiment, device=device, cache=home.cache)
-        latest = latest_checkpoint(folder)
+        latest = checkpoint.latest(folder)
         if latest:
             trainer.restore(latest)
             console.print(f"continuing at step {trainer.step} from {latest}", highlight=False)
@@ -46,6 +47,23 @@ def train(experiment: Experiment, name: str, home: Home, device: str, console: C
             _train_to_the_end(trainer, folder, run, console)
     _summarise(trainer, folder, console)
     return trainer.done
+
+
+def _teach(experiment: Experiment, home: Home, device: str, console: Console) -> bool:
+    """Train the experiment's teacher, if it has one to be trained. Returns False if interrupted."""
+    teacher = experiment.teacher
+    if teacher is None:
+        return True
+    interrupts: list[bool] = []
+    console.print(f"teacher: {teacher.model.name} on {teacher.data.name}", highlight=False)
+    with interruptible(lambda: interrupts.append(True)):
+        return train_teacher(
+            teacher,
+            home.cache,
+            device,
+            on_evaluation=lambda evaluation: _show(teacher, evaluation, console),
+            should_stop=lambda: bool(interrupts),
+        )
 
 
 def _train_to_the_end(trainer: Trainer, folder: Path, run: RunLog, console: Console) -> None:
@@ -66,31 +84,15 @@ def _train_to_the_end(trainer: Trainer, folder: Path, run: RunLog, console: Cons
     run.end("FINISHED" if trainer.done else "KILLED")
 
 
-def choose_device(wanted: str | None) -> str:
-    """The device asked for, or the best there is. Raises UserError where it is not here."""
-    available = ["cuda", "cpu"] if torch.cuda.is_available() else ["cpu"]
-    device = wanted or available[0]
-    if device.split(":")[0] not in available:
-        raise UserError(f"--device {device}: not on this machine; valid: {', '.join(available)}")
-    return device
-
-
-def latest_checkpoint(folder: Path) -> Path | None:
-    """The newest whole checkpoint of a single experiment's run, or None."""
-    found = sorted(folder.glob("checkpoints/step_*/checkpoint.json"))
-    return found[-1].parent if found else None
-
-
 def _keep(trainer: Trainer, evaluation: Evaluation | None, folder: Path, run: RunLog) -> None:
     """Checkpoint, track what was measured, and drop checkpoints that are no longer needed."""
-    checkpoint = folder / "checkpoints" / f"step_{trainer.step:09d}"
-    trainer.save(checkpoint)
-    run.tags({"gpm.checkpoint": str(checkpoint)})
+    place = checkpoint.next_folder(folder, trainer.step)
+    trainer.save(place)
+    run.tags({"gpm.checkpoint": str(place)})
     if evaluation:
         run.metrics(evaluation.step, evaluation.metrics)
         run.artifact(f"samples/step_{evaluation.step:07d}.png", evaluation.picture)
-    for old in sorted(checkpoint.parent.glob("step_*"))[:-CHECKPOINTS_KEPT]:
-        shutil.rmtree(old)
+    checkpoint.prune(folder)
 
 
 def _show(experiment: Experiment, evaluation: Evaluation, console: Console) -> None:

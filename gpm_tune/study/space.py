@@ -31,15 +31,20 @@ def get(tree: Mapping[str, Any], path: str) -> Any:
 
 
 def put(tree: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy of the tree with the values at dotted paths replaced; shorter paths are set first."""
+    """A copy of the tree with the values at dotted paths replaced; shorter paths are set first.
+
+    A new `name` chooses another kind of thing, whose other keys start from their defaults.
+    """
     result = copy.deepcopy(dict(tree))
-    for path in sorted(values, key=lambda path: path.count(".")):
+    for path in sorted(values, key=lambda path: (path.count("."), not path.endswith(".name"))):
         *parents, last = path.split(".")
         node = result
         for key in parents:
             if not isinstance(node.get(key), dict):
                 node[key] = {}
             node = node[key]
+        if last == "name" and node.get("name") != values[path]:
+            node.clear()
         node[last] = copy.deepcopy(values[path])
     return result
 
@@ -87,6 +92,9 @@ def problems(base: Mapping[str, Any], space: Space, starts_from_base: bool) -> I
         yield next(iter(space)), str(error)
         return
     for path, distribution in space.items():
+        if path.startswith("model.teacher"):
+            yield path, "the teacher is shared by all trials, and cannot be searched with them"
+            continue
         unmet = [p for p in distribution.when if p not in space and get(base, p) is MISSING]
         for condition in unmet:
             yield path, f"its condition names '{condition}', which the experiment has not"

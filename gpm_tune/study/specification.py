@@ -132,6 +132,10 @@ class Study(Config):
         """The base experiment as plain data."""
         return self.experiment.model_dump(mode="json")
 
+    def with_experiment(self, experiment: Experiment) -> Study:
+        """The study of another base experiment."""
+        return self.model_copy(update={"experiment": experiment})
+
     @property
     def identity(self) -> dict[str, Any]:
         """What must stay the same while a study is continued, for its trials to be comparable."""
@@ -144,6 +148,7 @@ def load_study(document: Document) -> Study:
 
     Raises UserError that names file, line, key, what was expected, and the nearest valid key.
     """
+    include_teacher(document)
     study = document.parse(Study)
     metrics = study.experiment.metrics
     if study.objective.metric not in metrics:
@@ -160,6 +165,21 @@ def load_study(document: Document) -> Study:
     return study
 
 
+def include_teacher(document: Document) -> None:
+    """Where a Score GAN's teacher is given as a file, put that file's experiment in its place.
+
+    Raises UserError where the file is missing or holds no experiment.
+    """
+    prefix = ["experiment"] if "experiment" in document.data else []
+    location = (*prefix, "model", "teacher", "experiment")
+    value: Any = document.data
+    for key in location:
+        value = value.get(key) if isinstance(value, dict) else None
+    if isinstance(value, str):
+        teacher = load_experiment(Document.load(find_file(Path(value))))
+        document.assign(".".join(location), teacher.model_dump(mode="json"), document.at(location))
+
+
 def load_experiment(document: Document) -> Experiment:
     """The experiment of an experiment file, or the base experiment of a study file.
 
@@ -167,6 +187,7 @@ def load_experiment(document: Document) -> Experiment:
     """
     if "experiment" in document.data or "search" in document.data:
         return load_study(document).experiment
+    include_teacher(document)
     return document.parse(Experiment)
 
 

@@ -33,6 +33,22 @@ class Switch:
         return self._on
 
 
+class Interruption:
+    """Whether the study was interrupted, by a look at the switch now and then; once seen, it stays seen."""
+
+    def __init__(self, switch: Any) -> None:
+        self._switch = switch
+        self._next_look = 0.0
+        self._seen = False
+
+    def __call__(self) -> bool:
+        now = time.monotonic()
+        if self._switch is not None and not self._seen and now >= self._next_look:
+            self._next_look = now + POLL_SECONDS
+            self._seen = bool(ray.get(self._switch.is_on.remote()))
+        return self._seen
+
+
 class TrialTrainable(tune.Trainable):  # type: ignore[misc]
     """Ray's view of a `Trainer`.
 
@@ -42,9 +58,7 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
     """
 
     def setup(self, config: dict[str, Any], switch: Any = None) -> None:
-        self._switch = switch
-        self._next_poll = 0.0
-        self._interrupted = False
+        self._interrupted = Interruption(switch)
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -56,12 +70,12 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
 
     def step(self) -> dict[str, Any]:
         """Train up to the next evaluation, or until the study is interrupted."""
-        if self._trainer is None and self._look():
+        if self._trainer is None and self._interrupted():
             return {"interrupted": True}
         try:
             if self._trainer is None:
                 self._trainer = self._build(self._trial["checkpoint"])
-            evaluation = self._trainer.run_interval(self._should_stop)
+            evaluation = self._trainer.run_interval(self._interrupted)
         except (DivergedError, UserError) as error:
             return {"failure": str(error), "done": True}
         except Exception as error:
@@ -94,16 +108,3 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
 
     def load_checkpoint(self, checkpoint: str) -> None:
         self._trainer = self._build(checkpoint)
-
-    def _should_stop(self) -> bool:
-        """Whether the study was interrupted, by a look at the switch now and then."""
-        now = time.monotonic()
-        if now >= self._next_poll:
-            self._next_poll = now + POLL_SECONDS
-            self._look()
-        return self._interrupted
-
-    def _look(self) -> bool:
-        """Look at the switch; an interrupt that was seen once stays seen."""
-        self._interrupted = self._interrupted or bool(self._switch and ray.get(self._switch.is_on.remote()))
-        return self._interrupted

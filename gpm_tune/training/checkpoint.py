@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,8 @@ from torch import Tensor
 
 from gpm_tune.errors import UserError
 
-FORMAT = 1
+FORMAT = 2
+KEPT = 2
 Weights = dict[str, dict[str, Tensor]]
 
 
@@ -80,3 +82,20 @@ def read_record(folder: Path) -> dict[str, Any]:
     if record.get("format") != FORMAT:
         raise UserError(f"{folder}: checkpoint format {record.get('format')}, this version reads {FORMAT}")
     return record
+
+
+def next_folder(run: Path, step: int) -> Path:
+    """Where, in the folder of a run, its checkpoint at a step belongs."""
+    return run / "checkpoints" / f"step_{step:09d}"
+
+
+def latest(run: Path) -> Path | None:
+    """The newest whole checkpoint in the folder of a run, or None."""
+    found = sorted(run.glob("checkpoints/step_*/checkpoint.json"))
+    return found[-1].parent if found else None
+
+
+def prune(run: Path) -> None:
+    """Drop a run's checkpoints that are no longer needed."""
+    for old in sorted(run.glob("checkpoints/step_*"))[:-KEPT]:
+        shutil.rmtree(old)

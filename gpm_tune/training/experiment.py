@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from gpm_tune.config import Config
 from gpm_tune.data import DataConfig
 from gpm_tune.metrics import ImageMetrics, PointMetrics
-from gpm_tune.models import ModelConfig
+from gpm_tune.models import EDMConfig, ModelConfig, ScoreGANConfig
 
 
 class OptimizerConfig(Config):
@@ -26,9 +26,16 @@ class OptimizerConfig(Config):
 class TrainingConfig(Config):
     """How long and how the model is trained."""
 
-    steps: int = Field(ge=1, description="Optimiser iterations.")
-    batch_size: int = Field(128, ge=1, description="Real samples per step.")
+    steps: int = Field(
+        ge=0,
+        description="Optimiser iterations of the flow's network; a generator's follow every n_D-th, or "
+        "K-th, of them. 0 for a model in which there is nothing to train.",
+    )
+    batch_size: int = Field(128, ge=1, description="Real samples per step, and generated ones.")
     optimizer: OptimizerConfig = Field(OptimizerConfig(), description="Of the flow's network.")
+    generator_optimizer: OptimizerConfig | None = Field(
+        None, description="Of the generator; null for the same as the flow's network."
+    )
     ema: float | None = Field(
         None,
         gt=0,
@@ -44,8 +51,8 @@ class EvaluationConfig(Config):
     every: int = Field(1000, ge=1, description="Training steps between evaluations.")
     nfe: tuple[Annotated[int, Field(ge=1)], ...] = Field(
         (),
-        description="Further NFE at which every metric is reported, by stopping the path early; "
-        "values beyond the model's sampling steps are left out.",
+        description="Further NFE at which every metric is reported, by stopping the path early, "
+        "or on a coarser grid where the model knows every grid; values beyond its full NFE are left out.",
     )
     samples: int | None = Field(
         None,
@@ -90,12 +97,48 @@ class Experiment(Config):
     @model_validator(mode="after")
     def _refuse_impossible_combinations(self) -> Experiment:
         self.model.check_shape(self.data.shape)
+        self._check_what_is_trained()
+        if self.teacher is not None:
+            self.check_teacher(self.teacher)
         if self.features is None and self.evaluation.features is not None:
             raise ValueError(
                 f"evaluation.features is for images; data '{self.data.name}' gives points, which "
                 f"are compared in data space: {', '.join(PointMetrics.directions)}"
             )
         return self
+
+    def _check_what_is_trained(self) -> None:
+        has_generator = getattr(self.model, "generator", None) is not None
+        if self.training.generator_optimizer and not has_generator:
+            raise ValueError(
+                f"training.generator_optimizer: model '{self.model.name}' has no generator; leave it out"
+            )
+        trains = has_generator or self.model.name != "kernel_flow"
+        if trains and self.training.steps == 0:
+            raise ValueError(f"training.steps must be at least 1 to train model '{self.model.name}'")
+        if not trains and self.training.steps > 0:
+            raise ValueError(
+                f"training.steps must be 0: model '{self.model.name}' without a generator trains nothing"
+            )
+
+    def check_teacher(self, teacher: Experiment) -> None:
+        """Raise ValueError unless another experiment's model can be the teacher of this one."""
+        if not isinstance(teacher.model, EDMConfig):
+            raise ValueError(
+                "model.teacher: a teacher is an 'edm', which has scores of the data; "
+                f"this is a '{teacher.model.name}'"
+            )
+        if teacher.data.shape != self.data.shape:
+            raise ValueError(
+                f"model.teacher: it was made for samples of shape {teacher.data.shape} (data "
+                f"'{teacher.data.name}'), this experiment's have {self.data.shape} (data '{self.data.name}')"
+            )
+
+    @property
+    def teacher(self) -> Experiment | None:
+        """The experiment of the denoiser that a Score GAN follows, where it is given by one."""
+        given = self.model.teacher.experiment if isinstance(self.model, ScoreGANConfig) else None
+        return None if given is None else Experiment.model_validate(given)
 
     @property
     def features(self) -> Literal["small", "inception"] | None:

@@ -9,18 +9,18 @@ from torch import Tensor
 UPSCALED_TO = 64  # small images are enlarged to about this side, so that a person sees them
 
 
-def picture(samples: Tensor) -> bytes:
-    """A grid of images (n, C, H, W) in [-1, 1], or a scatter plot of points (n, 2)."""
-    return _grid(samples) if samples.dim() == 4 else _scatter(samples)
+def picture(samples: Tensor, columns: int = 8) -> bytes:
+    """A grid of images (n, C, H, W) in [-1, 1] with so many columns, or a scatter plot of points (n, 2)."""
+    return _grid(samples, columns) if samples.dim() == 4 else _scatter(samples)
 
 
-def _grid(images: Tensor) -> bytes:
+def _grid(images: Tensor, columns: int) -> bytes:
     from torchvision.utils import make_grid, save_image
 
     enlarged = max(1, UPSCALED_TO // images.shape[-1])
     images = images.repeat_interleave(enlarged, 2).repeat_interleave(enlarged, 3)
     file = BytesIO()
-    save_image(make_grid(images.clamp(-1, 1) / 2 + 0.5, pad_value=0.5), file, format="png")
+    save_image(make_grid(images.clamp(-1, 1) / 2 + 0.5, nrow=columns, pad_value=0.5), file, format="png")
     return file.getvalue()
 
 

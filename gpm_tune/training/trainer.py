@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from gpm_tune.data import GaussiansConfig, to_float
-from gpm_tune.data.dataset import Batches, Dataset
+from gpm_tune.data.dataset import Batches
 from gpm_tune.errors import DivergedError, UserError
 from gpm_tune.metrics import ImageMetrics, PointMetrics
-from gpm_tune.models.discr_flow import DiscrFlow
+from gpm_tune.models import GeneratorModel, KernelFlowConfig, ParticleModel
+from gpm_tune.models.flow import Given, Terms, evaluating
+from gpm_tune.sampling.solvers import Solver
 from gpm_tune.training import checkpoint
-from gpm_tune.training.experiment import Experiment, Objective
+from gpm_tune.training.experiment import Experiment, Objective, OptimizerConfig
 from gpm_tune.training.pictures import picture
+from gpm_tune.training.teacher import load_teacher
 
 CHECK_EVERY = 50  # steps between looks for NaN: each is a synchronisation with the device
 SAMPLED_AT_ONCE = 500  # bounds the memory of an evaluation
@@ -54,8 +57,8 @@ class Trainer:
         """Load the data and build the model.
 
         objective: what makes an evaluation the best; the experiment's default metric if None.
-        cache: folder for statistics of the real data, shared between runs.
-        Raises UserError where data or feature network cannot be had, or a batch exceeds the data.
+        cache: folder for statistics of the real data and for teachers, shared between runs.
+        Raises UserError where data, feature network or teacher cannot be had, or the data are too few.
         """
         self.experiment = experiment
         self.objective = objective or experiment.default_objective
@@ -63,19 +66,16 @@ class Trainer:
         data = experiment.data.load(experiment.seed)
         self._real = data.train.to(self.device)
         self._batches = self._plan_batches(len(data.train))
-        self._metrics, self._samples = self._build_metrics(data, cache)
-        with torch.random.fork_rng():
-            torch.manual_seed(experiment.seed)
-            self.model: DiscrFlow = experiment.model.build(experiment.data.shape).to(self.device)
-        optimizer = experiment.training.optimizer
-        self._optimizer = torch.optim.Adam(self.model.parameters(), lr=optimizer.lr, betas=optimizer.betas)
+        self._metrics, self._samples = build_metrics(experiment, data.validation, cache, self.device)
+        self.model = self._build_model(cache)
+        self._optimizers = self._build_optimizers()
         decay = experiment.training.ema
         self._average = _average(self.model, decay) if decay else None
         self._rng = torch.Generator(self.device).manual_seed(experiment.seed)
         self.step = 0
         self.evaluated_step = 0
         self.seconds = 0.0
-        self._sums: dict[str, Tensor] = {}
+        self._means: dict[str, RunningMean] = {}
         self.best: Evaluation | None = None
         self._best_weights: dict[str, Tensor] = {}
         self.last: Evaluation | None = None
@@ -89,32 +89,47 @@ class Trainer:
             )
         return Batches(size, batch_size, self.experiment.seed, self.device)
 
-    def _build_metrics(self, data: Dataset, cache: Path | None) -> tuple[ImageMetrics | PointMetrics, int]:
-        evaluation, reference = self.experiment.evaluation, data.validation
-        if self.experiment.features is None:
-            mixture = self.experiment.data
-            assert isinstance(mixture, GaussiansConfig)
-            samples = min(evaluation.samples or POINTS_EVALUATED, len(reference))
-            points = reference[:samples].to(self.device)
-            return PointMetrics(points, mixture.means.to(self.device), mixture.std), samples
-        metrics = ImageMetrics(
-            to_float(reference),
-            self.experiment.features,
-            weights=evaluation.inception_weights,
-            cache=cache,
-            device=self.device,
-        )
-        return metrics, evaluation.samples or len(reference)
+    def _build_model(self, cache: Path | None) -> ParticleModel:
+        experiment = self.experiment
+        given = Given(self._samples_given(), load_teacher(experiment, cache, self.device))
+        with torch.random.fork_rng():
+            torch.manual_seed(experiment.seed)
+            model = experiment.model.build(experiment.data.shape, given)
+        return model.to(self.device)
+
+    def _samples_given(self) -> Tensor | None:
+        """Real samples for a flow that keeps some."""
+        model = self.experiment.model
+        if not isinstance(model, KernelFlowConfig):
+            return None
+        if model.data_samples > len(self._real):
+            raise UserError(
+                f"model.data_samples is {model.data_samples}, but data '{self.experiment.data.name}' "
+                f"has {len(self._real)} training samples"
+            )
+        return to_float(self._real[: model.data_samples])
+
+    def _build_optimizers(self) -> dict[str, torch.optim.Adam]:
+        """One for each part of the model that has parameters: flow, generator."""
+        training = self.experiment.training
+        parts: dict[str, tuple[nn.Module, OptimizerConfig]] = {"flow": (self.model.flow, training.optimizer)}
+        if isinstance(self.model, GeneratorModel):
+            parts["generator"] = (self.model.generator, training.generator_optimizer or training.optimizer)
+        return {
+            name: torch.optim.Adam(part.parameters(), lr=config.lr, betas=config.betas)
+            for name, (part, config) in parts.items()
+            if any(True for _ in part.parameters())
+        }
 
     @property
     def done(self) -> bool:
-        """Whether the last evaluation has been made."""
-        return self.evaluated_step >= self.experiment.training.steps
+        """Whether the last evaluation has been made, which every run has at least one of."""
+        return self.best is not None and self.evaluated_step >= self.experiment.training.steps
 
     @property
-    def evaluated_model(self) -> DiscrFlow:
+    def evaluated_model(self) -> ParticleModel:
         """The model with the weights that are measured: averaged ones where there are some."""
-        return cast("DiscrFlow", self._average.module) if self._average else self.model
+        return cast("ParticleModel", self._average.module) if self._average else self.model
 
     def run_interval(self, should_stop: Callable[[], bool] = lambda: False) -> Evaluation | None:
         """Train up to the next evaluation and evaluate; None if asked to stop before.
@@ -134,24 +149,37 @@ class Trainer:
 
     def _train_until(self, end: int, should_stop: Callable[[], bool]) -> None:
         started = time.perf_counter()
-        while self.step < end and not should_stop():
-            self._train_step()
+        with torch.random.fork_rng():
+            while self.step < end and not should_stop():
+                self._train_step()
         self.seconds += time.perf_counter() - started
-        for name, total in self._sums.items():
-            if not torch.isfinite(total):
+        for name, mean in self._means.items():
+            if not torch.isfinite(mean.total):
                 raise DivergedError(f"loss/{name} was not finite at or before step {self.step}")
 
     def _train_step(self) -> None:
-        real = to_float(self._real[self._batches.indices(self.step)])
-        terms = self.model.loss(real, self._rng)
-        self._optimizer.zero_grad()
-        torch.stack(list(terms.values())).sum().backward()
-        self._optimizer.step()
+        """A step of the flow's network, and, if it is its turn, one of the generator (Algorithm 1)."""
+        # Dropout draws from torch's global random state: a function of seed and step, as the batches.
+        torch.manual_seed(self.experiment.seed * 2**32 + self.step)
+        model = self.model
+        if "flow" in self._optimizers:
+            real = to_float(self._real[self._batches.indices(self.step)])
+            self._descend("flow", model.fit(real, self._rng))
+        if isinstance(model, GeneratorModel) and (self.step + 1) % model.flow_steps == 0:
+            batch_size = self.experiment.training.batch_size
+            self._descend("generator", {"generator": model.generator_loss(batch_size, self._rng)})
         if self._average:
-            self._average.update_parameters(self.model)
-        for name, term in terms.items():
-            self._sums[name] = self._sums.get(name, 0) + term.detach()
+            self._average.update_parameters(model)
         self.step += 1
+
+    def _descend(self, part: str, terms: Terms) -> None:
+        """One optimiser step of a part of the model along the sum of its loss's terms."""
+        optimizer = self._optimizers[part]
+        optimizer.zero_grad()
+        torch.stack(list(terms.values())).sum().backward()
+        optimizer.step()
+        for name, term in terms.items():
+            self._means[name] = self._means.get(name, NO_MEAN).add(term.detach())
 
     def _evaluate(self) -> Evaluation:
         """Measure the model at every NFE asked for, with the same particles at each evaluation."""
@@ -163,27 +191,19 @@ class Trainer:
                 metrics[f"{name}/nfe_{nfe}"] = value
         full = max(sets)
         metrics |= {name: metrics[f"{name}/nfe_{full}"] for name in self.experiment.metrics}
-        interval = self.step - self.evaluated_step
-        losses = {f"loss/{name}": total.item() / interval for name, total in self._sums.items()}
+        losses = {f"loss/{name}": mean.total.item() / mean.terms for name, mean in self._means.items()}
         metrics |= losses | {"nfe": full, "seconds": self.seconds}
         for name, value in metrics.items():
             if not math.isfinite(value):
                 raise DivergedError(f"{name} was {value} at step {self.step}")
-        self._sums, self.evaluated_step = {}, self.step
+        self._means, self.evaluated_step = {}, self.step
         self.last = Evaluation(self.step, metrics, picture(sets[full][:PICTURED].cpu()))
         self._keep_best(self.last)
         return self.last
 
     def _sample(self, rng: torch.Generator) -> dict[int, Tensor]:
         """NFE -> that many samples, of the averaged weights where there are some."""
-        model = self.evaluated_model
-        nfe = [n for n in self.experiment.evaluation.nfe if n <= model.config.sampling_steps]
-        parts: dict[int, list[Tensor]] = {}
-        for start in range(0, self._samples, SAMPLED_AT_ONCE):
-            count = min(SAMPLED_AT_ONCE, self._samples - start)
-            for cost, particles in model.sample(count, rng, nfe):
-                parts.setdefault(cost, []).append(particles)
-        return {cost: torch.cat(particles) for cost, particles in parts.items()}
+        return draw(self.evaluated_model, self._samples, rng, nfe=self.experiment.evaluation.nfe)
 
     def _keep_best(self, evaluation: Evaluation) -> None:
         metric = self.objective.metric
@@ -197,9 +217,9 @@ class Trainer:
         """Write everything that continuing needs, and the best weights so far, into the folder."""
         weights = {"last": self.model.state_dict(), "best": self._best_weights}
         state: dict[str, Any] = {
-            "optimizer": self._optimizer.state_dict(),
+            "optimizers": {name: optimizer.state_dict() for name, optimizer in self._optimizers.items()},
             "rng": self._rng.get_state(),
-            "sums": self._sums,
+            "means": {name: tuple(mean) for name, mean in self._means.items()},
         }
         if self._average:
             weights["average"] = self._average.state_dict()
@@ -222,9 +242,10 @@ class Trainer:
         self.model.load_state_dict(weights["last"])
         if self._average:
             self._average.load_state_dict(weights["average"])
-        self._optimizer.load_state_dict(state["optimizer"])
+        for name, optimizer in self._optimizers.items():
+            optimizer.load_state_dict(state["optimizers"][name])
         self._rng.set_state(state["rng"].cpu())
-        self._sums = state["sums"]
+        self._means = {name: RunningMean(*mean) for name, mean in state["means"].items()}
         self._best_weights = weights.get("best", {})
         self.step, self.evaluated_step = record["step"], record["evaluated_step"]
         self.seconds = record["seconds"]
@@ -233,5 +254,60 @@ class Trainer:
             self.best = Evaluation(best["step"], best["metrics"], pictures["best"])
 
 
-def _average(model: DiscrFlow, decay: float) -> AveragedModel:
+def build_metrics(
+    experiment: Experiment, reference: Tensor, cache: Path | None, device: torch.device
+) -> tuple[ImageMetrics | PointMetrics, int]:
+    """The experiment's metrics against reference samples, and how many samples to generate for them.
+
+    Raises UserError where Inception's weights cannot be had.
+    """
+    evaluation, mixture = experiment.evaluation, experiment.data
+    if experiment.features is None:
+        assert isinstance(mixture, GaussiansConfig)
+        samples = min(evaluation.samples or POINTS_EVALUATED, len(reference))
+        points = reference[:samples].to(device)
+        return PointMetrics(points, mixture.means.to(device), mixture.std), samples
+    metrics = ImageMetrics(
+        to_float(reference),
+        experiment.features,
+        weights=evaluation.inception_weights,
+        cache=cache,
+        device=device,
+    )
+    return metrics, evaluation.samples or len(reference)
+
+
+class RunningMean(NamedTuple):
+    """Of a loss term over the steps that had it since the last evaluation."""
+
+    total: Tensor
+    terms: int
+
+    def add(self, term: Tensor) -> RunningMean:
+        """With one more term."""
+        return RunningMean(self.total + term, self.terms + 1)
+
+
+NO_MEAN = RunningMean(torch.tensor(0.0), 0)
+
+
+def draw(
+    model: ParticleModel,
+    count: int,
+    rng: torch.Generator,
+    *,
+    nfe: Sequence[int] = (),
+    solver: Solver | None = None,
+    steps: int | None = None,
+) -> dict[int, Tensor]:
+    """NFE -> that many samples (count, *shape) in evaluation mode; see `ParticleModel.sample`."""
+    parts: dict[int, list[Tensor]] = {}
+    with evaluating(model):
+        for start in range(0, count, SAMPLED_AT_ONCE):
+            for cost, x in model.sample(min(SAMPLED_AT_ONCE, count - start), rng, nfe, solver, steps):
+                parts.setdefault(cost, []).append(x)
+    return {cost: torch.cat(x) for cost, x in parts.items()}
+
+
+def _average(model: ParticleModel, decay: float) -> AveragedModel:
     return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)

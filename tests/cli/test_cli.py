@@ -14,7 +14,7 @@ from examples import POINTS, study_data
 from gpm_tune import cli
 from gpm_tune.study import space
 
-COMMANDS = ["run", "train", "status", "best", "ui"]
+COMMANDS = ["run", "train", "models", "describe", "sample", "evaluate", "interpolate", "status", "best", "ui"]
 
 
 def call(*arguments: str | Path, capsys: pytest.CaptureFixture[str], home: Path) -> tuple[int, str, str]:

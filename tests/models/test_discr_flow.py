@@ -1,16 +1,21 @@
-"""Discriminator Flow against the full simulation of Algorithm 3, and its counted NFE."""
+"""Discriminator Flow against the full simulation of Algorithm 3, closed-form flows, and its counted NFE."""
+
+import math
 
 import pytest
 import torch
+from pydantic import ValidationError
 from scipy import stats
-from torch import Tensor
+from torch import Tensor, nn
 
-from gpm_tune.models import DiscrFlow, DiscrFlowConfig
-from gpm_tune.models.adversarial import input_gradient
-from gpm_tune.sampling.euler import euler_path, euler_until
+from gpm_tune.models import DiscrFlowConfig, FreeParticleModel
+from gpm_tune.models.flows.adversarial import input_gradient
+from gpm_tune.models.flows.discriminator import DiscriminatorFlow
+from gpm_tune.models.particle_model import GaussianPrior, UniformTime
+from gpm_tune.sampling.euler import Euler
 
 
-def build(**changes: object) -> DiscrFlow:
+def build(**changes: object) -> FreeParticleModel:
     torch.manual_seed(0)
     mlp = {"name": "mlp", "width": 32, "depth": 2, "init": {"name": "default"}}
     keys = {"name": "discr_flow", "sampling_steps": 8, "discriminator": mlp, **changes}
@@ -21,27 +26,38 @@ def rng(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
+def states_of(model: FreeParticleModel, start: Tensor) -> Tensor:
+    """The full simulation: (N + 1, B, 2)."""
+    grid = model.schedule.grid(model.steps)
+    field = lambda x, t: model.velocity(x, t, rng())  # noqa: E731
+    return torch.stack([start, *model.solver.path(field, start, grid, rng())])
+
+
 def test_velocity_is_eta_times_the_gradient_of_minus_c_of_f() -> None:
     """Against a finite difference, with the non-linear c of the vanilla loss."""
     model = build(loss="vanilla", eta=3.0).double()
     x, t = torch.randn(4, 2).double(), torch.full((4,), 0.3).double()
+    flow = model.flow
+    assert isinstance(flow, DiscriminatorFlow)
+    assert flow.embedding is not None
 
     def h(y: Tensor) -> Tensor:
-        return -torch.nn.functional.softplus(-model.discriminator(y, model.embedding(t)))
+        return -torch.nn.functional.softplus(-flow.network(y, flow.embedding(t)))
 
     epsilon = 1e-6
     differences = [(h(x + d) - h(x - d)) / (2 * epsilon) for d in epsilon * torch.eye(2).double()]
-    torch.testing.assert_close(model.velocity(x, t), 3.0 * torch.stack(differences, 1), rtol=1e-5, atol=1e-7)
+    expected = 3.0 * torch.stack(differences, 1)
+    torch.testing.assert_close(model.velocity(x, t, rng()), expected, rtol=1e-5, atol=1e-7)
 
 
 def test_times_drawn_before_the_simulation_give_the_full_simulations_states() -> None:
-    """The same discriminator, start and times: bitwise the same particles, network and all."""
+    """The same discriminator, start and times: the same particles, network and all."""
     model = build()
-    start, stops = torch.randn(64, 2), torch.randint(8, (64,), generator=rng())
-    states = torch.stack([start, *euler_path(model.velocity, start, 8)])
-    picked = states[stops, torch.arange(64)]
-    shrunk = euler_until(model.velocity, start, stops, 8)
-    torch.testing.assert_close(shrunk, picked, rtol=0, atol=1e-6)
+    found, times = model.particles(64, rng())
+    start = model.noise(64, rng())
+    assert times is not None
+    picked = states_of(model, start)[(times * 8).round().long(), torch.arange(64)]
+    torch.testing.assert_close(found, picked, rtol=0, atol=1e-6)
 
 
 def test_states_and_times_have_the_full_simulations_distribution() -> None:
@@ -49,11 +65,10 @@ def test_states_and_times_have_the_full_simulations_distribution() -> None:
     model = build(eta=6.0)
     n = 4000
     full_stops = torch.randint(8, (n,), generator=rng(1))
-    start = torch.randn(n, 2, generator=rng(2))
-    states = torch.stack([start, *euler_path(model.velocity, start, 8)])
-    full = states[full_stops, torch.arange(n)]
-    stops = torch.randint(8, (n,), generator=rng(3))
-    shrunk = euler_until(model.velocity, torch.randn(n, 2, generator=rng(4)), stops, 8)
+    full = states_of(model, torch.randn(n, 2, generator=rng(2)))[full_stops, torch.arange(n)]
+    shrunk, times = model.particles(n, rng(3))
+    assert times is not None
+    stops = (times * 8).round().long()
     assert stats.ks_2samp(full_stops, stops).pvalue > 0.001
     for coordinate in range(2):
         assert stats.ks_2samp(full[:, coordinate], shrunk[:, coordinate]).pvalue > 0.001
@@ -64,13 +79,16 @@ def test_states_and_times_have_the_full_simulations_distribution() -> None:
 def test_the_loss_is_taken_at_the_particles_own_times() -> None:
     """Times are uniform on {0, …, (N-1)/N}, and those of fake, real and penalty are the same."""
     model = build()
+    flow = model.flow
+    assert isinstance(flow, DiscriminatorFlow)
+    assert flow.embedding is not None
     seen: list[Tensor] = []
-    model.discriminator.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[1]))
-    model.loss(torch.randn(256, 2), rng())
+    flow.network.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[1]))
+    model.fit(torch.randn(256, 2), rng())
     fake, real, penalty = seen[-3:]
     assert torch.equal(fake, real)
     assert torch.equal(fake, penalty)
-    grid = model.embedding(torch.arange(8) / 8)
+    grid = flow.embedding(torch.arange(8) / 8)
     apart = (fake[:, None] - grid).norm(dim=2)
     which = apart.argmin(1)
     assert apart.amin(1).max() < 1e-4
@@ -79,7 +97,7 @@ def test_the_loss_is_taken_at_the_particles_own_times() -> None:
 
 def test_the_simulation_leaves_no_gradients_and_training_reaches_every_parameter() -> None:
     model = build()
-    terms = model.loss(torch.randn(32, 2), rng())
+    terms = model.fit(torch.randn(32, 2), rng())
     torch.stack(list(terms.values())).sum().backward()
     assert all(parameter.grad is not None for parameter in model.parameters())
     assert all(parameter.requires_grad for parameter in model.parameters())
@@ -87,19 +105,78 @@ def test_the_simulation_leaves_no_gradients_and_training_reaches_every_parameter
 
 def test_nfe_is_counted_and_early_stops_come_from_the_same_path() -> None:
     model = build()
-    samples = model.sample(50, rng(), after=(2, 5))
+    samples = model.sample(50, rng(), nfe=(2, 5))
     assert [s.nfe for s in samples] == [2, 5, 8]
-    start = torch.randn(50, 2, generator=rng())
-    states = list(euler_path(model.velocity, start, 8))
+    states = states_of(model, model.noise(50, rng()))
     for nfe, particles in samples:
-        torch.testing.assert_close(particles, states[nfe - 1])
+        torch.testing.assert_close(particles, states[nfe])
 
 
 def test_the_prior_has_the_configured_moments() -> None:
     model = build(eta=1e-12, prior={"mean": 2.0, "std": 0.5})
     (samples,) = model.sample(20_000, rng())
-    assert samples.particles.mean().item() == pytest.approx(2.0, abs=0.02)
-    assert samples.particles.std().item() == pytest.approx(0.5, abs=0.02)
+    assert samples.x.mean().item() == pytest.approx(2.0, abs=0.02)
+    assert samples.x.std().item() == pytest.approx(0.5, abs=0.02)
+
+
+def test_entropy_regularisation_spreads_particles_by_its_variance() -> None:
+    """Brownian noise on every step but the last: variance entropy · (N-1)/N besides the prior's."""
+    model = build(eta=1e-12, entropy=3.0)
+    (samples,) = model.sample(20_000, rng())
+    assert samples.x.var().item() == pytest.approx(1 + 3.0 * 7 / 8, rel=0.03)
+
+
+def test_a_flow_that_ignores_time_has_the_same_field_at_all_times() -> None:
+    model, x = build(ignore_time=True), torch.randn(5, 2)
+    early, late = (model.velocity(x, torch.full((5,), t), rng()) for t in (0.0, 0.9))
+    assert torch.equal(early, late)
+    told = build()
+    early, late = (told.velocity(x, torch.full((5,), t), rng()) for t in (0.0, 0.9))
+    assert not torch.allclose(early, late)
+
+
+class LogRatio(nn.Module):
+    """The optimal discriminator between N(1, s²) and what N(u0, v0) has become by a time (KL flow)."""
+
+    def __init__(self, mean: float, std: float, duration: float) -> None:
+        super().__init__()
+        self.mean, self.std, self.duration = mean, std, duration
+
+    def moments(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and variance of particles that started at N(0, 1), after t of the flow.
+
+        dx = (∇log p - ∇log ρ) dt is linear: du/dt = (m - u)/s², dv/dt = 2 (1 - v/s²).
+        """
+        decay = torch.exp(-self.duration * t / self.std**2)
+        return self.mean * (1 - decay), self.std**2 + (1 - self.std**2) * decay**2
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        mean, variance = self.moments(t)
+        log_p = -(x[:, 0] - self.mean).square() / (2 * self.std**2)
+        log_rho = -(x[:, 0] - mean).square() / (2 * variance)
+        return log_p - log_rho
+
+
+def test_the_log_ratio_discriminator_moves_gaussians_along_the_kl_flow() -> None:
+    """IPM particles, h = f = log p/ρ_t (Table 2): mean and variance follow their closed forms."""
+    ratio, eta = LogRatio(mean=2.0, std=0.6, duration=0.8), 0.8
+    flow = DiscriminatorFlow(ratio, nn.Identity(), "ipm", None)
+    schedule = UniformTime(eta, GaussianPrior())
+    model = FreeParticleModel(flow, schedule, Euler(), 400, (1,)).double()
+    samples = model.sample(40_000, rng(), nfe=(100, 200))
+    for nfe, x in samples:
+        mean, variance = ratio.moments(torch.tensor(nfe / 400))
+        assert x.mean().item() == pytest.approx(mean.item(), abs=0.02), f"mean after {nfe} steps"
+        assert x.var().item() == pytest.approx(variance.item(), rel=0.03), f"variance after {nfe} steps"
+    assert samples[-1].x.mean().item() > 1.7
+    assert math.sqrt(samples[-1].x.var().item()) < 0.65
+
+
+def test_a_batch_norm_is_refused() -> None:
+    with pytest.raises(ValidationError, match="free particles depend on each other"):
+        DiscrFlowConfig.model_validate(
+            {"name": "discr_flow", "discriminator": {"name": "dcgan", "norm": "batch"}}
+        )
 
 
 def test_an_ipm_flow_moves_towards_the_data_when_trained() -> None:
@@ -109,11 +186,11 @@ def test_an_ipm_flow_moves_towards_the_data_when_trained() -> None:
     generator = rng()
     for _ in range(300):
         real = torch.tensor([3.0, 0.0]) + 0.3 * torch.randn(64, 2, generator=generator)
-        loss = torch.stack(list(model.loss(real, generator).values())).sum()
+        loss = torch.stack(list(model.fit(real, generator).values())).sum()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    mean = model.sample(500, generator)[-1].particles.mean(0)
+    mean = model.sample(500, generator)[-1].x.mean(0)
     assert torch.linalg.vector_norm(mean - torch.tensor([3.0, 0.0])) < 0.5
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 import pytest
 import yaml
-from examples import POINTS
+from examples import MODELS, POINTS, TEACHER
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 from program import COMMAND, gpm_tune, write_study
@@ -227,3 +227,43 @@ def test_training_alone_that_diverges_says_so(tmp_path: Path) -> None:
     assert result.stderr.startswith("error: training diverged: loss/")
     (run,), _ = runs("broken", home)
     assert run.info.status == "FAILED"
+
+
+def test_a_teacher_is_trained_once_before_the_trials_and_shared(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    (tmp_path / "edm.yaml").write_text(yaml.safe_dump(TEACHER))
+    model = {**MODELS["score_gan"], "teacher": {"experiment": str(tmp_path / "edm.yaml")}}
+    path = write_study(
+        tmp_path,
+        name="taught",
+        experiment={**POINTS, "model": model},
+        search={"model.score_steps": {"int": [1, 4]}},
+        budget={"trials": 2},
+    )
+    result = gpm_tune("run", path, home=home)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "teacher: edm on gaussians, 12 steps" in result.stdout
+    assert [trial["state"] for trial in status("taught", home)["trials"]] == ["complete"] * 2
+    (teacher,) = (home / "cache" / "teachers").iterdir()
+    before = {file: file.stat().st_mtime_ns for file in teacher.glob("checkpoints/*/*")}
+    result = gpm_tune("run", path, "--trials", "3", home=home)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert {file: file.stat().st_mtime_ns for file in teacher.glob("checkpoints/*/*")} == before
+    result = gpm_tune("train", path, "--device", "cpu", home=home)
+    assert result.returncode == 0, result.stderr
+    assert "step 12/12" in result.stdout
+    assert len(list((home / "cache" / "teachers").iterdir())) == 1
+
+
+def test_a_teacher_that_is_an_mlflow_run_is_found(tmp_path: Path) -> None:
+    home, path = tmp_path / "home", tmp_path / "edm.yaml"
+    path.write_text(yaml.safe_dump(TEACHER))
+    assert gpm_tune("train", path, "--device", "cpu", home=home).returncode == 0
+    (run,), _ = runs("edm", home)
+    model = {**MODELS["score_gan"], "teacher": {"run": run.info.run_id}}
+    pupil = tmp_path / "pupil.yaml"
+    pupil.write_text(yaml.safe_dump({**POINTS, "model": model}))
+    result = gpm_tune("train", pupil, "--device", "cpu", home=home)
+    assert result.returncode == 0, result.stderr
+    (run,), _ = runs("pupil", home)
+    assert run.data.params["model.teacher.checkpoint"].endswith("step_000000012")

@@ -24,6 +24,15 @@ def test_what_was_put_is_got_and_the_original_stays(tree: dict[str, Any], path: 
     assert repr(tree) == before
 
 
+def test_a_new_name_starts_the_other_keys_afresh() -> None:
+    """Another member of a union has other keys; which of its values is set first does not matter."""
+    tree = {"solver": {"name": "heun", "s_churn": 1.0}}
+    assert space.put(tree, {"solver.name": "euler"}) == {"solver": {"name": "euler"}}
+    assert space.put(tree, {"solver.name": "heun"}) == tree
+    values = {"solver.stochastic": 0.5, "solver.name": "euler"}
+    assert space.put(tree, values) == {"solver": {"name": "euler", "stochastic": 0.5}}
+
+
 def test_a_path_that_is_not_there_is_missing() -> None:
     assert space.get({"a": {"b": 1}}, "a.c") is space.MISSING
     assert space.get({"a": 1}, "a.b") is space.MISSING

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import yaml
-from examples import POINTS, study_data, study_of
+from examples import MODELS, POINTS, TEACHER, study_data, study_of
 
 from gpm_tune.documents import Document
 from gpm_tune.errors import UserError
@@ -104,9 +104,67 @@ def test_the_first_trials_are_the_papers() -> None:
         "name": "mlp",
         "width": 512,
         "depth": 4,
+        "activation": "leaky_relu",
         "init": {"name": "normal", "gain": 0.02},
     }
     assert (points.training.steps, points.training.batch_size) == (4000, 128)
+
+
+# Study -> steps, batch size, learning rates of flow and generator, first of betas (paper's runs).
+RUNS = {
+    "discr_flow": (200_000, 128, 2e-4, None, 0.5),
+    "discr_flow_celeba": (200_000, 64, 2e-4, None, 0.5),
+    "discr_flow_gaussians": (4_000, 128, 2e-4, None, 0.5),
+    "gan": (10_000, 128, 2e-4, 2e-4, 0.5),
+    "gan_celeba": (100_000, 64, 2e-4, 2e-4, 0.5),
+    "gan_gaussians": (1_900, 128, 2e-4, 2e-4, 0.5),
+    "edm": (500_000, 128, 2e-4, None, 0.9),
+    "edm_celeba": (100_000, 64, 2e-4, None, 0.9),
+    "edm_gaussians": (10_000, 128, 2e-4, None, 0.9),
+    "score_gan": (100_000, 256, 1e-3, 2e-4, 0.9),
+    "score_gan_celeba": (600_000, 32, 4e-4, 2e-4, 0.9),
+    "score_gan_gaussians": (31_500, 128, 2e-4, 2e-4, 0.9),
+}
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_the_runs_are_the_papers(name: str) -> None:
+    experiment = load_study(Document.load(find_file(Path(f"{name}.yaml")))).experiment
+    training, generator = experiment.training, experiment.training.generator_optimizer
+    found = (
+        training.steps,
+        training.batch_size,
+        training.optimizer.lr,
+        generator and generator.lr,
+        training.optimizer.betas[0],
+    )
+    assert found == RUNS[name]
+    assert generator is None or generator.betas == training.optimizer.betas
+
+
+def test_the_score_gans_follow_the_edms_of_their_data() -> None:
+    for data in ("", "_celeba", "_gaussians"):
+        score_gan, edm = (
+            load_study(Document.load(find_file(Path(f"{model}{data}.yaml")))).experiment
+            for model in ("score_gan", "edm")
+        )
+        assert score_gan.teacher == edm
+
+
+def test_a_teachers_file_is_looked_up_and_its_errors_are_its_own(tmp_path: Path) -> None:
+    (tmp_path / "edm.yaml").write_text(yaml.safe_dump({**TEACHER, "seed": -1}))
+    model = {**MODELS["score_gan"], "teacher": {"experiment": str(tmp_path / "edm.yaml")}}
+    with pytest.raises(UserError, match=r"edm.yaml:\d+: seed: .*greater than or equal to 0"):
+        load_experiment(Document("test", {**POINTS, "model": model}, {}))
+    model["teacher"] = {"experiment": "no_such.yaml"}
+    with pytest.raises(UserError, match=r"no_such.yaml: no such file"):
+        load_experiment(Document("test", {**POINTS, "model": model}, {}))
+
+
+def test_a_teacher_is_not_searched_with_the_trials() -> None:
+    search = {"model.teacher.experiment.training.steps": {"int": [5, 10]}}
+    with pytest.raises(UserError, match="the teacher is shared by all trials"):
+        study_of(experiment={**POINTS, "model": MODELS["score_gan"]}, search=search)
 
 
 def test_an_experiment_is_taken_from_either_kind_of_file() -> None:

@@ -1,7 +1,7 @@
 """The experiment schema: defaults are the paper's, impossible combinations are refused."""
 
 import pytest
-from examples import POINTS, experiment_of
+from examples import MODELS, POINTS, TEACHER, experiment_of
 from pydantic import ValidationError
 
 from gpm_tune.documents import Document
@@ -20,6 +20,8 @@ def test_defaults_are_the_papers_for_mnist() -> None:
     assert model.discriminator.model_dump() == {
         "name": "dcgan",
         "width": 64,
+        "norm": "none",
+        "first_bias": True,
         "init": {"name": "orthogonal", "gain": 1.41},
     }
 
@@ -42,12 +44,15 @@ def test_features_for_points_are_refused() -> None:
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        ("training__steps", 0, "greater than or equal to 1"),
+        ("training__steps", -1, "greater than or equal to 0"),
+        ("training__steps", 0, "training.steps must be at least 1 to train model 'discr_flow'"),
+        ("training__generator_optimizer", {}, "model 'discr_flow' has no generator"),
+        ("model", {"name": "kernel_flow"}, "training.steps must be 0: model 'kernel_flow' without"),
         ("training__ema", 1.0, "less than 1"),
         ("model__eta", -1, "greater than 0"),
         ("model__loss", "wgan", "'ipm', 'vanilla' or 'hinge'"),
-        ("model__discriminator__name", "dcgen", "'mlp', 'dcgan'"),
-        ("data__name", "minst", "'gaussians', 'digits', 'mnist'"),
+        ("model__discriminator__name", "dcgen", "'mlp', 'dcgan', 'resnet', 'fastgan'"),
+        ("data__name", "minst", "'gaussians', 'digits', 'mnist', 'celeba'"),
         ("seed", -1, "greater than or equal to 0"),
     ],
 )
@@ -67,6 +72,27 @@ def test_errors_inside_unions_point_at_the_key() -> None:
     del data["model"]["discriminator"]["name"]
     with pytest.raises(UserError, match=r"study.yaml:8: model.discriminator: .*discriminator 'name'"):
         Document("study.yaml", data, lines).parse(Experiment)
+
+
+@pytest.mark.parametrize(
+    ("teacher", "message"),
+    [
+        ({}, "exactly one of checkpoint, run, experiment"),
+        ({"checkpoint": "a", "run": "b"}, "exactly one of checkpoint, run, experiment"),
+        (
+            {"experiment": POINTS},
+            "a teacher is an 'edm'.*this is a 'discr_flow'",
+        ),
+        (
+            {"experiment": {**TEACHER, "data": {"name": "digits"}}},
+            r"samples of shape \(1, 16, 16\) \(data 'digits'\), this experiment's have \(2,\)",
+        ),
+        ({"experiment": {**TEACHER, "training": {"steps": 0}}}, "training.steps must be at least 1"),
+    ],
+)
+def test_teachers_that_do_not_fit_are_refused(teacher: dict[str, object], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        experiment_of(model={**MODELS["score_gan"], "teacher": teacher})
 
 
 def test_missing_keys_are_named() -> None:

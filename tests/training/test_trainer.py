@@ -6,12 +6,14 @@ from typing import Any
 
 import pytest
 import torch
-from examples import IMAGES, experiment_of
+from examples import IMAGE_MODELS, IMAGES, KERNEL_FLOW, MODELS, TEACHER, experiment_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpm_tune.errors import DivergedError, UserError
-from gpm_tune.training import Evaluation, Objective, Trainer
+from gpm_tune.training import Evaluation, Experiment, Objective, Trainer
+from gpm_tune.training.pretraining import train_teacher
+from gpm_tune.training.trainer import draw
 
 
 class StopAt:
@@ -40,9 +42,13 @@ def measured(evaluation: Evaluation) -> tuple[int, dict[str, float], bytes]:
 
 
 def check_exact_resume(changes: dict[str, Any], stop: int, folder: Path) -> None:
-    straight = Trainer(experiment_of(**changes))
+    cache = folder / "cache"
+    experiment = experiment_of(**changes)
+    if experiment.teacher:
+        assert train_teacher(experiment.teacher, cache, "cpu")
+    straight = Trainer(experiment, cache=cache)
     expected = finish(straight)
-    interrupted = Trainer(experiment_of(**changes))
+    interrupted = Trainer(experiment, cache=cache)
     evaluations = []
     while (evaluation := interrupted.run_interval(StopAt(interrupted, stop))) is not None:
         evaluations.append(evaluation)
@@ -50,7 +56,7 @@ def check_exact_resume(changes: dict[str, Any], stop: int, folder: Path) -> None
             break
     interrupted.save(folder)
     torch.manual_seed(1234)  # whatever the next process's global random state is
-    resumed = Trainer(experiment_of(**changes))
+    resumed = Trainer(experiment, cache=cache)
     resumed.restore(folder)
     assert resumed.step == stop
     evaluations += finish(resumed)
@@ -71,6 +77,18 @@ def test_points_resume_bit_for_bit_at_any_step(tmp_path_factory: pytest.TempPath
 @pytest.mark.parametrize("stop", [3, 8, 11])
 def test_images_resume_bit_for_bit_at_any_step(tmp_path: Path, stop: int) -> None:
     check_exact_resume({**IMAGES, "training__ema": 0.9}, stop, tmp_path)
+
+
+@pytest.mark.parametrize("stop", [1, 5, 10])
+@pytest.mark.parametrize("name", MODELS)
+def test_every_model_resumes_bit_for_bit(tmp_path: Path, name: str, stop: int) -> None:
+    """In the middle of its n_D or K phase too."""
+    check_exact_resume({"model": MODELS[name], "training__ema": 0.9}, stop, tmp_path)
+
+
+@pytest.mark.parametrize("name", IMAGE_MODELS)
+def test_dropout_and_batch_statistics_resume_bit_for_bit(tmp_path: Path, name: str) -> None:
+    check_exact_resume({**IMAGES, "model": IMAGE_MODELS[name], "training__ema": 0.9}, 6, tmp_path)
 
 
 def test_a_run_is_a_function_of_experiment_and_seed() -> None:
@@ -94,6 +112,72 @@ def test_every_metric_is_reported_at_every_nfe_and_plainly_at_the_full_one() -> 
         assert f"{name}/nfe_64" not in metrics, "beyond the sampling steps"
     assert {"loss/fake", "loss/real", "seconds"} <= set(metrics)
     assert evaluation.picture.startswith(b"\x89PNG")
+
+
+def generator_steps(trainer: Trainer) -> list[int]:
+    """The training steps after which the generator had changed."""
+    changed = []
+    for _ in range(12):
+        before = {name: value.clone() for name, value in trainer.model.generator.named_parameters()}
+        trainer._train_step()
+        after = dict(trainer.model.generator.named_parameters())
+        if any(not torch.equal(value, after[name]) for name, value in before.items()):
+            changed.append(trainer.step)
+    return changed
+
+
+def test_a_generator_step_follows_every_so_many_fits_of_the_flow(tmp_path: Path) -> None:
+    assert generator_steps(Trainer(experiment_of(model=MODELS["gan"]))) == [2, 4, 6, 8, 10, 12]
+    assert train_teacher(Experiment.model_validate(TEACHER), tmp_path, "cpu")
+    score_gan = Trainer(experiment_of(model=MODELS["score_gan"]), cache=tmp_path)
+    assert generator_steps(score_gan) == [3, 6, 9, 12]
+
+
+def test_generator_and_flow_have_optimisers_of_their_own() -> None:
+    changes = {"training__optimizer__lr": 1e-9, "training__generator_optimizer": {"lr": 0.1}}
+    trainer = Trainer(experiment_of(model=MODELS["gan"], **changes))
+    before = {name: p.clone() for name, p in trainer.model.named_parameters()}
+    for _ in range(2):
+        trainer._train_step()
+    moved = {name: (p - before[name]).abs().max().item() for name, p in trainer.model.named_parameters()}
+    assert max(moved[name] for name in moved if name.startswith("flow.")) < 1e-7
+    assert max(moved[name] for name in moved if name.startswith("generator.")) > 0.05
+
+
+def test_losses_are_means_over_the_steps_that_had_them() -> None:
+    """A generator's loss counts in the steps in which the generator moved."""
+    trainer = Trainer(experiment_of(model=MODELS["gan"]))
+    trainer._train_until(4, lambda: False)
+    assert (trainer._means["fake"].terms, trainer._means["generator"].terms) == (4, 2)
+    assert {"loss/fake", "loss/real", "loss/generator"} <= set(trainer.run_interval().metrics)
+
+
+def test_samples_are_drawn_in_evaluation_mode() -> None:
+    """Batch norm with running statistics: a sample does not depend on the others of its batch."""
+    trainer = Trainer(experiment_of(**{**IMAGES, "model": IMAGE_MODELS["gan"]}))
+    trainer.run_interval()
+    one, many = (draw(trainer.model, n, torch.Generator().manual_seed(0))[1] for n in (2, 5))
+    torch.testing.assert_close(one, many[:2], atol=1e-3, rtol=0)
+    assert trainer.model.training
+
+
+def test_a_flow_without_anything_to_train_is_evaluated_once(tmp_path: Path) -> None:
+    trainer = Trainer(Experiment.model_validate(KERNEL_FLOW))
+    assert not trainer.done
+    (evaluation,) = finish(trainer)
+    assert evaluation.step == 0
+    assert evaluation.metrics["sliced_wasserstein"] < evaluation.metrics["sliced_wasserstein/nfe_5"]
+    assert not any(name.startswith("loss/") for name in evaluation.metrics)
+    trainer.save(tmp_path)
+    again = Trainer(Experiment.model_validate(KERNEL_FLOW))
+    again.restore(tmp_path)
+    assert again.done
+
+
+def test_a_flow_that_keeps_more_samples_than_there_are_is_refused() -> None:
+    model = {**KERNEL_FLOW["model"], "data_samples": 9999}
+    with pytest.raises(UserError, match=r"model.data_samples is 9999, but data 'gaussians' has 2000"):
+        Trainer(Experiment.model_validate({**KERNEL_FLOW, "model": model}))
 
 
 def test_the_best_is_kept_by_the_objective() -> None:

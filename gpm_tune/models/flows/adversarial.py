@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.functional import relu, softplus
 
 from gpm_tune.config import Config
+from gpm_tune.models.flow import per_sample
 
 Discriminator = Callable[[Tensor], Tensor]  # (B, *shape) -> (B,)
 LossName = Literal["ipm", "vanilla", "hinge"]
@@ -75,8 +76,8 @@ def gradient_penalty(
 ) -> Tensor:
     """The penalty's batch mean, differentiable in the parameters of f."""
     if penalty.points == "interpolation":
-        alpha = torch.rand(len(real), device=real.device, generator=rng)
-        at = torch.lerp(fake, real, alpha.view(-1, *[1] * (real.dim() - 1)))
+        alpha = torch.rand(len(real), dtype=real.dtype, device=real.device, generator=rng)
+        at = torch.lerp(fake, real, per_sample(alpha, real))
     else:
         at = real if penalty.points == "real" else fake
     norms = torch.linalg.vector_norm(input_gradient(f, at, create_graph=True).flatten(1), dim=1)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from gpm_tune.models.adversarial import (
+from gpm_tune.models.flows.adversarial import (
     LOSSES,
     GradientPenalty,
     LossName,

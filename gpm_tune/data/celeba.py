@@ -1,0 +1,110 @@
+"""CelebA: faces of 64x64, from torchvision's layout of files, cached as one array on disk."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from filelock import FileLock
+from pydantic import Field
+
+from gpm_tune.config import Config
+from gpm_tune.data.dataset import Dataset, default_root
+from gpm_tune.errors import UserError
+
+SIDE = 64
+SPLITS = ("0", "1", "2")  # train, validation, test in list_eval_partition.txt
+
+
+class CelebAConfig(Config):
+    """CelebA centre-cropped, resized to 64x64, scaled to [-1, 1], in its own partition."""
+
+    name: Literal["celeba"]
+    root: Path | None = Field(
+        None,
+        description="Folder that holds celeba/; null for $GPM_TUNE_DATA, else ~/.cache/gpm-tune/data.",
+    )
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one sample."""
+        return (3, SIDE, SIDE)
+
+    @property
+    def _folder(self) -> Path:
+        return (self.root or default_root()) / "celeba"
+
+    def prepare(self) -> None:
+        """Decode, crop and resize all images once into celeba/gpm_tune_64.npy.
+
+        Raises UserError where images or partition are missing.
+        """
+        self._images([name for split in self._partition() for name in split])
+
+    def load(self, seed: int) -> Dataset:
+        """The partition that the data set comes with, whatever the seed; images are read when needed."""
+        del seed
+        splits = self._partition()
+        images = self._images([name for split in splits for name in split])
+        train, validation, test = torch.from_numpy(images).split([len(split) for split in splits])
+        return Dataset(train, validation, test)
+
+    def _partition(self) -> list[list[str]]:
+        """The file names of the training, validation and test images."""
+        file = self._folder / "list_eval_partition.txt"
+        try:
+            rows = [line.split() for line in file.read_text().splitlines() if line.strip()]
+        except OSError:
+            raise UserError(
+                f"CelebA is not in {self._folder}. Put its file list_eval_partition.txt and its folder "
+                "img_align_celeba, unzipped, there (they are not downloaded: their host limits it), or "
+                "name the folder that holds celeba/ in GPM_TUNE_DATA or in the key data.root."
+            ) from None
+        if not rows or any(len(row) != 2 or row[1] not in SPLITS for row in rows):
+            raise UserError(f"{file}: expected lines such as `000001.jpg 0`")
+        return [sorted(name for name, split in rows if split == wanted) for wanted in SPLITS]
+
+    def _images(self, names: list[str]) -> np.ndarray:
+        """The images of these files, (N, 3, 64, 64) in uint8, mapped into memory copy-on-write."""
+        cache = self._folder / f"gpm_tune_{SIDE}.npy"
+        with FileLock(f"{cache}.lock"):
+            if not cache.is_file() or len(np.load(cache, mmap_mode="r")) != len(names):
+                self._write(cache, names)
+        mapped: np.ndarray = np.load(cache, mmap_mode="c")
+        return mapped
+
+    def _write(self, cache: Path, names: list[str]) -> None:
+        folder = self._folder / "img_align_celeba"
+        present = {path.name for path in folder.glob("*")}
+        missing = [name for name in names if name not in present]
+        if missing:
+            raise UserError(
+                f"CelebA: {len(missing)} of {len(names)} images are not in {folder}, the first: {missing[0]}"
+            )
+        partial_file = cache.with_suffix(".partial")
+        shape = (len(names), *self.shape)
+        images = np.lib.format.open_memmap(partial_file, mode="w+", dtype=np.uint8, shape=shape)
+        with ThreadPoolExecutor() as pool:
+            for i, image in enumerate(pool.map(partial(_read, folder), names)):
+                images[i] = image
+        images.flush()
+        partial_file.replace(cache)
+
+
+def _read(folder: Path, name: str) -> np.ndarray:
+    """An image as (3, 64, 64) in uint8. Raises UserError where the file is no image."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(folder / name) as image:
+            side = min(image.size)
+            left, top = (image.width - side) // 2, (image.height - side) // 2
+            square = image.convert("RGB").crop((left, top, left + side, top + side))
+            pixels = np.asarray(square.resize((SIDE, SIDE), Image.Resampling.LANCZOS))
+    except (OSError, UnidentifiedImageError) as error:
+        raise UserError(f"{folder / name}: cannot be read as an image: {error}") from None
+    return pixels.transpose(2, 0, 1)

@@ -1,0 +1,76 @@
+"""EDM: score-based diffusion (7)(8), and, with Langevin dynamics as its solver, NCSN (4)(6)."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from gpm_tune.config import Config
+from gpm_tune.models.flow import NOTHING, Given
+from gpm_tune.models.flows.score import DataScore, Denoiser, TrainingNoise
+from gpm_tune.models.particle_model import FreeParticleModel, NoiseLevels
+from gpm_tune.models.taxonomy import Place
+from gpm_tune.networks import DenoiserConfig, UNetConfig
+from gpm_tune.networks.embedding import EmbeddingConfig, PositionalConfig
+from gpm_tune.sampling.schedules import NoiseRange
+from gpm_tune.sampling.solvers import HeunConfig, SolverConfig
+
+
+class DenoiserPart(Config):
+    """A denoiser D(x; σ): a network, and how it is told the noise level."""
+
+    noise_embedding: EmbeddingConfig = Field(
+        PositionalConfig(), description="How the network is told c_noise = ln(σ)/4."
+    )
+    sigma_data: float = Field(0.5, gt=0, description="σ_data of the preconditioning.")
+    network: DenoiserConfig = Field(
+        UNetConfig(name="unet", channels=16, blocks=1, dropout=0.13), description="The network F."
+    )
+
+    def build(self, shape: tuple[int, ...]) -> Denoiser:
+        """The untrained denoiser of samples of this shape; uses torch's global random state."""
+        network = self.network.build_denoiser(shape, self.noise_embedding.size)
+        return Denoiser(network, self.noise_embedding.build(), self.sigma_data)
+
+
+class EDMConfig(Config):
+    """EDM (section 2.1; Karras et al. 2022); the defaults are the paper's for MNIST."""
+
+    places: ClassVar = (
+        Place(
+            "score",
+            False,
+            (
+                "sampling_steps",
+                "solver.name",
+                "solver.stochastic",
+                "solver.s_churn",
+                "sampling_noise.sigma_max",
+                "sampling_noise.sigma_min",
+                "sampling_noise.rho",
+                "training_noise.mean",
+                "training_noise.std",
+            ),
+            "section 2.1, (7)(8); NCSN, (4)(6), with the solver `langevin`",
+        ),
+    )
+    solvers: ClassVar[tuple[str, ...]] = ("euler", "heun", "langevin")
+
+    name: Literal["edm"]
+    denoiser: DenoiserPart = Field(DenoiserPart(), description="The denoiser D(x; σ) of the data.")
+    training_noise: TrainingNoise = Field(TrainingNoise(), description="Noise levels in training.")
+    sampling_noise: NoiseRange = Field(NoiseRange(), description="Noise levels in sampling.")
+    sampling_steps: int = Field(32, ge=1, description="N: steps of the solver from σ_max to 0.")
+    solver: SolverConfig = Field(HeunConfig(name="heun"), description="How particles follow the flow.")
+
+    def check_shape(self, shape: tuple[int, ...]) -> None:
+        """Raise ValueError where the network cannot take samples of this shape."""
+        self.denoiser.network.check_shape(shape)
+
+    def build(self, shape: tuple[int, ...], given: Given = NOTHING) -> FreeParticleModel:
+        """The untrained model for samples of this shape; uses torch's global random state."""
+        del given
+        flow = DataScore(self.denoiser.build(shape), self.training_noise)
+        schedule = NoiseLevels(self.sampling_noise)
+        return FreeParticleModel(flow, schedule, self.solver, self.sampling_steps, shape)

@@ -1,0 +1,1 @@
+"""Flows: one file per row of the taxonomy (Table 1)."""

@@ -1,0 +1,61 @@
+"""GAN: a generator that follows a discriminator (15)(16)."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from gpm_tune.config import Config
+from gpm_tune.models.flow import NOTHING, Given
+from gpm_tune.models.flows.adversarial import GradientPenalty, LossName
+from gpm_tune.models.flows.discriminator import DiscriminatorFlow
+from gpm_tune.models.particle_model import GeneratorModel
+from gpm_tune.models.taxonomy import Place
+from gpm_tune.networks import (
+    DCGANDiscriminatorConfig,
+    DCGANGeneratorConfig,
+    DiscriminatorConfig,
+    GeneratorConfig,
+)
+
+
+class GANConfig(Config):
+    """GAN (sections 2.2 and 3.2); the defaults are the paper's for MNIST."""
+
+    places: ClassVar = (
+        Place(
+            "discriminator",
+            True,
+            ("discriminator_steps", "loss", "gradient_penalty.weight", "latent"),
+            "sections 2.2, 3.2",
+        ),
+    )
+    solvers: ClassVar[tuple[str, ...]] = ()
+
+    name: Literal["gan"]
+    loss: LossName = Field("vanilla", description="Adversarial loss of discriminator and generator.")
+    discriminator_steps: int = Field(
+        1, ge=1, description="n_D: discriminator steps per generator step; training steps count the former."
+    )
+    gradient_penalty: GradientPenalty | None = Field(
+        None, description="Regularisation R(f) of the discriminator; null for none."
+    )
+    discriminator: DiscriminatorConfig = Field(
+        DCGANDiscriminatorConfig(name="dcgan", norm="batch"), description="The network f(x)."
+    )
+    latent: int = Field(128, ge=1, description="Dimension of z ~ N(0, I).")
+    generator: GeneratorConfig = Field(DCGANGeneratorConfig(name="dcgan"), description="The network g(z).")
+
+    def check_shape(self, shape: tuple[int, ...]) -> None:
+        """Raise ValueError where a network cannot take or make samples of this shape."""
+        self.discriminator.check_shape(shape)
+        self.generator.check_shape(shape)
+
+    def build(self, shape: tuple[int, ...], given: Given = NOTHING) -> GeneratorModel:
+        """The untrained model for samples of this shape; uses torch's global random state."""
+        del given
+        network = self.discriminator.build_discriminator(shape, 0)
+        flow = DiscriminatorFlow(network, None, self.loss, self.gradient_penalty)
+        generator = self.generator.build_generator(self.latent, shape)
+        return GeneratorModel(flow, generator, self.latent, self.discriminator_steps, shape)

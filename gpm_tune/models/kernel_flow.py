@@ -1,0 +1,62 @@
+"""Gradient flows of functionals in closed form (Table 2), and Stein's, with a generator or without."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from gpm_tune.config import Config
+from gpm_tune.models.flow import NOTHING, Given
+from gpm_tune.models.flows.kernel import MMD, AnyFunctional, KernelFlow
+from gpm_tune.models.particle_model import (
+    FreeParticleModel,
+    GaussianPrior,
+    GeneratorModel,
+    UniformTime,
+)
+from gpm_tune.models.taxonomy import Place
+from gpm_tune.networks import GeneratorConfig
+from gpm_tune.sampling.euler import Euler
+
+KNOBS = ("functionals", "data_samples")
+
+
+class KernelFlowConfig(Config):
+    """A flow without network: nothing is trained, unless a generator follows it."""
+
+    places: ClassVar = (
+        Place(
+            "kernel",
+            False,
+            (*KNOBS, "sampling_steps", "eta"),
+            "sections 2.1, 3.1, Table 2 (Wasserstein gradient flows); (17)(18) (Stein)",
+        ),
+        Place("kernel", True, (*KNOBS, "latent"), "section 3.2, (10)-(14)"),
+    )
+    solvers: ClassVar[tuple[str, ...]] = ("euler",)
+
+    name: Literal["kernel_flow"]
+    functionals: Annotated[tuple[AnyFunctional, ...], Field(min_length=1)] = Field(
+        (MMD(name="mmd"),), description="What particles descend: a weighted sum."
+    )
+    data_samples: int = Field(1000, ge=1, description="Samples of the data that the flow keeps.")
+    sampling_steps: int = Field(100, ge=1, description="N: Euler steps, without a generator.")
+    eta: float = Field(10.0, gt=0, description="η: the length of the flow, without a generator.")
+    prior: GaussianPrior = Field(GaussianPrior(), description="Where particles start, without a generator.")
+    latent: int = Field(128, ge=1, description="Dimension of z ~ N(0, I), with a generator.")
+    generator: GeneratorConfig | None = Field(None, description="The network g(z); null for free particles.")
+
+    def check_shape(self, shape: tuple[int, ...]) -> None:
+        """Raise ValueError where a network cannot make samples of this shape."""
+        if self.generator is not None:
+            self.generator.check_shape(shape)
+
+    def build(self, shape: tuple[int, ...], given: Given = NOTHING) -> FreeParticleModel | GeneratorModel:
+        """The model for samples of this shape; uses torch's global random state."""
+        flow = KernelFlow(self.functionals, shape, self.data_samples, given)
+        if self.generator is not None:
+            generator = self.generator.build_generator(self.latent, shape)
+            return GeneratorModel(flow, generator, self.latent, 1, shape)
+        schedule = UniformTime(self.eta, self.prior)
+        return FreeParticleModel(flow, schedule, Euler(), self.sampling_steps, shape)

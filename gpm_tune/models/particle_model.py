@@ -1,0 +1,246 @@
+"""Particle models: a flow, with a generator or without. Simulation and generator step are written here."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from gpm_tune.config import Config
+from gpm_tune.models.evaluations import count_evaluations
+from gpm_tune.models.flow import Flow, Particles, Terms
+from gpm_tune.sampling.euler import Euler
+from gpm_tune.sampling.schedules import NoiseRange, uniform_grid
+from gpm_tune.sampling.solvers import Solver
+
+
+class Samples(NamedTuple):
+    """Generated samples and what they cost."""
+
+    nfe: int
+    x: Tensor  # (n, *shape)
+
+
+class ParticleModel(nn.Module, ABC):
+    """What trains and samples alike, whatever the flow, with a generator or without."""
+
+    origin: Tensor
+
+    def __init__(self, flow: Flow, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.flow = flow
+        # Where the model is: device, dtype and shape of its samples.
+        self.register_buffer("origin", torch.zeros(shape), persistent=False)
+
+    def fit(self, real: Tensor, rng: torch.Generator) -> Terms:
+        """The terms of the flow's loss on a real batch (B, *shape); their sum is to be minimised."""
+        return self.flow.fit(real, lambda: self.particles(len(real), rng), rng)
+
+    @abstractmethod
+    def particles(self, n: int, rng: torch.Generator) -> Particles:
+        """n particles of the current model, as a flow's fit sees them, without gradients."""
+
+    @property
+    @abstractmethod
+    def noise_shape(self) -> tuple[int, ...]:
+        """Shape of the standard normal noise from which one sample is made."""
+
+    @abstractmethod
+    def transport(
+        self,
+        noise: Tensor,
+        rng: torch.Generator,
+        nfe: Sequence[int] = (),
+        solver: Solver | None = None,
+        steps: int | None = None,
+    ) -> list[Samples]:
+        """Samples made from noise (n, *noise_shape), at the model's full cost and at lower ones.
+
+        nfe: further NFE; those that the model cannot meet exactly are met from below, those beyond
+        its full cost are left out. solver, steps: in place of the model's own, where it has any.
+        Returns one entry per NFE that came out, ascending.
+        """
+
+    def noise(self, n: int, rng: torch.Generator) -> Tensor:
+        """Standard normal noise for n samples: (n, *noise_shape)."""
+        like = self.origin
+        return torch.randn(n, *self.noise_shape, device=like.device, dtype=like.dtype, generator=rng)
+
+    def sample(
+        self,
+        n: int,
+        rng: torch.Generator,
+        nfe: Sequence[int] = (),
+        solver: Solver | None = None,
+        steps: int | None = None,
+    ) -> list[Samples]:
+        """n samples from fresh noise; see `transport`."""
+        return self.transport(self.noise(n, rng), rng, nfe, solver, steps)
+
+
+class GeneratorModel(ParticleModel):
+    """A flow with a generator (Int-PM): particles are g(z), and move by the steps of its parameters."""
+
+    def __init__(
+        self, flow: Flow, generator: nn.Module, latent: int, flow_steps: int, shape: tuple[int, ...]
+    ) -> None:
+        """flow_steps: n_D, or K: fits of the flow's network per generator step."""
+        super().__init__(flow, shape)
+        self.generator = generator
+        self.latent = latent
+        self.flow_steps = flow_steps
+
+    def generator_loss(self, n: int, rng: torch.Generator) -> Tensor:
+        """-⟨g(z), ∇h(g(z)).detach()⟩, summed over dimensions, averaged over n samples (12)(25)."""
+        x = self.generator(self.noise(n, rng))
+        direction = self.flow.direction(x.detach(), None, rng)
+        loss: Tensor = -(x * direction).flatten(1).sum(1).mean()
+        return loss
+
+    def particles(self, n: int, rng: torch.Generator) -> Particles:
+        """g(z)."""
+        with torch.no_grad():
+            return Particles(self.generator(self.noise(n, rng)), None)
+
+    @property
+    def noise_shape(self) -> tuple[int, ...]:
+        """z ~ N(0, I)."""
+        return (self.latent,)
+
+    def transport(
+        self,
+        noise: Tensor,
+        rng: torch.Generator,
+        nfe: Sequence[int] = (),
+        solver: Solver | None = None,
+        steps: int | None = None,
+    ) -> list[Samples]:
+        """g(z), for one evaluation of the generator per sample, whatever is asked for besides."""
+        del rng, nfe, solver, steps
+        with count_evaluations(self.generator) as counter, torch.no_grad():
+            x = self.generator(noise)
+        return [Samples(counter.nfe(len(noise)), x)]
+
+
+class GaussianPrior(Config):
+    """π = N(mean, std² I), where particles start."""
+
+    mean: float = Field(0.0, description="Mean of each coordinate.")
+    std: float = Field(1.0, gt=0, description="Standard deviation of each coordinate.")
+
+
+@dataclass(frozen=True)
+class UniformTime:
+    """Particles move by dx = η ∇h dt for t in [0, 1]."""
+
+    eta: float
+    prior: GaussianPrior
+    any_grid = False  # the flow was fitted on its grid: fewer evaluations mean to stop early
+
+    @property
+    def rate(self) -> float:
+        """dx/dt in units of ∇h."""
+        return self.eta
+
+    def grid(self, steps: int) -> list[float]:
+        """t_i = i/N."""
+        return uniform_grid(steps)
+
+
+@dataclass(frozen=True)
+class NoiseLevels:
+    """Particles move by dx = -σ s(x; σ) dσ (8) along decreasing noise levels, from N(0, σ_max² I)."""
+
+    noise: NoiseRange
+    rate = -1.0  # dx/dσ in units of ∇h = σ s(x; σ)
+    any_grid = True  # the flow knows every noise level: fewer evaluations mean a coarser grid
+
+    @property
+    def prior(self) -> GaussianPrior:
+        """What the data become at the highest noise level."""
+        return GaussianPrior(std=self.noise.sigma_max)
+
+    def grid(self, steps: int) -> list[float]:
+        """From σ_max down to 0."""
+        return self.noise.grid(steps)
+
+
+class FreeParticleModel(ParticleModel):
+    """A flow without generator (PM): each particle follows it from the prior to the data (1)."""
+
+    def __init__(
+        self,
+        flow: Flow,
+        schedule: UniformTime | NoiseLevels,
+        solver: Solver,
+        steps: int,
+        shape: tuple[int, ...],
+    ) -> None:
+        """steps: N, of the grid on which particles are simulated and, unless asked otherwise, sampled."""
+        super().__init__(flow, shape)
+        self.schedule = schedule
+        self.solver = solver
+        self.steps = steps
+
+    def velocity(self, x: Tensor, tau: Tensor, rng: torch.Generator) -> Tensor:
+        """dx/dτ at particles x (B, *shape) and times, or noise levels, τ (B,)."""
+        return self.schedule.rate * self.flow.direction(x, tau, rng)
+
+    def particles(self, n: int, rng: torch.Generator) -> Particles:
+        """Particles stopped at random times k/N, k ~ U{0, …, N-1} (Algorithm 3)."""
+        assert isinstance(self.solver, Euler), "flows that are fitted to free particles use Euler's method"
+        start = self._start(self.noise(n, rng))
+        stops = torch.randint(self.steps, (n,), device=rng.device, generator=rng)
+        grid = self.schedule.grid(self.steps)
+        x = self.solver.until(lambda y, t: self.velocity(y, t, rng), start, grid, stops, rng)
+        return Particles(x, torch.tensor(grid, dtype=x.dtype, device=stops.device)[stops].to(x.device))
+
+    def _start(self, noise: Tensor) -> Tensor:
+        """The prior's particles."""
+        return self.schedule.prior.mean + self.schedule.prior.std * noise
+
+    @property
+    def noise_shape(self) -> tuple[int, ...]:
+        """A point of the prior, standardised."""
+        return tuple(self.origin.shape)
+
+    def transport(
+        self,
+        noise: Tensor,
+        rng: torch.Generator,
+        nfe: Sequence[int] = (),
+        solver: Solver | None = None,
+        steps: int | None = None,
+    ) -> list[Samples]:
+        """The particles at the end of their path, preceded by what they are at lower NFE.
+
+        Where the flow knows every grid, lower NFE come from coarser grids, unless `steps` fixes the
+        grid; else from stopping on the way (Figure 7a).
+        """
+        solver = solver or self.solver
+        start = self._start(noise)
+        if not self.schedule.any_grid or steps:
+            return self._path(start, solver, steps or self.steps, nfe, rng)
+        found: dict[int, Tensor] = {}
+        lengths = {length for k in nfe if 0 < (length := solver.steps(k)) < self.steps}
+        for length in sorted({*lengths, self.steps}):
+            (end,) = self._path(start, solver, length, (), rng)
+            found[end.nfe] = end.x
+        return [Samples(cost, x) for cost, x in found.items()]
+
+    def _path(
+        self, start: Tensor, solver: Solver, steps: int, stops: Sequence[int], rng: torch.Generator
+    ) -> list[Samples]:
+        """The particles at the end of a grid, and where it has just used up an NFE among the stops."""
+        n, states = len(start), []
+        with count_evaluations(self.flow.network) as counter:
+            field = lambda x, tau: self.velocity(x, tau, rng)  # noqa: E731
+            for i, x in enumerate(solver.path(field, start, self.schedule.grid(steps), rng), start=1):
+                if i == steps or counter.nfe(n) in stops:
+                    states.append(Samples(counter.nfe(n), x))
+        return states

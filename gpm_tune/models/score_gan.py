@@ -1,0 +1,87 @@
+"""Score GAN: a generator that follows scores (Algorithm 1)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from gpm_tune.config import Config
+from gpm_tune.models.edm import DenoiserPart
+from gpm_tune.models.flow import NOTHING, Given
+from gpm_tune.models.flows.score import ScoreDifference
+from gpm_tune.models.particle_model import GeneratorModel
+from gpm_tune.models.taxonomy import Place
+from gpm_tune.networks import DCGANGeneratorConfig, GeneratorConfig, UNetConfig
+from gpm_tune.sampling.schedules import NoiseRange
+
+
+class TeacherConfig(Config):
+    """The frozen denoiser of the data: an EDM, given in one of three ways."""
+
+    checkpoint: Path | None = Field(None, description="Folder of a trained EDM's checkpoint.")
+    run: str | None = Field(None, description="MLflow run id of a trained EDM.")
+    experiment: dict[str, Any] | None = Field(
+        None,
+        description="Experiment of an EDM, or the file that has one: trained once, and shared by all "
+        "trials with the same.",
+    )
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> TeacherConfig:
+        if sum(value is not None for value in (self.checkpoint, self.run, self.experiment)) != 1:
+            raise ValueError("give exactly one of checkpoint, run, experiment")
+        return self
+
+
+class ScoreGANConfig(Config):
+    """Score GAN (section 4.1, Algorithm 1); the defaults are the paper's for MNIST."""
+
+    places: ClassVar = (
+        Place(
+            "score",
+            True,
+            ("score_steps", "alpha", "beta", "stochastic", "noise.sigma_min", "noise.sigma_max", "noise.rho"),
+            "section 4.1, Algorithm 1",
+        ),
+    )
+    solvers: ClassVar[tuple[str, ...]] = ()
+
+    name: Literal["score_gan"]
+    teacher: TeacherConfig = Field(description="The frozen denoiser of the data.")
+    score_steps: int = Field(
+        1, ge=1, description="K: score steps per generator step; training steps count the former."
+    )
+    alpha: float = Field(1.0, ge=0, description="α: weight of the data's score (27).")
+    beta: float = Field(1.0, ge=0, description="β: weight of the generated distribution's score (27).")
+    stochastic: float = Field(
+        0.0, ge=0, le=1, description="λ: share of the generated distribution's score that is noise (21)(22)."
+    )
+    noise: NoiseRange = Field(
+        NoiseRange(sigma_min=0.32, sigma_max=40.0, rho=3.0), description="Distribution of noise levels (28)."
+    )
+    generated: DenoiserPart = Field(
+        DenoiserPart(network=UNetConfig(name="unet", channels=64, blocks=2, dropout=0.13)),
+        description="The denoiser of the generated distribution.",
+    )
+    latent: int = Field(128, ge=1, description="Dimension of z ~ N(0, I).")
+    generator: GeneratorConfig = Field(DCGANGeneratorConfig(name="dcgan"), description="The network g(z).")
+
+    def check_shape(self, shape: tuple[int, ...]) -> None:
+        """Raise ValueError where a network cannot take or make samples of this shape."""
+        self.generated.network.check_shape(shape)
+        self.generator.check_shape(shape)
+
+    def build(self, shape: tuple[int, ...], given: Given = NOTHING) -> GeneratorModel:
+        """The untrained model for samples of this shape; uses torch's global random state."""
+        flow = ScoreDifference(
+            self.generated.build(shape),
+            given.teacher,
+            self.noise,
+            alpha=self.alpha,
+            beta=self.beta,
+            stochastic=self.stochastic,
+        )
+        generator = self.generator.build_generator(self.latent, shape)
+        return GeneratorModel(flow, generator, self.latent, self.score_steps, shape)

@@ -1,0 +1,72 @@
+"""The convolutional layer that the image networks share, with the modulation by time of appendix D.2."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class TimeMLP(nn.Sequential):
+    """The one MLP per conditioned network: embedding -> width, SiLU, width -> width, SiLU."""
+
+    def __init__(self, embedding: int, width: int) -> None:
+        super().__init__(nn.Linear(embedding, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
+
+
+class Conv(nn.Module):
+    """A convolution, its norm if it has one, and its modulation where the network is told the time.
+
+    With time features the output y becomes (1 + scale)·y + shift, both linear in the features.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: int,
+        *,
+        stride: int = 1,
+        padding: int = 0,
+        norm: bool = False,
+        bias: bool | None = None,
+        transposed: bool = False,
+        time: int = 0,
+    ) -> None:
+        """bias: None for the rule, which is a bias unless a norm follows. time: features, 0 for none."""
+        super().__init__()
+        kind = nn.ConvTranspose2d if transposed else nn.Conv2d
+        bias = not norm if bias is None else bias
+        self.convolution = kind(inputs, outputs, kernel, stride=stride, padding=padding, bias=bias)
+        self.norm = nn.BatchNorm2d(outputs) if norm else None
+        self.affine = nn.Linear(time, 2 * outputs) if time else None
+
+    def forward(self, x: Tensor, time: Tensor | None = None) -> Tensor:  # (B, C, H, W), (B, F)
+        y: Tensor = self.convolution(x)
+        if self.norm is not None:
+            y = self.norm(y)
+        if self.affine is not None:
+            scale, shift = self.affine(time)[:, :, None, None].chunk(2, dim=1)
+            y = torch.addcmul(shift, 1 + scale, y)
+        return y
+
+
+class Modulation(nn.Module):
+    """Time features from an embedding of time: twice its size, or none for a network without time."""
+
+    def __init__(self, embedding: int) -> None:
+        super().__init__()
+        self.features = 2 * embedding
+        self.mlp = TimeMLP(embedding, self.features) if embedding else None
+
+    def forward(self, embedding: Tensor | None) -> Tensor | None:  # (B, E) -> (B, 2E)
+        return None if self.mlp is None else self.mlp(embedding)
+
+
+def check_images(name: str, shape: tuple[int, ...], sides: tuple[int, ...]) -> None:
+    """Raise ValueError unless samples of this shape are square images of a side that a network has."""
+    if len(shape) != 3 or shape[1] != shape[2] or shape[1] not in sides:
+        valid = ", ".join(f"{side}x{side}" for side in sides)
+        raise ValueError(
+            f"network '{name}' takes images of {valid}, the data has the shape {shape}; "
+            "for points choose 'mlp'"
+        )

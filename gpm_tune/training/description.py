@@ -1,0 +1,192 @@
+"""What an experiment needs: parameters, FLOPs and memory, without data and without computing anything.
+
+Models are built and run on PyTorch's `meta` device, where tensors have shapes and no values.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+from gpm_tune.models import GeneratorModel, ParticleModel
+from gpm_tune.models.flow import Given
+from gpm_tune.models.flows.score import DataScore
+from gpm_tune.training.experiment import Experiment
+
+META = torch.device("meta")
+STATES_OF_ADAM = 2
+PROBES = 1024  # samples over which the cost of a random stop is averaged
+
+
+@dataclass(frozen=True)
+class Description:
+    """Sizes and costs of an experiment's model; memory in bytes.
+
+    FLOPs are those of matrix products, convolutions and attention, a multiply-add counted as two.
+    """
+
+    networks: dict[str, int]  # name -> trainable parameters; a frozen teacher's are its own
+    nfe: int
+    flops_per_step: float
+    flops_per_sample: float
+    memory_of_weights: int  # with gradients and Adam's states, and the teacher's weights
+    memory_of_step: int  # what a training step keeps for its backward passes, at the batch size
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON data."""
+        return {
+            "networks": {name: {"parameters": count} for name, count in self.networks.items()},
+            "nfe": self.nfe,
+            "flops": {"training_step": self.flops_per_step, "sample": self.flops_per_sample},
+            "memory": {"weights": self.memory_of_weights, "training_step": self.memory_of_step},
+        }
+
+
+def describe(experiment: Experiment) -> Description:
+    """Build the model without values, and count."""
+    with META:
+        teacher = _teacher(experiment)
+        model = experiment.model.build(experiment.data.shape, Given(teacher=teacher))
+    networks = {model.flow.role: parameters(model.flow.network)}
+    if isinstance(model, GeneratorModel):
+        networks["generator"] = parameters(model.generator)
+    trained = sum(networks.values())
+    frozen = parameters(teacher) if teacher is not None else 0
+    if teacher is not None:
+        networks["teacher"] = frozen
+    batch_size = experiment.training.batch_size
+    nfe, sample_flops = _count_sampling(model)
+    return Description(
+        networks={name: count for name, count in networks.items() if count},
+        nfe=nfe,
+        flops_per_step=_count_step(model, experiment.data.shape) * batch_size,
+        flops_per_sample=sample_flops,
+        memory_of_weights=4 * (trained * (2 + STATES_OF_ADAM) + frozen),
+        memory_of_step=round(_kept(model, experiment.data.shape) * batch_size),
+    )
+
+
+def parameters(network: nn.Module) -> int:
+    """Number of trainable parameters."""
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def _teacher(experiment: Experiment) -> nn.Module | None:
+    """The network of the teacher, where it is known without opening a checkpoint."""
+    teacher = experiment.teacher
+    if teacher is None:
+        return None
+    flow = teacher.model.build(teacher.data.shape).flow
+    assert isinstance(flow, DataScore)
+    return flow.network
+
+
+class _Flops(TorchDispatchMode):
+    """Adds up the FLOPs of what runs within, by PyTorch's formulas.
+
+    FlopCounterMode also attributes them to modules, by hooks that forbid the gradients of inputs that
+    our flows are made of.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.total = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        del types
+        result = func(*args, **(kwargs or {}))
+        formula = flop_registry.get(func.overloadpacket)
+        if formula is not None:
+            self.total += formula(*args, **(kwargs or {}), out_val=result)
+        return result
+
+
+def _fit(model: ParticleModel, shape: tuple[int, ...]) -> None:
+    """A fit of the flow's network."""
+    terms = model.fit(torch.empty(PROBES, *shape, device=META), torch.Generator().manual_seed(0))
+    if terms:
+        torch.stack(list(terms.values())).sum().backward()
+
+
+def _follow(model: ParticleModel) -> None:
+    """A step of the generator."""
+    if isinstance(model, GeneratorModel):
+        model.generator_loss(PROBES, torch.Generator()).backward()
+
+
+def _count_step(model: ParticleModel, shape: tuple[int, ...]) -> float:
+    """FLOPs per sample of a training step, with its share of a generator step."""
+    with _Flops() as fit:
+        _fit(model, shape)
+    with _Flops() as follow:
+        _follow(model)
+    share = 1 / model.flow_steps if isinstance(model, GeneratorModel) else 0.0
+    return float(fit.total + share * follow.total) / PROBES
+
+
+def _count_sampling(model: ParticleModel) -> tuple[int, float]:
+    """Full NFE, and FLOPs of one sample."""
+    model.eval()
+    with _Flops() as counter:
+        nfe = model.sample(PROBES, torch.Generator())[-1].nfe
+    model.train()
+    return nfe, counter.total / PROBES
+
+
+def _kept(model: ParticleModel, shape: tuple[int, ...]) -> float:
+    """Bytes per sample that the graphs of the larger kind of step keep at a time."""
+    fit, follow = _Saved(model), _Saved(model)
+    with torch.autograd.graph.saved_tensors_hooks(fit.pack, fit.unpack):
+        _fit(model, shape)
+    with torch.autograd.graph.saved_tensors_hooks(follow.pack, follow.unpack):
+        _follow(model)
+    return max(fit.peak, follow.peak) / PROBES
+
+
+class _Saved:
+    """Bytes that graphs keep for their backward passes, each storage once, parameters excluded."""
+
+    def __init__(self, model: ParticleModel) -> None:
+        self.peak = 0
+        self._now = 0
+        self._users: Counter[int] = Counter()
+        self._own = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
+
+    def pack(self, tensor: Tensor) -> _Kept:
+        """Called when a graph saves a tensor."""
+        storage = tensor.untyped_storage()
+        if storage._cdata in self._own:
+            return _Kept(tensor, lambda: None)
+        key, size = storage._cdata, storage.nbytes()
+        self._now += size if self._users[key] == 0 else 0
+        self._users[key] += 1
+        self.peak = max(self.peak, self._now)
+
+        def release() -> None:
+            self._users[key] -= 1
+            self._now -= size if self._users[key] == 0 else 0
+
+        return _Kept(tensor, release)
+
+    @staticmethod
+    def unpack(kept: _Kept) -> Tensor:
+        """Called when a backward pass uses it."""
+        return kept.tensor
+
+
+class _Kept:
+    """A saved tensor that says when its graph is gone."""
+
+    def __init__(self, tensor: Tensor, release: Callable[[], None]) -> None:
+        self.tensor = tensor
+        self._release = release
+
+    def __del__(self) -> None:
+        self._release()

@@ -1,0 +1,236 @@
+"""What trained models generate: samples at an NFE, their metrics, and interpolations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import TypeAdapter
+from torch import Tensor
+
+from gpm_tune.config import nearest
+from gpm_tune.errors import UserError
+from gpm_tune.models import FreeParticleModel, ParticleModel
+from gpm_tune.sampling.euler import Euler
+from gpm_tune.sampling.interpolation import INTERPOLATIONS
+from gpm_tune.sampling.solvers import Solver, SolverConfig
+from gpm_tune.training.experiment import Experiment
+from gpm_tune.training.pictures import picture
+from gpm_tune.training.saved import load_model
+from gpm_tune.training.trainer import build_metrics, draw
+
+SPLITS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """A trained model, and how it is to be sampled.
+
+    nfe: to be spent per sample; None for the model's full NFE. solver: the name of one, or None for
+    the model's own. steps: of the grid; None for the model's own, or where there are many grids for
+    the one that fits the NFE. A grid longer than the NFE is left early.
+    """
+
+    experiment: Experiment
+    model: ParticleModel
+    nfe: int | None = None
+    solver: str | None = None
+    steps: int | None = None
+
+    def check(self) -> None:
+        """Raise UserError where the model cannot be sampled like this."""
+        if not isinstance(self.model, FreeParticleModel):
+            self._check_generator()
+            return
+        name, valid = self.experiment.model.name, self.experiment.model.solvers
+        if self.solver is not None and self.solver not in valid:
+            raise UserError(f"model '{name}' has no solver '{self.solver}'; {nearest(self.solver, valid)}")
+        trained = self.model.steps
+        if not self.model.schedule.any_grid:
+            if self.steps not in (None, trained):
+                raise UserError(
+                    f"model '{name}' knows the grid of {trained} sampling steps only, not one of "
+                    f"{self.steps}; for a lower NFE it stops early: give the NFE instead"
+                )
+            if self.nfe is not None and not 1 <= self.nfe <= trained:
+                raise UserError(
+                    f"NFE {self.nfe} is beyond the {trained} sampling steps that model '{name}' was "
+                    f"trained on; valid: 1 to {trained}"
+                )
+        elif self.nfe is not None and self._solver().steps(self.nfe) < 1:
+            raise UserError(f"NFE {self.nfe} does not suffice for a step of solver '{self.solver_name}'")
+
+    def _check_generator(self) -> None:
+        name = self.experiment.model.name
+        if self.solver is not None or self.steps is not None:
+            raise UserError(
+                f"model '{name}' samples by its generator: it has no solver and no sampling steps"
+            )
+        if self.nfe not in (None, 1):
+            raise UserError(f"model '{name}' samples by its generator: NFE {self.nfe} is not its 1")
+
+    @property
+    def solver_name(self) -> str:
+        """What samples: the solver, or the generator."""
+        if not isinstance(self.model, FreeParticleModel):
+            return "generator"
+        return self.solver or _name(self.model.solver)
+
+    def _solver(self) -> Solver:
+        """The solver asked for; with the experiment's options where it is the model's own."""
+        assert isinstance(self.model, FreeParticleModel)
+        if self.solver in (None, _name(self.model.solver)):
+            return self.model.solver
+        adapter: TypeAdapter[Solver] = TypeAdapter(SolverConfig)
+        return adapter.validate_python({"name": self.solver})
+
+    def draw(self, n: int, seed: int) -> tuple[int, Tensor]:
+        """The NFE, counted, and n samples (n, *shape) on the CPU. Raises UserError as `check` does."""
+        self.check()
+        rng = torch.Generator(self.model.origin.device).manual_seed(seed)
+        found = draw(self.model, n, rng, **self._options())
+        nfe = max((cost for cost in found if self.nfe is None or cost <= self.nfe), default=None)
+        if nfe is None:
+            raise UserError(f"no state of the path is reached with NFE {self.nfe}; the first: {min(found)}")
+        return nfe, found[nfe].cpu()
+
+    def transport(self, noise: Tensor, seed: int) -> Tensor:
+        """The samples (n, *shape) that are made from given noise (n, *noise_shape)."""
+        self.check()
+        rng = torch.Generator(self.model.origin.device).manual_seed(seed)
+        found = self.model.transport(noise.to(self.model.origin), rng, **self._options())
+        return [x for nfe, x in found if self.nfe is None or nfe <= self.nfe][-1].cpu()
+
+    def _options(self) -> dict[str, Any]:
+        """Of `ParticleModel.sample`, so that nothing is simulated beyond what is asked for."""
+        if not isinstance(self.model, FreeParticleModel):
+            return {}
+        solver = self._solver()
+        if self.model.schedule.any_grid and self.steps is None and self.nfe is not None:
+            return {"solver": solver, "steps": solver.steps(self.nfe)}
+        stops = range(1, self.nfe + 1) if self.nfe is not None else ()
+        return {"solver": solver, "steps": self.steps or self.model.steps, "nfe": stops}
+
+
+def _name(solver: Solver) -> str:
+    """What a person calls a solver."""
+    return "euler" if isinstance(solver, Euler) else str(getattr(solver, "name"))  # noqa: B009
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """The metrics of a model at one NFE, and everything that the numbers depend on."""
+
+    solver: str
+    nfe: int
+    samples: int
+    split: str
+    features: str | None
+    seed: int
+    metrics: dict[str, float]
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON data."""
+        return asdict(self)
+
+
+def evaluate(
+    folder: Path,
+    *,
+    nfe: Sequence[int],
+    solvers: Sequence[str],
+    split: str,
+    samples: int | None,
+    seed: int,
+    cache: Path,
+    device: str,
+) -> list[Measurement]:
+    """Measure a checkpoint's best weights at every NFE with every solver, or with the model's own.
+
+    Raises UserError where the model cannot be sampled like this, before anything is computed.
+    """
+    if split not in SPLITS:
+        raise UserError(f"unknown split '{split}'; {nearest(split, SPLITS)}")
+    experiment, model = load_model(folder, device)
+    samplers = [
+        Sampler(experiment, model, n, solver) for solver in (solvers or (None,)) for n in (nfe or (None,))
+    ]
+    for sampler in samplers:
+        sampler.check()
+    data = experiment.data.load(experiment.seed)
+    metrics, full = build_metrics(experiment, getattr(data, split), cache, torch.device(device))
+    count = samples or full
+    found: dict[tuple[str, int], Measurement] = {}
+    for sampler in samplers:
+        cost, x = sampler.draw(count, seed)
+        key = (sampler.solver_name, cost)
+        if key not in found:
+            values = metrics(x.to(device))
+            found[key] = Measurement(*key, count, split, experiment.features, seed, values)
+    return list(found.values())
+
+
+def interpolate(sampler: Sampler, *, rows: int, columns: int, seed: int, method: str) -> Tensor:
+    """Samples (rows, columns, *shape) between pairs of noises, by one of the four methods (appendix C.3).
+
+    Raises UserError where the method is unknown or the model cannot be sampled like this.
+    """
+    if method not in INTERPOLATIONS:
+        raise UserError(f"unknown interpolation '{method}'; {nearest(method, INTERPOLATIONS)}")
+    rng = torch.Generator().manual_seed(seed)
+    shape = sampler.model.noise_shape
+    ends = torch.randn(2, rows, *shape, generator=rng).flatten(2)
+    between = INTERPOLATIONS[method](ends[0], ends[1], torch.linspace(0, 1, columns))
+    noise = between.transpose(0, 1).reshape(rows * columns, *shape)
+    samples: Tensor = sampler.transport(noise, seed).unflatten(0, (rows, columns))
+    return samples
+
+
+def load_sampler(
+    folder: Path, *, nfe: int | None, solver: str | None, steps: int | None, device: str
+) -> Sampler:
+    """A checkpoint's best weights, ready to be sampled. Raises UserError where that is impossible."""
+    sampler = Sampler(*load_model(folder, device), nfe, solver, steps)
+    sampler.check()
+    return sampler
+
+
+def write_samples(sampler: Sampler, file: Path, *, n: int, seed: int) -> int:
+    """Write n samples as a picture (.png), or with their NFE and seed as arrays (.npz); returns the NFE.
+
+    Raises UserError where the file has another ending, before anything is computed.
+    """
+    check_output(file)
+    nfe, x = sampler.draw(n, seed)
+    if file.suffix == ".png":
+        file.write_bytes(picture(x))
+    else:
+        np.savez_compressed(file, samples=x.numpy(), nfe=nfe, seed=seed)
+    return nfe
+
+
+def write_interpolation(
+    sampler: Sampler, file: Path, *, rows: int, columns: int, seed: int, method: str
+) -> None:
+    """Write interpolations as a picture (.png), a row each, or as an array (.npz).
+
+    Raises UserError where the file has another ending, before anything is computed.
+    """
+    check_output(file)
+    x = interpolate(sampler, rows=rows, columns=columns, seed=seed, method=method)
+    if file.suffix == ".png":
+        file.write_bytes(picture(x.flatten(0, 1), columns))
+    else:
+        np.savez_compressed(file, samples=x.numpy(), seed=seed)
+
+
+def check_output(file: Path) -> None:
+    """Raise UserError unless samples can be written to such a file."""
+    if file.suffix not in (".png", ".npz"):
+        raise UserError(f"{file}: expected a name that ends in .png or .npz")
+    if not file.parent.is_dir():
+        raise UserError(f"{file}: there is no folder {file.parent}")

@@ -1,0 +1,46 @@
+"""Teachers that are given by an experiment: trained once, and shared by all that ask for the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from filelock import FileLock
+
+from gpm_tune.training import checkpoint
+from gpm_tune.training.experiment import Experiment
+from gpm_tune.training.teacher import teacher_folder
+from gpm_tune.training.trainer import Evaluation, Trainer
+
+
+def train_teacher(
+    teacher: Experiment,
+    cache: Path,
+    device: torch.device | str,
+    *,
+    on_evaluation: Callable[[Evaluation], None] = lambda _: None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> bool:
+    """Train a teacher to its end, from its last checkpoint if it has one; at once if it is trained.
+
+    Processes that want the same teacher wait for each other. Returns False if asked to stop before.
+    Raises DivergedError where numbers stop being finite.
+    """
+    folder = teacher_folder(teacher, cache)
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / "lock"):
+        latest = checkpoint.latest(folder)
+        if latest and checkpoint.read_record(latest)["evaluated_step"] >= teacher.training.steps:
+            return True
+        trainer = Trainer(teacher, device=device, cache=cache)
+        if latest:
+            trainer.restore(latest)
+        while not trainer.done:
+            evaluation = trainer.run_interval(should_stop)
+            trainer.save(checkpoint.next_folder(folder, trainer.step))
+            if evaluation is None:
+                return False
+            on_evaluation(evaluation)
+            checkpoint.prune(folder)
+    return True

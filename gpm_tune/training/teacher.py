@@ -1,0 +1,63 @@
+"""The frozen denoiser that a Score GAN follows: where it is, and what it must fit."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from gpm_tune.errors import UserError
+from gpm_tune.models import ScoreGANConfig
+from gpm_tune.models.flow import Denoise
+from gpm_tune.models.flows.score import DataScore
+from gpm_tune.training import checkpoint
+from gpm_tune.training.experiment import Experiment
+from gpm_tune.training.saved import load_model, read_experiment
+
+
+def teacher_folder(teacher: Experiment, cache: Path) -> Path:
+    """Where a teacher that is given by its experiment is kept: the same experiment, the same folder."""
+    return cache / "teachers" / hashlib.sha256(teacher.model_dump_json().encode()).hexdigest()[:16]
+
+
+def teacher_checkpoint(experiment: Experiment, cache: Path | None) -> Path | None:
+    """The checkpoint of the experiment's teacher, checked against its data; None where it has no teacher.
+
+    Raises UserError where the teacher is missing, or made for something else.
+    """
+    if not isinstance(experiment.model, ScoreGANConfig):
+        return None
+    given = experiment.model.teacher
+    if given.run is not None:
+        raise UserError(f"model.teacher.run: {given.run} is known to MLflow only; give its checkpoint")
+    folder = given.checkpoint
+    if experiment.teacher is not None:
+        folder = checkpoint.latest(teacher_folder(experiment.teacher, cache)) if cache else None
+    if folder is None:
+        raise UserError("model.teacher: it has not been trained yet; train it first (`train_teacher`)")
+    try:
+        experiment.check_teacher(read_experiment(folder))
+    except ValueError as error:
+        raise UserError(f"{folder}: {error}") from error
+    return folder
+
+
+def load_teacher(experiment: Experiment, cache: Path | None, device: torch.device) -> Denoise | None:
+    """D_data with its best weights, in evaluation mode and without gradients; None if there is none.
+
+    Raises UserError as `teacher_checkpoint` does.
+    """
+    folder = teacher_checkpoint(experiment, cache)
+    if folder is None:
+        return None
+    _, model = load_model(folder, device)
+    denoiser = cast("DataScore", model.flow).network.requires_grad_(False)
+
+    def denoise(x: Tensor, sigma: Tensor) -> Tensor:
+        denoised: Tensor = denoiser(x, sigma)
+        return denoised
+
+    return denoise

@@ -1,0 +1,93 @@
+"""EDM as a particle model: its path, its NFE, and coarser grids."""
+
+import pytest
+import torch
+from pydantic import ValidationError
+from torch import Tensor, nn
+
+from gpm_tune.models import EDMConfig, FreeParticleModel
+from gpm_tune.models.flows.score import DataScore, TrainingNoise
+from gpm_tune.models.particle_model import NoiseLevels
+from gpm_tune.sampling.schedules import NoiseRange
+from gpm_tune.sampling.solvers import EulerConfig, HeunConfig, LangevinConfig
+
+
+class PointMass(nn.Module):
+    """The denoiser of data that are all at one point."""
+
+    def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
+        return torch.full_like(x, 3.0) + 0 * sigma[:, None]
+
+
+def rng(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def model(steps: int = 8, **solver: object) -> FreeParticleModel:
+    keys = {"name": "edm", "sampling_steps": steps, "solver": {"name": "heun", **solver}}
+    config = EDMConfig.model_validate(keys)
+    flow = DataScore(PointMass(), TrainingNoise())  # type: ignore[arg-type]
+    return FreeParticleModel(flow, NoiseLevels(config.sampling_noise), config.solver, steps, (2,))
+
+
+def test_the_prior_has_the_width_of_the_highest_noise_level() -> None:
+    edm = model(steps=1)
+    x = edm._start(edm.noise(20_000, rng()))
+    assert x.std().item() == pytest.approx(40.0, rel=0.02)
+
+
+@pytest.mark.parametrize("solver", [EulerConfig(name="euler"), HeunConfig(name="heun")])
+def test_paths_end_where_the_denoiser_points(solver: EulerConfig | HeunConfig) -> None:
+    samples = model().sample(10, rng(), solver=solver)[-1]
+    torch.testing.assert_close(samples.x, torch.full((10, 2), 3.0))
+
+
+def test_nfe_is_n_for_euler_and_2n_minus_1_for_heun() -> None:
+    assert model(8).sample(10, rng())[-1].nfe == 15
+    assert model(8, name="euler").sample(10, rng())[-1].nfe == 8
+    assert model(8).sample(10, rng(), solver=LangevinConfig(name="langevin", corrections=4))[-1].nfe == 32
+
+
+def test_a_lower_nfe_comes_from_a_coarser_grid_from_the_same_start() -> None:
+    edm = model(16)
+    found = edm.sample(20, rng(), nfe=(7, 12, 31, 99))
+    assert [s.nfe for s in found] == [7, 11, 31], "12 is met from below, 31 is the full cost, 99 beyond it"
+    edm.steps = 4
+    torch.testing.assert_close(found[0].x, edm.sample(20, rng())[-1].x)
+
+
+def test_a_fixed_grid_is_stopped_early() -> None:
+    """Figure 7a: the states after n of N steps, which still have the noise of their level."""
+    edm = model(8, name="euler")
+    found = edm.sample(4000, rng(), nfe=(2, 5), steps=8)
+    assert [s.nfe for s in found] == [2, 5, 8]
+    grid = NoiseRange().grid(8)
+    for nfe, x in found[:-1]:
+        assert (x - 3.0).std().item() == pytest.approx(grid[nfe], rel=0.05)
+
+
+def test_the_dtype_and_device_of_samples_are_the_models() -> None:
+    assert model().double().sample(3, rng())[-1].x.dtype == torch.float64
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"sampling_noise": {"sigma_min": 50.0}}, "sigma_min .50. must be below sigma_max .40."),
+        ({"solver": {"name": "rk4"}}, "'euler', 'heun', 'langevin'"),
+        ({"solver": {"name": "heun", "stochastic": 1.0}}, "unknown key 'stochastic'"),
+        ({"sampling_steps": 0}, "greater than or equal to 1"),
+        ({"denoiser": {"network": {"name": "dcgan"}}}, "'mlp', 'unet'"),
+    ],
+)
+def test_impossible_values_are_refused(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        EDMConfig.model_validate({"name": "edm", **changes})
+
+
+def test_unknown_kernels_are_refused() -> None:
+    from gpm_tune.models import KernelFlowConfig
+
+    functional = {"name": "mmd", "kernel": {"name": "laplace"}}
+    with pytest.raises(ValidationError, match="'gaussian', 'energy'"):
+        KernelFlowConfig.model_validate({"name": "kernel_flow", "functionals": [functional]})

@@ -1,0 +1,177 @@
+"""What checkpoints generate: at which NFE, measured how, interpolated between what."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from examples import IMAGE_MODELS, IMAGES, KERNEL_FLOW, MODELS, experiment_of
+
+from gpm_tune.errors import UserError
+from gpm_tune.training import Experiment, Trainer
+from gpm_tune.training.generation import (
+    evaluate,
+    interpolate,
+    load_sampler,
+    write_interpolation,
+    write_samples,
+)
+
+
+def saved(folder: Path, experiment: Experiment) -> Path:
+    trainer = Trainer(experiment)
+    trainer.run_interval()
+    trainer.save(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A checkpoint of each kind of model."""
+    root = tmp_path_factory.mktemp("runs")
+    experiments = {
+        "discr_flow": experiment_of(model__sampling_steps=6),
+        "edm": experiment_of(model={**MODELS["edm"], "sampling_steps": 8}),
+        "gan": experiment_of(model=MODELS["gan"]),
+        "kernel": Experiment.model_validate(KERNEL_FLOW),
+        "images": experiment_of(**{**IMAGES, "model": IMAGE_MODELS["edm"]}),
+    }
+    return {name: saved(root / name, experiment) for name, experiment in experiments.items()}
+
+
+def sampler(folder: Path, **how: Any):
+    return load_sampler(folder, **{"nfe": None, "solver": None, "steps": None, "device": "cpu", **how})
+
+
+@pytest.mark.parametrize(
+    ("run", "how", "nfe"),
+    [
+        ("discr_flow", {}, 6),
+        ("discr_flow", {"nfe": 4}, 4),
+        ("edm", {}, 15),
+        ("edm", {"nfe": 32}, 31),
+        ("edm", {"nfe": 32, "solver": "euler"}, 32),
+        ("edm", {"nfe": 5, "solver": "euler", "steps": 20}, 5),
+        ("edm", {"steps": 3}, 5),
+        ("edm", {"nfe": 12, "solver": "langevin"}, 12),
+        ("gan", {}, 1),
+        ("kernel", {"nfe": 3}, 3),
+    ],
+)
+def test_the_nfe_asked_for_is_spent(runs: dict[str, Path], run: str, how: dict[str, Any], nfe: int) -> None:
+    found, x = sampler(runs[run], **how).draw(20, seed=0)
+    assert found == nfe
+    assert x.shape == (20, 2)
+
+
+def test_samples_follow_the_seed(runs: dict[str, Path]) -> None:
+    chosen = sampler(runs["edm"], nfe=7)
+    assert torch.equal(chosen.draw(5, seed=1)[1], chosen.draw(5, seed=1)[1])
+    assert not torch.equal(chosen.draw(5, seed=1)[1], chosen.draw(5, seed=2)[1])
+
+
+@pytest.mark.parametrize(
+    ("run", "how", "message"),
+    [
+        ("discr_flow", {"nfe": 7}, r"NFE 7 is beyond the 6 sampling steps.*valid: 1 to 6"),
+        ("discr_flow", {"steps": 12}, r"knows the grid of 6 sampling steps only, not one of 12"),
+        ("discr_flow", {"solver": "heun"}, r"model 'discr_flow' has no solver 'heun'; valid: euler"),
+        ("edm", {"solver": "rk4"}, r"model 'edm' has no solver 'rk4'; valid: euler, heun, langevin"),
+        ("edm", {"solver": "langevin", "nfe": 2}, r"NFE 2 does not suffice for a step of solver 'langevin'"),
+        ("gan", {"solver": "euler"}, r"model 'gan' samples by its generator: it has no solver"),
+        ("gan", {"nfe": 8}, r"NFE 8 is not its 1"),
+    ],
+)
+def test_impossible_requests_are_refused(
+    runs: dict[str, Path], run: str, how: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        sampler(runs[run], **how)
+
+
+def test_an_evaluation_measures_every_solver_at_every_nfe(runs: dict[str, Path], tmp_path: Path) -> None:
+    found = evaluate(
+        runs["edm"],
+        nfe=[4, 8],
+        solvers=["euler", "heun"],
+        split="test",
+        samples=300,
+        seed=0,
+        cache=tmp_path,
+        device="cpu",
+    )
+    assert [(m.solver, m.nfe) for m in found] == [("euler", 4), ("euler", 8), ("heun", 3), ("heun", 7)]
+    assert all(set(m.metrics) >= {"sliced_wasserstein", "frechet"} for m in found)
+    assert {(m.samples, m.split, m.seed, m.features) for m in found} == {(300, "test", 0, None)}
+
+
+def test_images_are_evaluated_by_fid(runs: dict[str, Path], tmp_path: Path) -> None:
+    (found,) = evaluate(
+        runs["images"],
+        nfe=(),
+        solvers=(),
+        split="validation",
+        samples=None,
+        seed=0,
+        cache=tmp_path,
+        device="cpu",
+    )
+    assert (found.solver, found.nfe, found.samples, found.features) == ("heun", 3, 20, "small")
+    assert found.metrics["fid"] > 0
+
+
+def test_an_evaluation_reproduces_what_training_measured(tmp_path: Path) -> None:
+    trainer = Trainer(experiment_of(model=MODELS["gan"]))
+    measured = trainer.run_interval()
+    assert measured is not None
+    trainer.save(tmp_path)
+    keys: dict[str, Any] = {"nfe": (), "solvers": (), "samples": None, "cache": tmp_path, "device": "cpu"}
+    (found,) = evaluate(tmp_path, split="validation", seed=0, **keys)
+    for name, value in found.metrics.items():
+        assert value == pytest.approx(measured.metrics[name])
+
+
+def test_unknown_splits_are_refused(runs: dict[str, Path], tmp_path: Path) -> None:
+    keys: dict[str, Any] = {"nfe": (), "solvers": (), "samples": None, "cache": tmp_path, "device": "cpu"}
+    with pytest.raises(UserError, match="unknown split 'valid'; did you mean 'validation'"):
+        evaluate(runs["gan"], split="valid", seed=0, **keys)
+
+
+@pytest.mark.parametrize("run", ["gan", "edm", "discr_flow"])
+def test_interpolations_start_and_end_in_samples(runs: dict[str, Path], run: str) -> None:
+    """Of latents or of prior points; neighbours lie closer together than the ends."""
+    chosen = sampler(runs[run])
+    for method in ("linear", "spherical", "cauchy-linear", "spherical-cauchy-linear"):
+        x = interpolate(chosen, rows=3, columns=9, seed=4, method=method)
+        assert x.shape == (3, 9, 2)
+        noise = torch.randn(2, 3, *chosen.model.noise_shape, generator=torch.Generator().manual_seed(4))
+        torch.testing.assert_close(x[:, 0], chosen.transport(noise[0], 4), atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(x[:, -1], chosen.transport(noise[1], 4), atol=1e-4, rtol=1e-4)
+
+
+def test_unknown_interpolations_are_refused(runs: dict[str, Path]) -> None:
+    with pytest.raises(UserError, match="unknown interpolation 'spherica'; did you mean 'spherical'"):
+        interpolate(sampler(runs["gan"]), rows=1, columns=2, seed=0, method="spherica")
+
+
+def test_samples_are_written_as_pictures_and_arrays(runs: dict[str, Path], tmp_path: Path) -> None:
+    write_samples(sampler(runs["images"]), tmp_path / "grid.png", n=4, seed=0)
+    assert (tmp_path / "grid.png").read_bytes().startswith(b"\x89PNG")
+    write_samples(sampler(runs["edm"], nfe=7), tmp_path / "x.npz", n=4, seed=3)
+    stored = np.load(tmp_path / "x.npz")
+    assert stored["samples"].shape == (4, 2)
+    assert (int(stored["nfe"]), int(stored["seed"])) == (7, 3)
+    write_interpolation(
+        sampler(runs["images"]), tmp_path / "row.png", rows=2, columns=3, seed=0, method="linear"
+    )
+    assert (tmp_path / "row.png").read_bytes().startswith(b"\x89PNG")
+    for name, message in (("x.jpg", "ends in .png or .npz"), ("no/x.png", "there is no folder")):
+        with pytest.raises(UserError, match=message):
+            write_samples(sampler(runs["edm"]), tmp_path / name, n=4, seed=0)
+
+
+def test_a_checkpoint_without_an_evaluation_has_no_best_weights(tmp_path: Path) -> None:
+    Trainer(experiment_of()).save(tmp_path)
+    with pytest.raises(UserError, match="nothing was evaluated before this checkpoint"):
+        sampler(tmp_path)
