@@ -13,10 +13,13 @@ from examples import study_data
 COMMAND = [sys.executable, "-c", "from gpm_tune.cli import main; main()"]
 
 
-def gpm_tune(*arguments: str | Path, home: Path) -> subprocess.CompletedProcess[str]:
-    """Run the program as a user would."""
-    command = [*COMMAND, *map(str, arguments), "--home", str(home)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=280, cwd=home.parent, check=False)
+def gpm_tune(*arguments: str | Path, home: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Run the program as a user would, from the folder that holds `home` where the command has one."""
+    command = [*COMMAND, *map(str, arguments)]
+    if home is not None:
+        command += ["--home", str(home)]
+    folder = home.parent if home is not None else None
+    return subprocess.run(command, capture_output=True, text=True, timeout=280, cwd=folder, check=False)
 
 
 def write_study(folder: Path, **changes: Any) -> Path:
