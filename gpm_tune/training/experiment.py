@@ -40,8 +40,8 @@ class TrainingConfig(Config):
         None,
         gt=0,
         lt=1,
-        description="Decay per step of an average of the weights, which is then evaluated; "
-        "null for none, as in the paper.",
+        description="Decay per step of an average of the weights, which is then evaluated, at most "
+        "(1 + step) / (10 + step); null for none, as in the paper.",
     )
 
 

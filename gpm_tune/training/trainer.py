@@ -69,8 +69,7 @@ class Trainer:
         self._metrics, self._samples = build_metrics(experiment, data.validation, cache, self.device)
         self.model = self._build_model(cache)
         self._optimizers = self._build_optimizers()
-        decay = experiment.training.ema
-        self._average = _average(self.model, decay) if decay else None
+        self._average = self._build_average() if experiment.training.ema else None
         self._rng = torch.Generator(self.device).manual_seed(experiment.seed)
         self.step = 0
         self.evaluated_step = 0
@@ -120,6 +119,14 @@ class Trainer:
             for name, (part, config) in parts.items()
             if any(True for _ in part.parameters())
         }
+
+    def _build_average(self) -> AveragedModel:
+        def update(averages: Any, weights: Any, count: Any) -> None:
+            # The decay grows with the steps, or the initial weights would be a part of short averages.
+            decay = min(self.experiment.training.ema or 0.0, (1 + self.step) / (10 + self.step))
+            get_ema_multi_avg_fn(decay)(averages, weights, count)
+
+        return AveragedModel(self.model, multi_avg_fn=update, use_buffers=True)
 
     @property
     def done(self) -> bool:
@@ -307,7 +314,3 @@ def draw(
             for cost, x in model.sample(min(SAMPLED_AT_ONCE, count - start), rng, nfe, solver, steps):
                 parts.setdefault(cost, []).append(x)
     return {cost: torch.cat(x) for cost, x in parts.items()}
-
-
-def _average(model: ParticleModel, decay: float) -> AveragedModel:
-    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)

@@ -91,6 +91,18 @@ def test_dropout_and_batch_statistics_resume_bit_for_bit(tmp_path: Path, name: s
     check_exact_resume({**IMAGES, "model": IMAGE_MODELS[name], "training__ema": 0.9}, 6, tmp_path)
 
 
+def test_the_average_follows_its_recursion_and_forgets_the_initial_weights() -> None:
+    trainer = Trainer(experiment_of(training__ema=0.5, evaluation__every=1))
+    expected: dict[str, torch.Tensor] = {}
+    for step in range(12):
+        trainer.run_interval()
+        decay = min(0.5, (1 + step) / (10 + step)) if step else 0.0
+        for name, weights in trainer.model.named_parameters():
+            expected[name] = torch.lerp(weights.detach(), expected.get(name, weights.detach()), decay)
+    for name, weights in trainer.evaluated_model.named_parameters():
+        torch.testing.assert_close(weights, expected[name])
+
+
 def test_a_run_is_a_function_of_experiment_and_seed() -> None:
     one, two, other = (finish(Trainer(experiment_of(seed=seed))) for seed in (1, 1, 2))
     assert [measured(e) for e in one] == [measured(e) for e in two]
