@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from gpm_tune.documents import Document
 from gpm_tune.study import space
-from gpm_tune.study.specification import Study, load_study
+from gpm_tune.study.specification import Study, find_file, include_teacher, load_experiment, load_study
 from gpm_tune.training import Experiment
 
 POINTS: dict[str, Any] = {
@@ -107,3 +109,12 @@ def study_data(**changes: Any) -> dict[str, Any]:
 def study_of(**changes: Any) -> Study:
     """The small study, with top-level keys replaced."""
     return load_study(Document("test", study_data(**changes), {}))
+
+
+def shipped_experiment(name: str, changes: Mapping[str, Any] | None = None) -> Experiment:
+    """The base experiment of a study that comes with the program, with values at dotted paths replaced."""
+    document = Document.load(find_file(Path(name)))
+    include_teacher(document)
+    for path, value in (changes or {}).items():
+        document.assign(f"experiment.{path}", value, "tests")
+    return load_experiment(document)
