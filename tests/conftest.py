@@ -7,9 +7,13 @@ from pathlib import Path
 import pytest
 import yaml
 from examples import IMAGES, POINTS, STUDY
+from hypothesis import settings
 from program import gpm_tune, write_study
 
 from gpm_tune.study import space
+
+settings.register_profile("shared machine", deadline=None)  # a pause of the machine is no failure
+settings.load_profile("shared machine")
 
 
 @pytest.fixture

@@ -144,7 +144,7 @@ def test_maximised_objectives_keep_the_highest(storage: str) -> None:
 ACTIONS = st.lists(st.sampled_from(["next", "report", "complete", "prune", "fail", "restart"]), max_size=25)
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(ACTIONS, st.randoms(use_true_random=False))
 def test_trials_asked_are_trials_told(
     tmp_path_factory: pytest.TempPathFactory, actions: list[str], random: Any

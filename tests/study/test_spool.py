@@ -14,7 +14,7 @@ measurements = st.dictionaries(st.text(min_size=1), finite, max_size=4)
 steps = st.lists(st.integers(0, 2**53), unique=True, max_size=30).map(sorted)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(data=st.data(), steps=steps, reopen_every=st.integers(1, 10))
 def test_metrics_with_rising_steps_come_out_in_order(data, steps, reopen_every):
     recorded = [(step, data.draw(measurements)) for step in steps]

@@ -68,7 +68,7 @@ def check_exact_resume(changes: dict[str, Any], stop: int, folder: Path) -> None
     assert measured(resumed.best) == measured(straight.best)
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=6)
 @given(stop=st.integers(0, 12))
 def test_points_resume_bit_for_bit_at_any_step(tmp_path_factory: pytest.TempPathFactory, stop: int) -> None:
     check_exact_resume({"training__ema": 0.9}, stop, tmp_path_factory.mktemp("resume"))
