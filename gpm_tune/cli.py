@@ -131,21 +131,18 @@ def run(
 
         show(study, console)
         return
-    from gpm_tune.study.ledger import read_study
-    from gpm_tune.study.results import failures, trials_table
+    from gpm_tune.study.records import read_study
+    from gpm_tune.study.results import report
     from gpm_tune.study.run import run_study
 
     place = _home(home, tracking_uri)
     finished = run_study(study, place, address, console)
-    record = read_study(place.optuna_uri, study.name)
-    console.print(trials_table(record))
-    for line in failures(record):
-        console.print(line, highlight=False, markup=False)
+    _print(*report(place.optuna_uri, study.name))
     print(f"results in {place.study(study.name)}; open them in MLflow with\n  {_ui_command(place)}")
     if not finished:
         print(f"interrupted; continue with\n  {_this_command()}")
         raise typer.Exit(INTERRUPTED)
-    if not record.ranked():
+    if not read_study(place.optuna_uri, study.name).ranked():
         raise typer.Exit(NO_RESULT)
 
 
@@ -186,17 +183,17 @@ def status(
     home: HomeOption = None,
 ) -> None:
     """Show how studies stand."""
-    from gpm_tune.study.ledger import read_study, study_names
-    from gpm_tune.study.results import failures, plain, studies_table, trials_table
+    from gpm_tune.study.records import read_study, study_names
+    from gpm_tune.study.results import plain, report, studies_table
 
     storage = _home(home).optuna_uri
-    names = [study] if study else study_names(storage)
-    records = [read_study(storage, name) for name in names]
+    if study and not as_json:
+        _print(*report(storage, study))
+        return
+    records = [read_study(storage, name) for name in ([study] if study else study_names(storage))]
     if as_json:
         data = [plain(record) for record in records]
         _print_json(data[0] if study else data)
-    elif study:
-        _print(trials_table(records[0]), *failures(records[0]))
     else:
         _print(studies_table(records))
 
@@ -212,7 +209,7 @@ def best(
     home: HomeOption = None,
 ) -> None:
     """Show the best trial of a study."""
-    from gpm_tune.study.ledger import read_study
+    from gpm_tune.study.records import read_study
     from gpm_tune.study.results import best_plain, best_yaml, trials_table
 
     record = read_study(_home(home).optuna_uri, study)

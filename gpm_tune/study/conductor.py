@@ -5,11 +5,11 @@ A plain object that knows nothing of Ray; tests drive it event by event.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import gpm_tune
-from gpm_tune.study.ledger import Assignment, Ledger
+from gpm_tune.study.ledger import Assignment, Ledger, Verdict
 from gpm_tune.study.tracking import RunLog, Tracker
 from gpm_tune.training import Experiment
 
@@ -27,37 +27,78 @@ class Conductor:
 
     def __init__(self, ledger: Ledger, tracker: Tracker, observer: Observer) -> None:
         self.interrupted = False
+        self.used_up: str | None = None  # which part of the budget ended the study
+        self.on_stop: Callable[[], object] = bool  # called once, when trials have to checkpoint and stop
         self._ledger = ledger
         self._tracker = tracker
         self._observer = observer
         self._runs: dict[int, RunLog] = {}
         self._steps: dict[int, int] = {}  # of live trials: the last one measured
         self._stopped_early: set[int] = set()
+        self._pausing: set[int] = set()
 
     def __reduce__(self) -> tuple[type, tuple[()]]:
         """Tune pickles whatever it is given, for a way of resuming that is not ours: give it nothing."""
         return object, ()
 
+    def interrupt(self) -> None:
+        """Let every trial checkpoint and stop, and start no more."""
+        if not self.interrupted:
+            self.interrupted = True
+            self.on_stop()
+
+    def look_at_the_budget(self) -> None:
+        """Interrupt the study where a part of its budget is used up."""
+        reason = None if self.interrupted else self._ledger.used_up()
+        if reason:
+            self.used_up = reason
+            self.interrupt()
+
+    @property
+    def may_have_more(self) -> bool:
+        """Whether a trial may be assigned later, although there is none now."""
+        return not self.interrupted and self._ledger.may_have_more
+
     def assign(self) -> Assignment | None:
-        """The next trial to start; None once there is nothing more to start."""
+        """The next trial to start; None where there is none now."""
         assignment = None if self.interrupted else self._ledger.next()
         if assignment:
+            if assignment.replaces is not None:
+                self._replaced(assignment)
             number = assignment.number
             self._steps[number] = assignment.steps_done
-            self._runs[number] = self._tracker.open_run(
-                f"{self._ledger.id}/{number:04d}",
-                name=f"trial {number}",
-                parent=self._ledger.id,
-                params=flatten(assignment.experiment.model_dump(mode="json")),
-                tags=run_tags(assignment.experiment)
-                | {
-                    "gpm.study": self._ledger.study.name,
-                    "gpm.trial": str(number),
-                    "gpm.state": "running",
-                },
-            )
-            self._observer.started(assignment)
+            if number not in self._runs:
+                self._runs[number] = self._open_run(assignment)
+                self._observer.started(assignment)
         return assignment
+
+    def _open_run(self, assignment: Assignment) -> RunLog:
+        number, forked = assignment.number, assignment.forked_from
+        tags = {"gpm.study": self._ledger.study.name, "gpm.trial": str(number), "gpm.state": "running"}
+        if forked:
+            tags["gpm.forked_from"] = f"trial {forked['trial']}, step {forked['step']}"
+        return self._tracker.open_run(
+            self._key(number),
+            name=f"trial {number}",
+            parent=self._ledger.id,
+            params=flatten(assignment.experiment.model_dump(mode="json")),
+            tags=run_tags(assignment.experiment) | tags,
+        )
+
+    def _key(self, number: int) -> str:
+        return f"{self._ledger.id}/{number:04d}"
+
+    def _replaced(self, fork: Assignment) -> None:
+        """Close the run of a trial whose place a fork takes."""
+        number = fork.replaces
+        assert number is not None, "a fork replaces a trial"
+        if number not in self._runs:  # it was opened before a restart
+            self._runs[number] = self._tracker.open_run(
+                self._key(number), name=f"trial {number}", parent=self._ledger.id, params={}, tags={}
+            )
+        donor = fork.forked_from["trial"] if fork.forked_from else None
+        reason = f"replaced by trial {fork.number}, a fork of trial {donor}"
+        self._close(number, "pruned", "FINISHED", reason)
 
     def measured(self, number: int, step: int, metrics: Mapping[str, float]) -> bool:
         """Record an evaluation. Returns whether the trial should be stopped here.
@@ -69,10 +110,12 @@ class Conductor:
         self._steps[number] = step
         self._runs[number].metrics(step, metrics)
         self._observer.measured(number, step, metrics)
-        stop = self._ledger.report(number, step, metrics)
-        if stop:
+        verdict = self._ledger.report(number, step, metrics)
+        if verdict is Verdict.STOP:
             self._stopped_early.add(number)
-        return stop
+        if verdict is Verdict.PAUSE:
+            self._pausing.add(number)
+        return verdict is not Verdict.GO_ON
 
     def checkpointed(self, number: int, path: str, pictures: Mapping[str, bytes]) -> None:
         """Remember a trial's latest checkpoint, and pictures of its samples by their names."""
@@ -81,11 +124,17 @@ class Conductor:
         for name, png in pictures.items():
             self._runs[number].artifact(name, png)
 
-    def ended(self, number: int, failure: str | None = None) -> None:
-        """Close a trial that ran its steps, was stopped early, or failed for the given reason."""
+    def ended(self, number: int, failure: str | None = None, *, all_steps: bool = False) -> None:
+        """Close a trial that ran all its steps, was stopped early, pauses, or failed for the given reason."""
+        pauses = number in self._pausing and not all_steps
+        self._pausing.discard(number)
         if failure:
             self._ledger.fail(number, failure)
             self._close(number, "fail", "FAILED", failure)
+        elif pauses and not self.interrupted:
+            self._ledger.pause(number)
+        elif pauses:
+            self.suspended(number)
         elif number in self._stopped_early:
             self._ledger.prune(number)
             self._close(number, "pruned", "FINISHED")

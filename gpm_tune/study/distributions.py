@@ -49,6 +49,28 @@ class FloatRange(Distribution):
         """Draw a value."""
         return trial.suggest_float(path, *self.bounds, log=self.log, step=self.step)
 
+    @property
+    def for_optuna(self) -> optuna.distributions.BaseDistribution:
+        """What Optuna calls it."""
+        import optuna
+
+        return optuna.distributions.FloatDistribution(*self.bounds, log=self.log, step=self.step)
+
+    def spread(self, points: int | None) -> list[Any]:
+        """All values, or so many evenly spaced ones. Raises ValueError where neither is possible."""
+        low, high = self.bounds
+        if self.step:
+            return [low + self.step * index for index in range(int((high - low) / self.step + 1e-8) + 1)]
+        if points is None:
+            raise ValueError("a range of real numbers without a step has no end of values: give it a step")
+        return _evenly(low, high, points, self.log)
+
+    def perturbed(self, value: float, factor: float) -> float:
+        """A value multiplied by a factor, within the bounds and on the steps."""
+        low, high = self.bounds
+        moved = min(max(value * factor, low), high)
+        return low + self.step * round((moved - low) / self.step) if self.step else moved
+
     def contains(self, value: Any) -> bool:
         """Whether a start point may have this value."""
         low, high = self.bounds
@@ -79,6 +101,29 @@ class IntRange(Distribution):
         """Draw a value."""
         return trial.suggest_int(path, *self.bounds, log=self.log, step=self.step)
 
+    @property
+    def for_optuna(self) -> optuna.distributions.BaseDistribution:
+        """What Optuna calls it."""
+        import optuna
+
+        return optuna.distributions.IntDistribution(*self.bounds, log=self.log, step=self.step)
+
+    def spread(self, points: int | None) -> list[Any]:
+        """All values, or at most so many evenly spaced ones where there is no step."""
+        low, high = self.bounds
+        values = range(low, high + 1, self.step)
+        if points is None or self.step > 1 or len(values) <= points:
+            return list(values)
+        return sorted({round(value) for value in _evenly(low, high, points, self.log)})
+
+    def perturbed(self, value: int, factor: float) -> int:
+        """A value multiplied by a factor, at least a step away, within the bounds and on the steps."""
+        low, high = self.bounds
+        least = self.step if factor > 1 else -self.step
+        steps = round((value * factor - value) / self.step) * self.step
+        moved = value + (steps if steps else least)
+        return min(max(moved, low), low + (high - low) // self.step * self.step)
+
     def contains(self, value: Any) -> bool:
         """Whether a start point may have this value."""
         low, high = self.bounds
@@ -96,6 +141,23 @@ class Choice(Distribution):
         """Values that must all be valid in the experiment."""
         return self.choice
 
+    @property
+    def for_optuna(self) -> optuna.distributions.BaseDistribution:
+        """What Optuna calls it."""
+        import optuna
+
+        return optuna.distributions.CategoricalDistribution([self.encode(value) for value in self.choice])
+
+    def spread(self, points: int | None) -> list[Any]:
+        """All values."""
+        del points
+        return self.choice
+
+    def perturbed(self, value: Any, factor: float) -> Any:
+        """The same value: choices have no neighbours."""
+        del factor
+        return value
+
     def suggest(self, trial: optuna.Trial, path: str) -> Any:
         """Draw a value."""
         labels = [self.encode(value) for value in self.choice]
@@ -108,6 +170,13 @@ class Choice(Distribution):
     def encode(self, value: Any) -> Any:
         """Optuna's categories are scalars: lists and mappings become JSON."""
         return json.dumps(value) if isinstance(value, list | dict) else value
+
+
+def _evenly(low: float, high: float, points: int, log: bool) -> list[float]:
+    """Evenly spaced values from the low to the high end, both exact."""
+    shares = [index / (points - 1) for index in range(1, points - 1)]
+    between = [low * (high / low) ** s if log else low + (high - low) * s for s in shares]
+    return [low, *between, high]
 
 
 def _check_range(low: float, high: float, log: bool, step: float | None) -> None:

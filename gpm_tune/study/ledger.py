@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 import uuid
+import warnings
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +23,20 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 from pydantic import ValidationError
 
-from gpm_tune.config import nearest
 from gpm_tune.errors import UserError
-from gpm_tune.study import space
+from gpm_tune.study import population, space
+from gpm_tune.study.meter import Meter
+from gpm_tune.study.population import Member
+from gpm_tune.study.records import is_own
+from gpm_tune.study.schedulers import PBT
 from gpm_tune.study.specification import Study
-from gpm_tune.training import Experiment, Objective
+from gpm_tune.study.warm_start import Lesson, learn_from
+from gpm_tune.training import Experiment, checkpoint
+from gpm_tune.training.description import known_costs
 
 logging.getLogger("alembic").setLevel(logging.WARNING)
 optuna.logging.set_verbosity(optuna.logging.WARNING)
+warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # of a sampler that a file chose
 
 
 @dataclass(frozen=True)
@@ -39,47 +48,71 @@ class Assignment:
     experiment: Experiment
     checkpoint: str | None
     steps_done: int
+    forked_from: dict[str, int] | None = None  # another trial's number and step
+    replaces: int | None = None  # the trial that ends where this one, a fork, begins
+
+
+class Verdict(Enum):
+    """What a trial does after an evaluation."""
+
+    GO_ON = "go on"
+    STOP = "stop"
+    PAUSE = "pause"
 
 
 class Ledger:
     """Hands out the trials of a study and records what becomes of them."""
 
-    def __init__(self, study: Study, storage: str | None) -> None:
+    def __init__(self, study: Study, storage: str | None, folder: Path | None = None) -> None:
         """Open the study in the storage, or create it; None for one that is forgotten.
 
+        folder: the study's, for the checkpoints from which forks start.
         Raises UserError where a study of this name has another base, search space or objective.
         """
         self.study = study
+        self._folder = folder
         self._optuna = optuna.create_study(
             storage=storage,
             study_name=study.name,
             load_if_exists=True,
-            direction="minimize" if study.objective.mode == "min" else "maximize",
+            directions=["minimize" if goal.mode == "min" else "maximize" for goal in study.goals],
         )
-        if not self._optuna.user_attrs:
-            self._create()
+        if "id" not in self._optuna.user_attrs:
+            names = study.warm_start if storage else []
+            self._create([learn_from(name, study, storage or "") for name in names])
         self._refuse_another_study()
         trials = self._optuna.get_trials(deepcopy=False)
-        asked = [t for t in trials if t.state != TrialState.WAITING]
+        own = [trial for trial in trials if is_own(trial)]
         # The seed moves on with the trials, so that a restart does not repeat their draws.
-        self._optuna.sampler = study.sampler.build(study.sampler.seed + len(asked))
-        self._optuna.pruner = study.scheduler.build()
-        self._unfinished = deque(t for t in trials if t.state == TrialState.RUNNING)
-        self._asked = len(asked)
+        self._optuna.sampler = study.sampler.build(study.sampler.seed + len(own))
+        self._optuna.pruner = study.scheduler.build(study.experiment.training.steps)
+        self.meter = Meter(self._optuna, study.budget, study.resources.gpu)
+        self._unfinished = {
+            t.number: optuna.Trial(self._optuna, t._trial_id) for t in own if t.state == TrialState.RUNNING
+        }
+        self._asked = sum("forked_from" not in trial.user_attrs for trial in own)
+        self._waiting = sum(trial.state == TrialState.WAITING for trial in trials)
+        self._proposals = self._not_yet_asked(trials)
         self._live: dict[int, optuna.Trial] = {}
+        self._members = {t.number: m for t in own if (m := self._member(t))}
+        self._has_reached_target = any(self._is_on_target(t.user_attrs) for t in own)
 
-    def _create(self) -> None:
-        if "base" in self.study.start_from:
-            start = space.start_point(self.study.base, self.study.search)
-            self._optuna.enqueue_trial(start)
-        self._optuna.set_user_attr("identity", json.dumps(self.study.identity))
-        self._optuna.set_user_attr("objective", self.study.objective.model_dump())
-        self._optuna.set_user_attr("features", self.study.experiment.features)
+    def _create(self, lessons: list[Lesson]) -> None:
+        study = self.study
+        for start in study.start_from:
+            tree = space.put(study.base, start) if isinstance(start, dict) else study.base
+            self._optuna.enqueue_trial(space.parameters(tree, study.base, study.search), skip_if_exists=True)
+        known = {trial.user_attrs.get("origin") for trial in self._optuna.get_trials(deepcopy=False)}
+        for lesson in lessons:
+            new = [trial for trial in lesson.trials if trial.user_attrs["origin"] not in known]
+            self._optuna.add_trials(new)
+        self._optuna.set_user_attr("identity", json.dumps(study.identity))
+        self._optuna.set_user_attr("features", study.experiment.features)
         self._optuna.set_user_attr("id", uuid.uuid4().hex)
 
     def _refuse_another_study(self) -> None:
         stored = json.loads(self._optuna.user_attrs["identity"])
-        differing = _differences(stored, self.study.identity)
+        differing = _differences(stored, json.loads(json.dumps(self.study.identity)))
         if differing:
             raise UserError(
                 f"study '{self.study.name}' exists already with other values of "
@@ -96,165 +129,255 @@ class Ledger:
     @property
     def remaining(self) -> int:
         """Trials that have to be run, or finished, to fill the budget."""
-        return max(0, self.study.budget.trials - self._asked) + len(self._unfinished)
+        left = max(0, self.study.budget.trials - self._asked)
+        if self._proposals is not None:
+            left = min(left, self._waiting + len(self._proposals))
+        return left + len(self._unfinished)
+
+    @property
+    def may_have_more(self) -> bool:
+        """Whether a trial may yet follow, although none can be started now: a live one may pause."""
+        return self._pbt is not None and bool(self._live)
+
+    def used_up(self) -> str | None:
+        """Which part of the budget is used up, besides the number of trials; None where none is."""
+        self.meter.tick(len(self._live))
+        if self._has_reached_target:
+            return f"{self.study.objective.metric} has reached {self.study.budget.target:g} (budget.target)"
+        return self.meter.used_up()
+
+    @property
+    def _pbt(self) -> PBT | None:
+        scheduler = self.study.scheduler
+        return scheduler if isinstance(scheduler, PBT) else None
 
     def next(self) -> Assignment | None:
-        """The next trial to run, unfinished ones first; None once the budget is used up."""
-        while self._unfinished:
-            assignment = self._assign(optuna.Trial(self._optuna, self._unfinished.popleft()._trial_id))
+        """The next trial to run, unfinished ones first; None where there is none now."""
+        while True:
+            picked = self._pick_member() if self._pbt else self._pick()
+            if picked is None:
+                return None
+            trial, replaces = picked
+            assignment = self._assign(trial, replaces)
             if assignment:
                 return assignment
-        while self._asked < self.study.budget.trials:
-            self._asked += 1
-            assignment = self._assign(self._optuna.ask())
-            if assignment:
-                return assignment
-        return None
 
-    def _assign(self, trial: optuna.Trial) -> Assignment | None:
-        """The assignment of a trial, or None where its values do not make an experiment: it fails."""
-        values = space.sample(trial, self.study.base, self.study.search)
+    def _pick(self) -> tuple[optuna.Trial, None] | None:
+        if self._unfinished:
+            return self._unfinished.pop(next(iter(self._unfinished))), None
+        trial = self._ask()
+        return None if trial is None else (trial, None)
+
+    def _pick_member(self) -> tuple[optuna.Trial, int | None] | None:
+        """The member of the population that is furthest behind, or the fork that takes its place."""
+        new = self._ask()
+        if new is not None:
+            return new, None
+        if not self._unfinished:
+            return None
+        number = min(
+            self._unfinished, key=lambda number: (_progress(self._unfinished[number])["step"], number)
+        )
+        trial = self._unfinished.pop(number)
+        fork = self._fork(number)
+        if fork is None:
+            return trial, None
+        self._optuna.tell(number, state=TrialState.PRUNED)
+        return fork, number
+
+    def _ask(self) -> optuna.Trial | None:
+        """A new trial; None once the budget, or what the sampler proposes, is used up."""
+        if self._asked >= self.study.budget.trials:
+            return None
+        if self._waiting:
+            self._waiting -= 1
+        elif self._proposals is not None:
+            if not self._proposals:
+                return None
+            self._optuna.enqueue_trial(self._proposals.popleft())
+        self._asked += 1
+        return self._optuna.ask()
+
+    def _not_yet_asked(self, trials: list[FrozenTrial]) -> deque[dict[str, Any]] | None:
+        """What is left of a sampler's list of proposals; None where it has no list."""
+        proposals = self.study.sampler.proposals(self.study.base, self.study.search)
+        if proposals is None:
+            return None
+        asked = {_key(t.system_attrs.get("fixed_params", t.params)) for t in trials}
+        return deque(proposal for proposal in proposals if _key(proposal) not in asked)
+
+    def _fork(self, number: int) -> optuna.Trial | None:
+        """A fork of a better member in place of this one, if it is among the worst."""
+        pbt, steps = self._pbt, self.study.experiment.training.steps
+        if pbt is None or number not in self._members:
+            return None
+        donor = population.choose_donor(number, self._members, pbt, self.study.objective, steps)
+        source = None if donor is None else self._attributes(donor).get("checkpoint")
+        if donor is None or source is None or self._folder is None:
+            return None
+        record = checkpoint.read_record(Path(source))
+        step = record["evaluated_step"]
+        # A copy: the donor goes on, and drops what it no longer needs.
+        copy = self._folder / "checkpoints" / "forks" / f"{donor:04d}_{step:09d}_for_{number:04d}"
+        shutil.copytree(source, copy, dirs_exist_ok=True)
+        params = population.perturb(self._params(donor), self.study.search, pbt, number, step)
+        progress = {**self._attributes(donor)["progress"], "step": step, "seconds": record["seconds"]}
+        forked = {"trial": donor, "step": step}
+        self._optuna.enqueue_trial(
+            params, {"forked_from": forked, "checkpoint": str(copy), "progress": progress}
+        )
+        del self._members[number]
+        return self._optuna.ask()
+
+    def _assign(self, trial: optuna.Trial, replaces: int | None) -> Assignment | None:
+        """The assignment of a trial, or None where its values make no experiment, or one out of bounds."""
+        values, tree = self._draw(trial)
         self._live[trial.number] = trial
         try:
-            experiment = Experiment.model_validate(space.put(self.study.base, values))
+            experiment = Experiment.model_validate(tree)
         except ValidationError as error:
             self.fail(trial.number, error.errors()[0]["msg"].removeprefix("Value error, "))
             return None
-        trial.set_user_attr("values", values)
-        trial.set_user_attr("interrupted", False)
         attributes = trial.user_attrs
+        if "values" not in attributes:
+            trial.set_user_attr("values", values)
+            if not self._keeps_known_bounds(trial.number, experiment):
+                return None
+        if attributes.get("interrupted"):
+            trial.set_user_attr("interrupted", False)
         return Assignment(
             trial.number,
             values,
             experiment,
             attributes.get("checkpoint"),
-            attributes.get("step", 0),
+            _progress(trial)["step"],
+            attributes.get("forked_from"),
+            replaces,
         )
 
-    def report(self, number: int, step: int, metrics: Mapping[str, float]) -> bool:
-        """Record an evaluation. Returns whether the trial should be stopped here.
+    def _draw(self, trial: optuna.Trial) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The values of a trial, and its experiment as plain data."""
+        values = space.sample(trial, self.study.base, self.study.search)
+        return values, space.put(self.study.base, values)
+
+    def _keeps_known_bounds(self, number: int, experiment: Experiment) -> bool:
+        """Whether a trial keeps the bounds on costs that are known beforehand; if not, it is not trained."""
+        bounds = [c for c in self.study.constraints if c.metric in ("parameters", "nfe")]
+        costs = known_costs(experiment) if bounds else {}
+        broken = [c for c in bounds if c.violation(costs[c.metric]) > 0]
+        if not broken:
+            return True
+        trial = self._live[number]
+        for constraint in broken:
+            trial.set_constraint(constraint.metric, constraint.violation(costs[constraint.metric]))
+        found = ", ".join(f"{c.metric} is {costs[c.metric]:,.0f}, not {c}" for c in broken)
+        trial.set_user_attr("reason", found)
+        self._tell(number, TrialState.PRUNED)
+        return False
+
+    def report(self, number: int, step: int, metrics: Mapping[str, float]) -> Verdict:
+        """Record an evaluation. Returns what the trial does next.
 
         An evaluation that is reported again, after a lost worker, changes nothing.
         """
         trial = self._live[number]
-        if step <= trial.user_attrs.get("step", 0):
-            return False
+        progress = _progress(trial)
+        if step <= progress["step"]:
+            return Verdict.GO_ON
         objective = self.study.objective
-        value = metrics[objective.metric]
-        best = trial.user_attrs.get("best", {}).get("metrics", {}).get(objective.metric)
-        trial.report(value, step)
-        if best is None or objective.better(value, best):
-            trial.set_user_attr("best", {"step": step, "metrics": dict(metrics)})
-        trial.set_user_attr("seconds", metrics["seconds"])
-        trial.set_user_attr("step", step)  # last: what it vouches for is in the storage by now
-        return trial.should_prune()
+        scores = [metrics[goal.metric] for goal in self.study.goals]
+        best = progress["best"]
+        if best is None or objective.better(scores[0], best["scores"][0]):
+            best = {"step": step, "scores": scores, "metrics": dict(metrics)}
+        if len(scores) == 1:
+            trial.report(scores[0], step)
+        else:  # Optuna takes intermediate values of one objective only
+            trial.set_user_attr(f"scores:{step}", scores)
+        # Last, and in one piece: what it vouches for is in the storage by now.
+        trial.set_user_attr("progress", {"step": step, "seconds": metrics["seconds"], "best": best})
+        self._has_reached_target |= self._is_on_target(trial.user_attrs)
+        if self._pbt:
+            self._members[number] = Member(step, scores[0])
+            between = step // self._pbt.interval_steps > progress["step"] // self._pbt.interval_steps
+            return Verdict.PAUSE if between else Verdict.GO_ON
+        return Verdict.STOP if len(scores) == 1 and trial.should_prune() else Verdict.GO_ON
+
+    def _is_on_target(self, attributes: Mapping[str, Any]) -> bool:
+        best, target = attributes.get("progress", {}).get("best"), self.study.budget.target
+        return (
+            bool(best) and target is not None and not self.study.objective.better(target, best["scores"][0])
+        )
 
     def keep_checkpoint(self, number: int, path: str) -> None:
         """Remember where the trial's latest checkpoint lies."""
         self._live[number].set_user_attr("checkpoint", path)
 
     def complete(self, number: int) -> None:
-        """The trial ran all its steps. Its value is the best that its objective reached."""
-        best = self._live[number].user_attrs["best"]["metrics"][self.study.objective.metric]
-        self._tell(number, TrialState.COMPLETE, best)
+        """The trial ran all its steps. Its scores are those of the evaluation where its first was best."""
+        self._bound(number)
+        self._tell(number, TrialState.COMPLETE, _progress(self._live[number])["best"]["scores"])
 
     def prune(self, number: int) -> None:
         """The trial was stopped early; Optuna keeps its intermediate values."""
+        self._bound(number)
         self._tell(number, TrialState.PRUNED)
+
+    def _bound(self, number: int) -> None:
+        """Tell Optuna by how much a trial violates each constraint."""
+        trial = self._live[number]
+        best = _progress(trial)["best"]
+        for constraint in self.study.constraints if best else ():
+            violation = constraint.violation(best["metrics"][constraint.metric])
+            trial.set_constraint(constraint.metric, violation)
 
     def fail(self, number: int, reason: str) -> None:
         """The trial ended without a usable result."""
+        self._members.pop(number, None)
         self._live[number].set_user_attr("reason", reason)
         self._tell(number, TrialState.FAIL)
 
+    def pause(self, number: int) -> None:
+        """The trial waits until the rest of the population has come as far."""
+        self._unfinished[number] = self._live.pop(number)
+
     def suspend(self, number: int) -> None:
         """The trial is left as it is; the next run of the study continues it."""
-        self._live.pop(number).set_user_attr("interrupted", True)
+        self._live[number].set_user_attr("interrupted", True)
+        self.pause(number)
 
-    def _tell(self, number: int, state: TrialState, value: float | None = None) -> None:
-        self._optuna.tell(number, value, state=state, skip_if_finished=True)
+    def close(self) -> None:
+        """Nothing more is run now: paused trials are left to the next run of the study."""
+        for trial in self._unfinished.values():
+            trial.set_user_attr("interrupted", True)
+        self.meter.keep()
+
+    def _tell(self, number: int, state: TrialState, scores: list[float] | None = None) -> None:
+        self._optuna.tell(number, scores, state=state, skip_if_finished=True)
         del self._live[number]
 
+    def _attributes(self, number: int) -> dict[str, Any]:
+        return self._optuna.get_trials(deepcopy=False)[number].user_attrs
 
-@dataclass(frozen=True)
-class TrialRecord:
-    """A trial as the storage has it."""
+    def _params(self, number: int) -> dict[str, Any]:
+        return self._optuna.get_trials(deepcopy=False)[number].params
 
-    number: int
-    state: str  # "complete", "pruned", "fail", "running", "interrupted"
-    values: dict[str, Any]
-    value: float | None  # the best that the objective reached
-    metrics: dict[str, float]  # of the best evaluation
-    best_step: int | None
-    step: int
-    seconds: float
-    reason: str | None
-    checkpoint: str | None
+    @staticmethod
+    def _member(trial: FrozenTrial) -> Member | None:
+        """A trial's place in the population, if it has one: it was measured, and not stopped."""
+        if trial.state not in (TrialState.RUNNING, TrialState.COMPLETE) or not trial.intermediate_values:
+            return None
+        step = max(trial.intermediate_values)
+        return Member(step, trial.intermediate_values[step])
 
 
-@dataclass(frozen=True)
-class StudyRecord:
-    """A study as the storage has it."""
-
-    name: str
-    id: str
-    objective: Objective
-    features: str | None  # the network whose activations FID compares
-    experiment: dict[str, Any]
-    search: list[str]
-    trials: list[TrialRecord]
-
-    def ranked(self) -> list[TrialRecord]:
-        """The trials that have a value, best first."""
-        having = [trial for trial in self.trials if trial.value is not None]
-        sign = 1 if self.objective.mode == "min" else -1
-        return sorted(having, key=lambda trial: sign * (trial.value or 0.0))
+def _progress(trial: optuna.Trial) -> dict[str, Any]:
+    """How far a trial is, its training seconds, and its best evaluation."""
+    progress: dict[str, Any] = trial.user_attrs.get("progress", {"step": 0, "seconds": 0.0, "best": None})
+    return progress
 
 
-def read_study(storage: str, name: str) -> StudyRecord:
-    """What is known of a study. Raises UserError where there is none of this name."""
-    names = study_names(storage)
-    if name not in names:
-        hint = nearest(name, names) if names else "there are none yet"
-        raise UserError(f"no study is named '{name}'; {hint}")
-    study = optuna.load_study(study_name=name, storage=storage)
-    identity = json.loads(study.user_attrs["identity"])
-    objective = Objective.model_validate(study.user_attrs["objective"])
-    trials = study.get_trials(deepcopy=False)
-    return StudyRecord(
-        name,
-        study.user_attrs["id"],
-        objective,
-        study.user_attrs["features"],
-        identity["experiment"],
-        list(identity["search"]),
-        [_record(t, objective) for t in trials if t.state != TrialState.WAITING],
-    )
-
-
-def study_names(storage: str) -> list[str]:
-    """The names of the studies in a storage, which is not created where there is none."""
-    if storage.startswith("sqlite:///") and not Path(storage.removeprefix("sqlite:///")).exists():
-        return []
-    return sorted(optuna.get_all_study_names(storage))
-
-
-def _record(trial: FrozenTrial, objective: Objective) -> TrialRecord:
-    attributes = trial.user_attrs
-    best = attributes.get("best", {})
-    state = trial.state.name.lower()
-    return TrialRecord(
-        number=trial.number,
-        state="interrupted" if state == "running" and attributes.get("interrupted") else state,
-        values=attributes.get("values", trial.params),
-        value=best.get("metrics", {}).get(objective.metric),
-        metrics=best.get("metrics", {}),
-        best_step=best.get("step"),
-        step=attributes.get("step", 0),
-        seconds=attributes.get("seconds", 0.0),
-        reason=attributes.get("reason"),
-        checkpoint=attributes.get("checkpoint"),
-    )
+def _key(params: Mapping[str, Any]) -> str:
+    return json.dumps(params, sort_keys=True)
 
 
 def _differences(one: Any, other: Any, path: str = "") -> list[str]:

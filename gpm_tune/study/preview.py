@@ -18,7 +18,7 @@ def show(study: Study, console: Console) -> None:
     """Print the preview; nothing is written or started."""
     ledger = Ledger(study, storage=None)
     plain = study.model_dump(mode="json", exclude={"experiment", "search"})
-    plain["objectives"] = [study.objective.model_dump()]
+    plain["objectives"] = [goal.model_dump() for goal in study.goals]
     _print_yaml({"experiment": study.base}, console)
     _print_yaml(plain, console)
     space = Table("searched", "values", "condition", title="search space", box=SIMPLE_HEAD)
@@ -27,8 +27,8 @@ def show(study: Study, console: Console) -> None:
         condition = ", ".join(f"{key} = {value}" for key, value in distribution.when.items())
         space.add_row(path, ", ".join(f"{k} {v}" for k, v in given.items()), condition)
     console.print(space)
-    count = min(TRIALS, study.budget.trials)
-    table = Table("trial", *study.search, title=f"the first {count} of {study.budget.trials} trials")
+    count = min(TRIALS, ledger.remaining)
+    table = Table("trial", *study.search, title=f"the first {count} of {ledger.remaining} trials")
     for _ in range(count):
         assignment = ledger.next()
         if assignment:

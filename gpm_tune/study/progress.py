@@ -65,7 +65,8 @@ class StudyProgress:
 
     def ended(self, number: int, state: str, reason: str | None) -> None:
         """A trial came to its end, or is left for later."""
-        self._progress.remove_task(self._bars.pop(number))
+        if number in self._bars:
+            self._progress.remove_task(self._bars.pop(number))
         if state != "interrupted":
             self._progress.advance(self._all)
         self._line(f"trial {number}: {state}" + (f": {reason}" if reason else ""))

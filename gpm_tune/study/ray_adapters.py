@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from ray.tune.search import Searcher
 
 from gpm_tune.study.conductor import Conductor
 from gpm_tune.study.ledger import Assignment
+
+LOOK_EVERY = 0.5  # seconds between looks at the budget
 
 
 class ConductedSearcher(Searcher):  # type: ignore[misc]
@@ -33,7 +36,7 @@ class ConductedSearcher(Searcher):  # type: ignore[misc]
         assignment = self._conductor.assign()
         if assignment is None:
             finished: str = Searcher.FINISHED
-            return finished
+            return None if self._conductor.may_have_more else finished
         self._numbers[trial_id] = assignment.number
         return _config(assignment, self._shared)
 
@@ -49,7 +52,7 @@ class ConductedSearcher(Searcher):  # type: ignore[misc]
             self._conductor.ended(number, result["failure"])
         else:
             self._conductor.measured(number, result["step"], _metrics(result))
-            self._conductor.ended(number)
+            self._conductor.ended(number, all_steps=result["all_steps"])
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: Optuna's storage is the source of truth."""
@@ -64,6 +67,14 @@ class ConductedScheduler(FIFOScheduler):  # type: ignore[misc]
     def __init__(self, conductor: Conductor) -> None:
         super().__init__()
         self._conductor = conductor
+        self._looked = 0.0
+
+    def choose_trial_to_run(self, tune_controller: Any) -> Any:
+        """Called all the time: the moment to look at the clock."""
+        if time.monotonic() - self._looked >= LOOK_EVERY:
+            self._looked = time.monotonic()
+            self._conductor.look_at_the_budget()
+        return super().choose_trial_to_run(tune_controller)
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         stop = "interrupted" in result or self._conductor.measured(
@@ -95,6 +106,7 @@ def _config(assignment: Assignment, shared: Mapping[str, Any]) -> dict[str, Any]
         "number": assignment.number,
         "experiment": assignment.experiment.model_dump(mode="json"),
         "checkpoint": assignment.checkpoint,
+        "steps_done": assignment.steps_done,
     }
 
 

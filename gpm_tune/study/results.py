@@ -12,20 +12,21 @@ from rich.table import Table
 
 from gpm_tune.errors import UserError
 from gpm_tune.study import space
-from gpm_tune.study.ledger import StudyRecord, TrialRecord
+from gpm_tune.study.confirmation import Confirmed, confirmed, rank_agreement
 from gpm_tune.study.progress import metric_label
+from gpm_tune.study.records import StudyRecord, TrialRecord, read_confirmation, read_study
 
 
 def trials_table(record: StudyRecord, limit: int | None = None) -> Table:
     """The trials, best first, those without a value last."""
     ranked = record.ranked()
-    trials = ranked + [trial for trial in record.trials if trial.value is None]
+    trials = ranked + [trial for trial in record.trials if trial not in ranked]
     table = Table(title=f"study {record.name}: {_states(record)}", box=SIMPLE_HEAD)
     table.add_column("trial", justify="right", no_wrap=True)
     table.add_column("state", no_wrap=True)
     for path in record.search:
         table.add_column(_short(path, record.search), justify="right", overflow="fold")
-    for column in (_objective_label(record), "NFE", "steps", "duration"):
+    for column in (*_objective_labels(record), "NFE", "steps", "duration"):
         table.add_column(column, justify="right", no_wrap=True)
     for trial in trials[:limit]:
         table.add_row(*_row(record, trial))
@@ -37,7 +38,8 @@ def _row(record: StudyRecord, trial: TrialRecord) -> list[str]:
         str(trial.number),
         trial.state,
         *(show_value(trial.values.get(path, "-")) for path in record.search),
-        "-" if trial.value is None else f"{trial.value:.4g}",
+        *(f"{score:.4g}" for score in trial.scores or ()),
+        *("-" for _ in record.objectives if not trial.scores),
         f"{trial.metrics['nfe']:g}" if "nfe" in trial.metrics else "-",
         str(trial.step),
         f"{trial.seconds:.1f} s",
@@ -64,13 +66,52 @@ def _states(record: StudyRecord) -> str:
     return ", ".join(f"{count} {state}" for state, count in sorted(counts.items())) or "no trials"
 
 
-def _objective_label(record: StudyRecord) -> str:
-    return metric_label(record.objective.metric, record.features)
+def _objective_labels(record: StudyRecord) -> list[str]:
+    return [metric_label(objective.metric, record.features) for objective in record.objectives]
 
 
 def failures(record: StudyRecord) -> list[str]:
     """Why trials failed, a line each."""
-    return [f"trial {t.number} failed: {t.reason}" for t in record.trials if t.reason]
+    failed = [f"trial {t.number} failed: {t.reason}" for t in record.trials if t.reason and t.state == "fail"]
+    others = [t for t in record.trials if t.reason and t.state != "fail"]
+    return failed + [f"trial {t.number} {t.state}: {t.reason}" for t in others]
+
+
+def lineage(record: StudyRecord) -> list[str]:
+    """Where forks of population-based training come from, a line each."""
+    return [f"trial {t.number} is a fork of {t.forked_from}" for t in record.trials if t.forked_from]
+
+
+def pareto(record: StudyRecord) -> list[str]:
+    """The Pareto front of a study with several objectives, in words."""
+    if len(record.objectives) == 1:
+        return []
+    numbers = ", ".join(str(trial.number) for trial in record.front())
+    return [f"Pareto front of {' and '.join(_objective_labels(record))}: trials {numbers or '-'}"]
+
+
+def report(storage: str, name: str) -> list[object]:
+    """All that a person is shown of a study. Raises UserError where there is none of this name."""
+    record = read_study(storage, name)
+    things: list[object] = [trials_table(record), *failures(record), *lineage(record), *pareto(record)]
+    stage = read_confirmation(storage, name)
+    if stage is not None:
+        things += [confirmation_table(record, confirmed(record, stage)), *failures(stage)]
+    return things
+
+
+def confirmation_table(search: StudyRecord, rows: list[Confirmed]) -> Table:
+    """What new seeds say of the best trials."""
+    (label, *_) = _objective_labels(search)
+    tau = rank_agreement(rows)
+    agreement = "" if tau is None else f", rank agreement with the search (Kendall τ) {tau:.2f}"
+    table = Table(title=f"best trials of {search.name} with new seeds{agreement}", box=SIMPLE_HEAD)
+    for column in ("trial", f"{label} in the search", "mean", "std", "seeds", "best in"):
+        table.add_column(column, justify="right")
+    for row in rows:
+        numbers = (f"{row.searched:.4g}", f"{row.mean:.4g}", f"{row.std:.2g}")
+        table.add_row(str(row.number), *numbers, str(len(row.values)), f"{row.best_share:.0%}")
+    return table
 
 
 def studies_table(records: list[StudyRecord]) -> Table:
@@ -79,7 +120,7 @@ def studies_table(records: list[StudyRecord]) -> Table:
     for record in records:
         ranked = record.ranked()
         best = f"{ranked[0].value:.4g} (trial {ranked[0].number})" if ranked else "-"
-        table.add_row(record.name, _states(record), best, _objective_label(record))
+        table.add_row(record.name, _states(record), best, " and ".join(_objective_labels(record)))
     return table
 
 
@@ -87,10 +128,17 @@ def plain(record: StudyRecord) -> dict[str, Any]:
     """A study as plain data, for JSON."""
     return {
         "name": record.name,
-        "objective": record.objective.model_dump(),
+        "objectives": [objective.model_dump() for objective in record.objectives],
         "features": record.features,
-        "trials": [dataclasses.asdict(trial) for trial in record.trials],
+        "hours": record.hours,
+        "gpu_hours": record.gpu_hours,
+        "pareto_front": [trial.number for trial in record.front()],
+        "trials": [_plain_trial(trial) for trial in record.trials],
     }
+
+
+def _plain_trial(trial: TrialRecord) -> dict[str, Any]:
+    return {**dataclasses.asdict(trial), "value": trial.value}
 
 
 def best_trial(record: StudyRecord) -> TrialRecord:
@@ -105,14 +153,14 @@ def best_plain(record: StudyRecord) -> dict[str, Any]:
     """The best trial as plain data, its whole experiment included."""
     trial = best_trial(record)
     experiment = space.put(record.experiment, trial.values)
-    return {"study": record.name, **dataclasses.asdict(trial), "experiment": experiment}
+    return {"study": record.name, **_plain_trial(trial), "experiment": experiment}
 
 
 def best_yaml(record: StudyRecord) -> str:
     """The best trial's experiment as a YAML file that `gpm-tune train` runs."""
     best = best_plain(record)
     origin = (
-        f"# Trial {best['number']} of study {record.name}: {_objective_label(record)} "
-        f"{best['value']:.4g} at step {best['best_step']}, NFE {best['metrics']['nfe']:g}.\n"
+        f"# Trial {best['number']} of study {record.name}: {_objective_labels(record)[0]} "
+        f"{best['scores'][0]:.4g} at step {best['best_step']}, NFE {best['metrics']['nfe']:g}.\n"
     )
     return origin + yaml.safe_dump(best["experiment"], sort_keys=False, allow_unicode=True)

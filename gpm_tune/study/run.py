@@ -12,15 +12,19 @@ from rich.console import Console
 
 from gpm_tune.errors import UserError
 from gpm_tune.metrics import check_features
+from gpm_tune.study import space
 from gpm_tune.study.conductor import Conductor, run_tags
+from gpm_tune.study.confirmation import ConfirmationLedger
 from gpm_tune.study.guards import interruptible, only_once
 from gpm_tune.study.home import Home
 from gpm_tune.study.ledger import Ledger
 from gpm_tune.study.progress import StudyProgress
-from gpm_tune.study.runs import find_teacher
+from gpm_tune.study.records import read_study
+from gpm_tune.study.runs import checkpoint_of, find_teacher
 from gpm_tune.study.specification import Study
 from gpm_tune.study.tracking import Tracker
 from gpm_tune.training import Experiment
+from gpm_tune.training.saved import read_experiment
 from gpm_tune.training.teacher import teacher_checkpoint
 
 WORKER_LOSSES = 10  # of one trial: a node may vanish, but not for ever
@@ -53,34 +57,72 @@ def prepare(experiment: Experiment, home: Home) -> None:
 
 
 def run_study(study: Study, home: Home, address: str, console: Console) -> bool:
-    """Run a study, or continue it, until its budget is used up. Returns False if interrupted.
+    """Run a study, or continue it, until a part of its budget is used up. Returns False if interrupted.
 
     Raises UserError where something is missing that the trials need, or the study is running.
     """
-    study = study.with_experiment(find_teacher(study.experiment, home))
+    study = _find_start_points(study.with_experiment(find_teacher(study.experiment, home)), home)
     prepare(study.experiment, home)
     if address == "local":
         _check_resources(study, os.cpu_count() or 1, torch.cuda.device_count(), "this machine")
     folder = home.study(study.name)
     with only_once(f"study '{study.name}'", folder):
-        ledger = Ledger(study, home.optuna_uri)
+        ledger = Ledger(study, home.optuna_uri, folder)
         (folder / "study.yaml").write_text(
-            yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+            yaml.safe_dump(study.model_dump(mode="json", by_alias=True), sort_keys=False, allow_unicode=True)
         )
-        tracker = Tracker(folder / "spool", home.tracking_uri, study.name, home.artifact_root)
-        with tracker, StudyProgress(study, ledger.remaining, console) as progress:
-            if not ledger.remaining:
-                return True
-            parent = tracker.open_run(
-                ledger.id,
-                name=study.name,
-                params={},
-                tags=run_tags(study.experiment) | {"gpm.study": study.name},
-            )
-            conductor = Conductor(ledger, tracker, progress)
-            _run_trials(study, home, address, conductor, console)
-            parent.end("KILLED" if conductor.interrupted else "FINISHED")
-    return not conductor.interrupted
+        with Tracker(folder / "spool", home.tracking_uri, study.name, home.artifact_root) as tracker:
+            finished = _run_stage(ledger, home, address, tracker, console)
+            if finished and study.confirm:
+                best = read_study(home.optuna_uri, study.name).ranked()[: study.confirm.trials]
+                stage = ConfirmationLedger(study, home.optuna_uri, best)
+                finished = _run_stage(stage, home, address, tracker, console)
+    return finished
+
+
+def _find_start_points(study: Study, home: Home) -> Study:
+    """The study with start points that were given by MLflow runs given by their values instead.
+
+    Raises UserError where a run has no checkpoint, or its values lie outside the search space.
+    """
+    starts: list[str | dict[str, Any]] = []
+    for start in study.start_from:
+        if isinstance(start, str) and start != "base":
+            tree = read_experiment(checkpoint_of(start, home)).model_dump(mode="json")
+            try:
+                space.parameters(tree, study.base, study.search)
+            except ValueError as error:
+                raise UserError(f"start_from: run {start}: its {error}") from None
+            values = {path: space.get(tree, path) for path in study.search}
+            starts.append({path: value for path, value in values.items() if value is not space.MISSING})
+        else:
+            starts.append(start)
+    return study.model_copy(update={"start_from": starts})
+
+
+def _run_stage(ledger: Ledger, home: Home, address: str, tracker: Tracker, console: Console) -> bool:
+    """Run the trials that a ledger hands out. Returns False if interrupted."""
+    study = ledger.study
+    with StudyProgress(study, ledger.remaining, console) as progress:
+        conductor = Conductor(ledger, tracker, progress)
+        if ledger.remaining:
+            conductor.look_at_the_budget()
+        if ledger.remaining and not conductor.used_up:
+            tags = run_tags(study.experiment) | {"gpm.study": study.name}
+            parent = tracker.open_run(ledger.id, name=study.name, params={}, tags=tags)
+            try:
+                _run_trials(study, home, address, conductor, console)
+            finally:
+                ledger.close()
+            parent.end("KILLED" if conductor.interrupted and not conductor.used_up else "FINISHED")
+    if conductor.used_up:
+        console.print(
+            f"study {study.name} is stopped by its budget: {conductor.used_up}; {ledger.remaining} of "
+            f"{study.budget.trials} trials are left, {ledger.meter.hours:.2f} hours and "
+            f"{ledger.meter.gpu_hours:.2f} GPU-hours were spent",
+            highlight=False,
+        )
+    return not conductor.interrupted or conductor.used_up is not None
 
 
 def _check_resources(study: Study, cpus: float, gpus: float, where: str) -> None:
@@ -110,11 +152,8 @@ def _run_trials(study: Study, home: Home, address: str, conductor: Conductor, co
 
         switch = Switch.remote()  # type: ignore[attr-defined]
 
-        def interrupt() -> None:
-            conductor.interrupted = True
-            switch.turn_on.remote()  # every trial checkpoints and stops
-
-        with interruptible(interrupt):
+        conductor.on_stop = switch.turn_on.remote
+        with interruptible(conductor.interrupt):
             if teach(study, home, switch, console):
                 _build_tuner(study, home, conductor, switch).fit()
     finally:
@@ -138,6 +177,11 @@ def _connect(address: str) -> None:
         ) from None
 
 
+def _folder_of(trial: Any) -> str:
+    """A trial that paused or was lost goes on in a folder of its own."""
+    return f"trial_{trial.config['number']:04d}_from_{trial.config['steps_done']:09d}"
+
+
 def _build_tuner(study: Study, home: Home, conductor: Conductor, switch: Any) -> Any:
     from ray import tune
 
@@ -151,10 +195,11 @@ def _build_tuner(study: Study, home: Home, conductor: Conductor, switch: Any) ->
     resources = study.resources
     trainable = tune.with_resources(
         tune.with_parameters(TrialTrainable, switch=switch),
-        {"cpu": resources.cpu, "gpu": resources.gpu},
+        resources.for_ray,
     )
     shared = {
         "objective": study.objective.model_dump(),
+        "wanted": study.wanted,
         "cache": str(home.cache),
         "threads": resources.cpu,
         "device": "cuda" if resources.gpu else "cpu",
@@ -167,7 +212,7 @@ def _build_tuner(study: Study, home: Home, conductor: Conductor, switch: Any) ->
             scheduler=ConductedScheduler(conductor),
             num_samples=-1,  # the searcher says when to end
             reuse_actors=True,
-            trial_dirname_creator=lambda trial: f"trial_{trial.config['number']:04d}",
+            trial_dirname_creator=_folder_of,
         ),
         run_config=tune.RunConfig(
             # A session of its own: a continued trial's new checkpoints never meet its old ones.

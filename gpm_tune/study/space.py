@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 Space = Mapping[str, AnyDistribution]
 Values = dict[str, Any]
 MISSING = object()
+MOST = 100_000  # combinations that are listed
 
 
 def get(tree: Mapping[str, Any], path: str) -> Any:
@@ -59,13 +60,45 @@ def sample(trial: optuna.Trial, base: Mapping[str, Any], space: Space) -> Values
     return values
 
 
-def start_point(base: Mapping[str, Any], space: Space) -> Values:
-    """The base experiment as parameters of an Optuna trial."""
-    return {
-        path: distribution.encode(get(base, path))
-        for path, distribution in space.items()
-        if _holds(distribution.when, base)
-    }
+def combinations(base: Mapping[str, Any], space: Space, points: int | None) -> list[Values]:
+    """Every combination of the paths' values whose conditions hold, as parameters of Optuna trials.
+
+    points: values of a range that has no step; None where every range must be finite.
+    Raises ValueError for a range that has no end of values, or for more than MOST combinations.
+    """
+    found: list[Values] = [{}]
+    for path in in_order(space):
+        distribution = space[path]
+        try:
+            spread = distribution.spread(points)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+        found = [
+            {**values, path: value} if searched else values
+            for values in found
+            for searched in [_holds(distribution.when, put(base, values))]
+            for value in (spread if searched else [None])
+        ]
+        if len(found) > MOST:
+            raise ValueError(f"there are more than {MOST:,} combinations: search fewer values")
+    return [{path: space[path].encode(value) for path, value in values.items()} for values in found]
+
+
+def parameters(tree: Mapping[str, Any], base: Mapping[str, Any], space: Space) -> Values:
+    """The searched values of another experiment, as parameters of an Optuna trial.
+
+    Raises ValueError where one is missing, or lies outside the search space.
+    """
+    values: Values = {}
+    for path in in_order(space):
+        distribution = space[path]
+        if _holds(distribution.when, put(base, values)):
+            value = get(tree, path)
+            if value is MISSING or not distribution.contains(value):
+                what = "is missing" if value is MISSING else f"{value} lies outside the search space"
+                raise ValueError(f"{path} {what}")
+            values[path] = value
+    return {path: space[path].encode(value) for path, value in values.items()}
 
 
 def in_order(space: Space) -> list[str]:
@@ -84,7 +117,7 @@ def in_order(space: Space) -> list[str]:
     return ordered
 
 
-def problems(base: Mapping[str, Any], space: Space, starts_from_base: bool) -> Iterator[tuple[str, str]]:
+def problems(base: Mapping[str, Any], space: Space) -> Iterator[tuple[str, str]]:
     """What keeps the search space from fitting the base experiment: (path, sentence) pairs."""
     try:
         in_order(space)
@@ -101,10 +134,22 @@ def problems(base: Mapping[str, Any], space: Space, starts_from_base: bool) -> I
         problem = None if unmet else _misfit(base, space, path)
         if problem:
             yield path, problem
-        elif starts_from_base and _holds(distribution.when, base):
-            value = get(base, path)
-            if not distribution.contains(value):
-                yield path, f"the base experiment's value {value} lies outside (start_from: [base])"
+
+
+def reshaping(base: Mapping[str, Any], space: Space) -> Iterator[str]:
+    """The paths whose values decide which weights an experiment has, and of which shapes."""
+    shapes = _shapes(base)
+    for path, distribution in space.items():
+        premises = _premises(space, path)
+        if any(_shapes(put(base, {**premises, path: value})) != shapes for value in distribution.probes):
+            yield path
+
+
+def _shapes(tree: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    from gpm_tune.training.description import build_empty
+
+    model, _ = build_empty(Experiment.model_validate(tree))
+    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
 
 
 def _misfit(base: Mapping[str, Any], space: Space, path: str) -> str | None:

@@ -2,81 +2,38 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Any, cast
 
-from pydantic import BeforeValidator, Field
+from pydantic import Field, model_validator
 
 from gpm_tune.config import Config, nearest
 from gpm_tune.documents import Document
 from gpm_tune.errors import UserError
 from gpm_tune.study import space
 from gpm_tune.study.distributions import AnyDistribution
-from gpm_tune.training import Experiment, Objective
-
-if TYPE_CHECKING:
-    import optuna
-
-
-class TPE(Config):
-    """Tree-structured Parzen estimator, Optuna's default: multivariate, aware of running trials."""
-
-    name: Literal["tpe"]
-    seed: int = Field(0, ge=0, description="Of the sampler's random numbers.")
-    startup_trials: int = Field(10, ge=0, description="Random trials before the model is used.")
-
-    def build(self, seed: int) -> optuna.samplers.BaseSampler:
-        """Optuna's sampler, with this seed in place of the configured one."""
-        import optuna
-
-        return optuna.samplers.TPESampler(seed=seed, n_startup_trials=self.startup_trials)
-
-
-class Random(Config):
-    """Independent random values."""
-
-    name: Literal["random"]
-    seed: int = Field(0, ge=0, description="Of the sampler's random numbers.")
-
-    def build(self, seed: int) -> optuna.samplers.BaseSampler:
-        """Optuna's sampler, with this seed in place of the configured one."""
-        import optuna
-
-        return optuna.samplers.RandomSampler(seed=seed)
-
-
-class ASHA(Config):
-    """Asynchronous successive halving: at each rung only the best 1/reduction_factor go on."""
-
-    name: Literal["asha"]
-    grace_steps: int = Field(1, ge=1, description="Training steps that every trial may have.")
-    reduction_factor: int = Field(3, ge=2, description="Ratio between rungs, and of survivors.")
-
-    def build(self) -> optuna.pruners.BasePruner:
-        """Optuna's pruner: its state is in the storage, so that a restart loses none of it."""
-        import optuna
-
-        return optuna.pruners.SuccessiveHalvingPruner(
-            min_resource=self.grace_steps, reduction_factor=self.reduction_factor
-        )
-
-
-class NoScheduler(Config):
-    """Every trial runs to its end."""
-
-    name: Literal["none"]
-
-    def build(self) -> optuna.pruners.BasePruner:
-        """Optuna's pruner that never prunes."""
-        import optuna
-
-        return optuna.pruners.NopPruner()
+from gpm_tune.study.records import CONFIRMATION
+from gpm_tune.study.samplers import TPE, AnySampler
+from gpm_tune.study.schedulers import PBT, AnyScheduler, NoScheduler
+from gpm_tune.training import Constraint, Experiment, Objective
 
 
 class Budget(Config):
-    """When the study is finished."""
+    """When the study is finished: at the first that is reached."""
 
     trials: int = Field(32, ge=1, description="Trials in all, failed and stopped ones included.")
+    hours: float | None = Field(None, gt=0, description="Hours for which the study runs, pauses left out.")
+    gpu_hours: float | None = Field(None, gt=0, description="Hours for which its trials occupy GPUs.")
+    target: float | None = Field(None, description="Value of the first objective that is good enough.")
+
+
+class Confirm(Config):
+    """After the search: the best trials again, with other seeds, so that luck is not taken for quality."""
+
+    trials: int = Field(3, ge=1, description="How many of the best trials.")
+    seeds: int = Field(5, ge=2, description="New seeds for each of them.")
 
 
 class Resources(Config):
@@ -84,15 +41,29 @@ class Resources(Config):
 
     cpu: int = Field(1, ge=1, description="CPU cores, and threads, per trial.")
     gpu: float = Field(0.0, ge=0, description="GPUs per trial; a fraction shares one.")
+    accelerator_type: str | None = Field(
+        None,
+        description="Kind of GPU that a trial needs, by Ray's name for it (A10G, H100, …); null for any.",
+    )
     concurrent: int | None = Field(
         None, ge=1, description="Trials at a time; null for as many as the cluster holds."
     )
 
+    @model_validator(mode="after")
+    def _check(self) -> Resources:
+        if self.gpu > 1 and self.gpu != int(self.gpu):
+            raise ValueError(f"gpu: {self.gpu:g}: a share of one GPU, or a whole number of them")
+        if self.accelerator_type and not self.gpu:
+            raise ValueError("accelerator_type is for trials that ask for a GPU: set gpu")
+        return self
 
-def _one(objectives: Any) -> Any:
-    if isinstance(objectives, list) and len(objectives) > 1:
-        raise ValueError("one objective is supported so far")
-    return objectives
+    @property
+    def for_ray(self) -> dict[str, float]:
+        """As Ray counts them."""
+        wanted = {"CPU": float(self.cpu), "GPU": self.gpu}
+        if self.accelerator_type:
+            wanted[f"accelerator_type:{self.accelerator_type}"] = 0.001  # a mark, of which nodes have 1
+        return wanted
 
 
 class Study(Config):
@@ -107,25 +78,57 @@ class Study(Config):
     search: dict[str, AnyDistribution] = Field(
         min_length=1, description="Path into the experiment -> distribution of its values."
     )
-    objectives: Annotated[list[Objective], BeforeValidator(_one)] = Field(
-        [], max_length=1, description="What is optimised; empty for the data's default metric."
+    objectives: list[Objective] = Field(
+        [], description="What is optimised, the first first; empty for the data's default metric."
     )
-    start_from: list[Literal["base"]] = Field(
-        ["base"], max_length=1, description="First trials: `base` is the base experiment's values."
+    constraints: list[Constraint] = Field([], description="Bounds that results must keep.")
+    start_from: list[str | dict[str, Any]] = Field(
+        ["base"],
+        description="First trials: `base` is the base experiment's values; further ones are an experiment's "
+        "file (as of `gpm-tune best --export`), an MLflow run id, or a mapping from paths to values.",
     )
-    sampler: Annotated[TPE | Random, Field(discriminator="name")] = Field(
-        TPE(name="tpe"), description="Optuna's sampler."
+    warm_start: list[str] = Field(
+        [], description="Names of studies whose finished trials the sampler learns from, too."
     )
-    scheduler: Annotated[ASHA | NoScheduler, Field(discriminator="name")] = Field(
-        NoScheduler(name="none"), description="Which trials are stopped early."
-    )
+    sampler: AnySampler = Field(TPE(name="tpe"), description="Optuna's sampler.")
+    scheduler: AnyScheduler = Field(NoScheduler(name="none"), description="Which trials are stopped early.")
     budget: Budget = Field(Budget(), description="When the study is finished.")
+    confirm: Confirm | None = Field(None, description="Stage after the search; null for none.")
     resources: Resources = Field(Resources(), description="What trials occupy.")
+
+    @model_validator(mode="after")
+    def _refuse_impossible_combinations(self) -> Study:
+        if self.name.endswith(CONFIRMATION):
+            raise ValueError(
+                f"a study's name does not end with {CONFIRMATION}, as its stage of new seeds does"
+            )
+        several = len(self.objectives) > 1
+        if several and self.scheduler.name != "none":
+            raise ValueError(
+                f"scheduler '{self.scheduler.name}' compares trials by one objective; with "
+                f"{len(self.objectives)} objectives set scheduler: {{name: none}}"
+            )
+        if several and not self.sampler.several_objectives:
+            raise ValueError(
+                f"sampler '{self.sampler.name}' has one objective; for {len(self.objectives)} choose "
+                "tpe, gp, nsga2, nsga3, random, quasi_random, grid or brute_force"
+            )
+        return self
+
+    @property
+    def goals(self) -> list[Objective]:
+        """What the study optimises."""
+        return self.objectives or [self.experiment.default_objective]
 
     @property
     def objective(self) -> Objective:
-        """What the study optimises."""
-        return self.objectives[0] if self.objectives else self.experiment.default_objective
+        """The first of them: it decides which evaluation of a trial is its best."""
+        return self.goals[0]
+
+    @property
+    def wanted(self) -> list[str]:
+        """What evaluations must report for objectives and constraints."""
+        return [goal.metric for goal in self.goals] + [bound.metric for bound in self.constraints]
 
     @property
     def base(self) -> dict[str, Any]:
@@ -139,8 +142,8 @@ class Study(Config):
     @property
     def identity(self) -> dict[str, Any]:
         """What must stay the same while a study is continued, for its trials to be comparable."""
-        plain = self.model_dump(mode="json", include={"experiment", "search"})
-        return {**plain, "objective": self.objective.model_dump()}
+        plain = self.model_dump(mode="json", include={"experiment", "search", "constraints"})
+        return {**plain, "objectives": [goal.model_dump() for goal in self.goals]}
 
 
 def load_study(document: Document) -> Study:
@@ -149,20 +152,73 @@ def load_study(document: Document) -> Study:
     Raises UserError that names file, line, key, what was expected, and the nearest valid key.
     """
     include_teacher(document)
+    _include_start_points(document)
     study = document.parse(Study)
-    metrics = study.experiment.metrics
-    if study.objective.metric not in metrics:
-        raise UserError(
-            document.where(("objectives", 0, "metric"))
-            + f"unknown metric '{study.objective.metric}'; {nearest(study.objective.metric, metrics)}"
-        )
-    problems = [
-        document.where(("search", path)) + problem
-        for path, problem in space.problems(study.base, study.search, bool(study.start_from))
-    ]
+    problems = [document.where(location) + problem for location, problem in _problems(study)]
     if problems:
         raise UserError("\n".join(problems))
     return study
+
+
+def _problems(study: Study) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    """What keeps the parts of a study from fitting each other: (location, sentence) pairs."""
+    experiment = study.experiment
+    for index, objective in enumerate(study.objectives):
+        try:
+            experiment.check_objective(objective)
+        except ValueError as error:
+            yield ("objectives", index, "metric"), str(error)
+    for index, constraint in enumerate(study.constraints):
+        location = ("constraints", index)
+        try:
+            experiment.direction(constraint.metric)
+        except ValueError as error:
+            yield (*location, "metric"), str(error)
+        if constraint.min is None and constraint.max is None:
+            yield location, "a constraint has a max, a min, or both"
+    if "system/gpu_memory" in study.wanted and not study.resources.gpu:
+        yield ("resources",), "system/gpu_memory is measured on GPUs: trials have none (resources.gpu)"
+    misfits = [(("search", path), problem) for path, problem in space.problems(study.base, study.search)]
+    yield from misfits
+    if misfits:
+        return
+    yield from _start_problems(study)
+    try:
+        study.sampler.proposals(study.base, study.search)
+    except ValueError as error:
+        yield ("sampler",), str(error)
+    if isinstance(study.scheduler, PBT):
+        for path in space.reshaping(study.base, study.search):
+            yield (
+                ("search", path),
+                "it changes the networks' shapes: a fork could not take over weights (pbt)",
+            )
+
+
+def _start_problems(study: Study) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    for index, start in enumerate(study.start_from):
+        if isinstance(start, str) and start != "base":
+            if not re.fullmatch("[0-9a-f]{32}", start):
+                yield ("start_from", index), f"'{start}': expected base, a .yaml file, or an MLflow run id"
+            continue
+        tree = study.base if start == "base" else space.put(study.base, cast("dict[str, Any]", start))
+        what = "the base experiment" if start == "base" else "the start point"
+        try:
+            space.parameters(tree, study.base, study.search)
+        except ValueError as error:
+            yield ("start_from", index), f"{what}'s {error}"
+
+
+def _include_start_points(document: Document) -> None:
+    """Where a start point is given as a file, put its searched values in its place."""
+    starts, searched = document.data.get("start_from"), document.data.get("search")
+    if not isinstance(starts, list) or not isinstance(searched, dict):
+        return
+    for index, start in enumerate(starts):
+        if isinstance(start, str) and start.endswith((".yaml", ".yml")):
+            tree = load_experiment(Document.load(find_file(Path(start)))).model_dump(mode="json")
+            values = {path: space.get(tree, path) for path in searched}
+            starts[index] = {path: value for path, value in values.items() if value is not space.MISSING}
 
 
 def include_teacher(document: Document) -> None:

@@ -52,8 +52,8 @@ class Interruption:
 class TrialTrainable(tune.Trainable):  # type: ignore[misc]
     """Ray's view of a `Trainer`.
 
-    Its config: `experiment` and `objective` as plain data, `checkpoint` to continue from or None,
-    `cache` folder, `threads`, `device`. A result has `step` and `metrics`, or `failure` with a
+    Its config: `experiment` and `objective` as plain data, `wanted` metrics, `checkpoint` to continue
+    from or None, `cache` folder, `threads`, `device`. A result has `step` and `metrics`, or `failure` with a
     reason, or `interrupted`. Exceptions become failures: only a lost process is worth a retry.
     """
 
@@ -87,6 +87,7 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
         return {
             "step": evaluation.step,
             "metrics": evaluation.metrics,
+            "all_steps": self._trainer.done,  # `done` is also true of a trial that is stopped
             "done": self._trainer.done,
             "should_checkpoint": True,
         }
@@ -96,6 +97,7 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
             Experiment.model_validate(self._trial["experiment"]),
             device=self._trial["device"],
             objective=Objective.model_validate(self._trial["objective"]),
+            wanted=self._trial["wanted"],
             cache=Path(self._trial["cache"]),
         )
         if checkpoint:

@@ -49,11 +49,25 @@ class Description:
         }
 
 
-def describe(experiment: Experiment) -> Description:
-    """Build the model without values, and count."""
+def build_empty(experiment: Experiment) -> tuple[ParticleModel, nn.Module | None]:
+    """The model and its teacher's network, without values."""
     with META:
         teacher = _teacher(experiment)
-        model = experiment.model.build(experiment.data.shape, Given(teacher=teacher))
+        return experiment.model.build(experiment.data.shape, Given(teacher=teacher)), teacher
+
+
+def known_costs(experiment: Experiment) -> dict[str, float]:
+    """The costs that are known before any training: parameters that are trained, and full NFE."""
+    model, _ = build_empty(experiment)
+    trained = parameters(model.flow.network)
+    if isinstance(model, GeneratorModel):
+        trained += parameters(model.generator)
+    return {"parameters": trained, "nfe": _count_sampling(model)[0]}
+
+
+def describe(experiment: Experiment) -> Description:
+    """Build the model without values, and count."""
+    model, teacher = build_empty(experiment)
     networks = {model.flow.role: parameters(model.flow.network)}
     if isinstance(model, GeneratorModel):
         networks["generator"] = parameters(model.generator)

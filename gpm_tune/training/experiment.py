@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -12,6 +11,7 @@ from gpm_tune.config import Config
 from gpm_tune.data import DataConfig
 from gpm_tune.metrics import ImageMetrics, PointMetrics
 from gpm_tune.models import EDMConfig, ModelConfig, ScoreGANConfig
+from gpm_tune.training.objectives import WORDS, Mode, Objective, Reference, direction
 
 
 class OptimizerConfig(Config):
@@ -67,22 +67,9 @@ class EvaluationConfig(Config):
     inception_weights: Path | None = Field(
         None, description="Local file of Inception's weights; null to download them."
     )
-
-
-class Objective(Config):
-    """A metric and the direction in which it improves."""
-
-    metric: str = Field(description="Name of a metric that the evaluation reports.")
-    mode: Literal["min", "max"] = Field("min", description="Which direction is better.")
-
-    def better(self, value: float, than: float) -> bool:
-        """Whether a value is strictly better than another."""
-        return value < than if self.mode == "min" else value > than
-
-    @property
-    def worst(self) -> float:
-        """What every finite value is better than."""
-        return math.inf if self.mode == "min" else -math.inf
+    reference: Reference | None = Field(
+        None, description="Worst corner of the curve METRIC/hypervolume; null where it is not wanted."
+    )
 
 
 class Experiment(Config):
@@ -147,7 +134,7 @@ class Experiment(Config):
         return (self.evaluation.features or "inception") if is_image else None
 
     @property
-    def metrics(self) -> dict[str, Literal["min", "max"]]:
+    def metrics(self) -> dict[str, Mode]:
         """The metrics that an evaluation reports, each with its better direction, default first."""
         return ImageMetrics.directions if self.features else PointMetrics.directions
 
@@ -156,3 +143,16 @@ class Experiment(Config):
         """What `best` means where no study says otherwise."""
         metric, mode = next(iter(self.metrics.items()))
         return Objective(metric=metric, mode=mode)
+
+    def check_objective(self, objective: Objective) -> None:
+        """Raise ValueError unless evaluations can tell what is asked for, in its better direction."""
+        better = self.direction(objective.metric)
+        if objective.mode != better:
+            raise ValueError(f"{objective.metric} is the better the {WORDS[better]}: set mode: {better}")
+
+    def direction(self, name: str) -> Mode:
+        """The better direction of what an objective or constraint names.
+
+        Raises ValueError where evaluations do not tell it.
+        """
+        return direction(name, self.metrics, self.evaluation.nfe, self.evaluation.reference)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -21,7 +21,8 @@ from gpm_tune.models import GeneratorModel, KernelFlowConfig, ParticleModel
 from gpm_tune.models.flow import Given, Terms, evaluating
 from gpm_tune.sampling.solvers import Solver
 from gpm_tune.training import checkpoint
-from gpm_tune.training.experiment import Experiment, Objective, OptimizerConfig
+from gpm_tune.training.experiment import Experiment, OptimizerConfig
+from gpm_tune.training.objectives import Objective, derive
 from gpm_tune.training.pictures import picture
 from gpm_tune.training.teacher import load_teacher
 
@@ -52,16 +53,19 @@ class Trainer:
         *,
         device: torch.device | str = "cpu",
         objective: Objective | None = None,
+        wanted: Sequence[str] = (),
         cache: Path | None = None,
     ) -> None:
         """Load the data and build the model.
 
         objective: what makes an evaluation the best; the experiment's default metric if None.
+        wanted: what evaluations report besides, named as an objective's metric.
         cache: folder for statistics of the real data and for teachers, shared between runs.
         Raises UserError where data, feature network or teacher cannot be had, or the data are too few.
         """
         self.experiment = experiment
         self.objective = objective or experiment.default_objective
+        self._wanted = [self.objective.metric, *wanted]
         self.device = torch.device(device)
         data = experiment.data.load(experiment.seed)
         self._real = data.train.to(self.device)
@@ -200,6 +204,7 @@ class Trainer:
         metrics |= {name: metrics[f"{name}/nfe_{full}"] for name in self.experiment.metrics}
         losses = {f"loss/{name}": mean.total.item() / mean.terms for name, mean in self._means.items()}
         metrics |= losses | {"nfe": full, "seconds": self.seconds}
+        metrics |= self._derive(metrics)
         for name, value in metrics.items():
             if not math.isfinite(value):
                 raise DivergedError(f"{name} was {value} at step {self.step}")
@@ -207,6 +212,19 @@ class Trainer:
         self.last = Evaluation(self.step, metrics, picture(sets[full][:PICTURED].cpu()))
         self._keep_best(self.last)
         return self.last
+
+    def _derive(self, measured: Mapping[str, float]) -> dict[str, float]:
+        """What objectives and constraints name, from what was measured."""
+        experiment = self.experiment
+        trained = [p for o in self._optimizers.values() for group in o.param_groups for p in group["params"]]
+        known = {**measured, "parameters": sum(parameter.numel() for parameter in trained)}
+        found = {}
+        for name in self._wanted:
+            value = derive(name, known, experiment.metrics, experiment.evaluation.reference)
+            if value is None:
+                raise UserError(f"{name} is not measured: the model's full NFE is {measured['nfe']:g}")
+            found[name] = value
+        return found
 
     def _sample(self, rng: torch.Generator) -> dict[int, Tensor]:
         """NFE -> that many samples, of the averaged weights where there are some."""
@@ -241,7 +259,7 @@ class Trainer:
         checkpoint.write(folder, weights, state, record, {k: e.picture for k, e in pictures.items() if e})
 
     def restore(self, folder: Path) -> None:
-        """Continue from what `save` wrote for the same experiment.
+        """Continue from what `save` wrote, for the same experiment or one with the same networks.
 
         Raises UserError where the folder holds no whole checkpoint.
         """
@@ -250,7 +268,11 @@ class Trainer:
         if self._average:
             self._average.load_state_dict(weights["average"])
         for name, optimizer in self._optimizers.items():
+            own = [{"lr": group["lr"], "betas": group["betas"]} for group in optimizer.param_groups]
             optimizer.load_state_dict(state["optimizers"][name])
+            # A fork of another trial has hyperparameters of its own.
+            for group, values in zip(optimizer.param_groups, own, strict=True):
+                group.update(values)
         self._rng.set_state(state["rng"].cpu())
         self._means = {name: RunningMean(*mean) for name, mean in state["means"].items()}
         self._best_weights = weights.get("best", {})

@@ -7,7 +7,8 @@ import pytest
 from examples import study_of
 
 from gpm_tune.study.conductor import Conductor
-from gpm_tune.study.ledger import Assignment, Ledger, read_study
+from gpm_tune.study.ledger import Assignment, Ledger
+from gpm_tune.study.records import read_study
 from gpm_tune.study.spool import Event, Spool
 from gpm_tune.study.tracking import Tracker
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from gpm_tune.errors import UserError
 from gpm_tune.study import space
-from gpm_tune.study.ledger import Ledger, StudyRecord, read_study
+from gpm_tune.study.ledger import Ledger, Verdict
+from gpm_tune.study.records import StudyRecord, read_study
 from gpm_tune.study.specification import Study
 
 METRIC = "sliced_wasserstein"
@@ -92,7 +93,7 @@ def test_a_replayed_report_changes_nothing(storage: str) -> None:
     ledger.report(number, 4, measure(2.0))
     ledger.report(number, 8, measure(1.0))
     before = record(storage)
-    assert ledger.report(number, 4, measure(0.1)) is False
+    assert ledger.report(number, 4, measure(0.1)) is Verdict.GO_ON
     assert record(storage) == before
 
 
@@ -110,7 +111,7 @@ def test_a_larger_budget_adds_trials_to_a_finished_study(storage: str) -> None:
     [
         ({"experiment": space.put(POINTS, {"training.steps": 13})}, "experiment.training.steps"),
         ({"search": {"model.eta": {"float": [1.0, 9.0]}}}, "search.model.eta"),
-        ({"objectives": [{"metric": "frechet"}]}, "objective.metric"),
+        ({"objectives": [{"metric": "frechet"}]}, "objectives"),
     ],
 )
 def test_another_study_under_the_same_name_is_refused(
@@ -126,9 +127,9 @@ def test_asha_stops_the_worse_trials_at_their_rung() -> None:
     ledger = Ledger(study_of(scheduler=scheduler, budget={"trials": 9}), None)
     numbers = [take(ledger) for _ in range(9)]
     stopped = [ledger.report(number, 4, measure(float(value))) for value, number in enumerate(numbers)]
-    assert not stopped[0], "the best goes on"
-    assert all(stopped[3:]), "what is not in the best third is stopped"
-    assert not any(ledger.report(0, step, measure(0.0)) for step in (8, 12))
+    assert stopped[0] is Verdict.GO_ON, "the best goes on"
+    assert set(stopped[3:]) == {Verdict.STOP}, "what is not in the best third is stopped"
+    assert all(ledger.report(0, step, measure(0.0)) is Verdict.GO_ON for step in (8, 12))
 
 
 def test_maximised_objectives_keep_the_highest(storage: str) -> None:

@@ -10,7 +10,8 @@ from rich.console import Console
 
 from gpm_tune.errors import UserError
 from gpm_tune.study import space
-from gpm_tune.study.ledger import Ledger, StudyRecord, read_study
+from gpm_tune.study.ledger import Ledger
+from gpm_tune.study.records import StudyRecord, read_study
 from gpm_tune.study.results import best_plain, best_yaml, failures, studies_table, trials_table
 from gpm_tune.training import Experiment
 

@@ -67,6 +67,6 @@ def test_samples_respect_conditions_and_always_make_an_experiment() -> None:
 
 def test_the_start_point_has_the_bases_values_where_conditions_hold() -> None:
     study = study_of()
-    assert space.start_point(study.base, study.search)["training.optimizer.lr"] == 2e-4
+    assert space.parameters(study.base, study.base, study.search)["training.optimizer.lr"] == 2e-4
     ipm = space.put(POINTS, {"model.loss": "ipm"})
-    assert "training.optimizer.lr" not in space.start_point(ipm, study.search)
+    assert "training.optimizer.lr" not in space.parameters(ipm, study.base, study.search)

@@ -1,0 +1,103 @@
+"""Early stopping: which trials go on, as a study file chooses it. Optuna's pruners keep their state in
+the storage, so that a restart loses none of it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field
+
+from gpm_tune.config import Config
+
+if TYPE_CHECKING:
+    import optuna
+
+
+class ASHA(Config):
+    """Asynchronous successive halving: at each rung only the best 1/reduction_factor go on."""
+
+    name: Literal["asha"]
+    grace_steps: int = Field(1, ge=1, description="Training steps that every trial may have.")
+    reduction_factor: int = Field(3, ge=2, description="Ratio between rungs, and of survivors.")
+
+    def build(self, steps: int) -> optuna.pruners.BasePruner:
+        """Optuna's pruner for trials of at most so many training steps."""
+        import optuna
+
+        del steps
+        return optuna.pruners.SuccessiveHalvingPruner(
+            min_resource=self.grace_steps, reduction_factor=self.reduction_factor
+        )
+
+
+class HyperBand(Config):
+    """Successive halving in several brackets, each of which begins to stop trials at another rung."""
+
+    name: Literal["hyperband"]
+    grace_steps: int = Field(1, ge=1, description="Training steps that every trial may have.")
+    reduction_factor: int = Field(3, ge=2, description="Ratio between rungs, and of survivors.")
+
+    def build(self, steps: int) -> optuna.pruners.BasePruner:
+        """Optuna's pruner for trials of at most so many training steps."""
+        import optuna
+
+        return optuna.pruners.HyperbandPruner(
+            min_resource=self.grace_steps,
+            max_resource=max(steps, self.grace_steps),
+            reduction_factor=self.reduction_factor,
+        )
+
+
+class Median(Config):
+    """A trial stops when its best value is worse than the median of the others' at the same step."""
+
+    name: Literal["median"]
+    grace_steps: int = Field(1, ge=1, description="Training steps that every trial may have.")
+    startup_trials: int = Field(5, ge=1, description="Trials that end before any is stopped.")
+
+    def build(self, steps: int) -> optuna.pruners.BasePruner:
+        """Optuna's pruner for trials of at most so many training steps."""
+        import optuna
+
+        del steps
+        return optuna.pruners.MedianPruner(
+            n_startup_trials=self.startup_trials, n_warmup_steps=self.grace_steps
+        )
+
+
+class PBT(Config):
+    """Population-based training (Jaderberg et al. 2017): trials that fall behind are replaced by forks.
+
+    Every `interval_steps` a trial among the worst is stopped, and a fork of one among the best goes on from
+    the latter's checkpoint with perturbed values. The population is `budget.trials`; forks come on top.
+    """
+
+    name: Literal["pbt"]
+    interval_steps: int = Field(ge=1, description="Training steps between comparisons.")
+    quantile: float = Field(
+        0.25, gt=0, le=0.5, description="Share that is replaced, and share that is forked."
+    )
+    factor: float = Field(1.25, gt=1, description="A forked number is multiplied or divided by it.")
+    resample: float = Field(0.25, ge=0, le=1, description="Probability that a value is drawn anew instead.")
+
+    def build(self, steps: int) -> optuna.pruners.BasePruner:
+        """Optuna's pruner that never prunes: the population decides."""
+        del steps
+        return NoScheduler(name="none").build(0)
+
+
+class NoScheduler(Config):
+    """Every trial runs to its end."""
+
+    name: Literal["none"]
+
+    def build(self, steps: int) -> optuna.pruners.BasePruner:
+        """Optuna's pruner that never prunes."""
+        import optuna
+
+        del steps
+        return optuna.pruners.NopPruner()
+
+
+AnyScheduler = Annotated[ASHA | HyperBand | Median | PBT | NoScheduler, Field(discriminator="name")]
