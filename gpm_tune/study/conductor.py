@@ -19,6 +19,7 @@ class Observer(Protocol):
 
     def started(self, assignment: Assignment) -> None: ...
     def measured(self, number: int, step: int, metrics: Mapping[str, float]) -> None: ...
+    def noted(self, number: int, note: str) -> None: ...
     def ended(self, number: int, state: str, reason: str | None) -> None: ...
 
 
@@ -32,6 +33,7 @@ class Conductor:
         self._observer = observer
         self._runs: dict[int, RunLog] = {}
         self._steps: dict[int, int] = {}  # of live trials: the last one measured
+        self._notes: dict[int, str] = {}
         self._stopped_early: set[int] = set()
 
     def __reduce__(self) -> tuple[type, tuple[()]]:
@@ -73,6 +75,13 @@ class Conductor:
         if stop:
             self._stopped_early.add(number)
         return stop
+
+    def noted(self, number: int, note: str) -> None:
+        """Say where a trial goes on if its latest checkpoint is damaged. Said again, it changes nothing."""
+        if self._notes.get(number) != note:
+            self._notes[number] = note
+            self._runs[number].tags({"gpm.note": note})
+            self._observer.noted(number, note)
 
     def checkpointed(self, number: int, path: str, pictures: Mapping[str, bytes]) -> None:
         """Remember a trial's latest checkpoint, and pictures of its samples by their names."""

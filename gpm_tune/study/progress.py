@@ -63,6 +63,10 @@ class StudyProgress:
         self._progress.update(self._bars[number], completed=step, note=note)
         self._line(f"trial {number}: step {step}/{self._totals[number]}, {note}")
 
+    def noted(self, number: int, note: str) -> None:
+        """Something happened to a trial that its owner should know."""
+        self._progress.console.print(f"trial {number}: {note}", highlight=False, markup=False)
+
     def ended(self, number: int, state: str, reason: str | None) -> None:
         """A trial came to its end, or is left for later."""
         self._progress.remove_task(self._bars.pop(number))

@@ -12,6 +12,7 @@ from ray.tune import Callback
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
+from gpm_tune.study import trial_checkpoints
 from gpm_tune.study.conductor import Conductor
 from gpm_tune.study.ledger import Assignment
 
@@ -48,7 +49,7 @@ class ConductedSearcher(Searcher):  # type: ignore[misc]
         elif "failure" in result:
             self._conductor.ended(number, result["failure"])
         else:
-            self._conductor.measured(number, result["step"], _metrics(result))
+            _tell(self._conductor, number, result)
             self._conductor.ended(number)
 
     def save(self, checkpoint_path: str) -> None:
@@ -66,9 +67,7 @@ class ConductedScheduler(FIFOScheduler):  # type: ignore[misc]
         self._conductor = conductor
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        stop = "interrupted" in result or self._conductor.measured(
-            trial.config["number"], result["step"], _metrics(result)
-        )
+        stop = _tell(self._conductor, trial.config["number"], result) or "interrupted" in result
         decision: str = TrialScheduler.STOP if stop else TrialScheduler.CONTINUE
         return decision
 
@@ -87,6 +86,8 @@ class CheckpointCallback(Callback):  # type: ignore[misc]
         png = folder / "samples.png"
         pictures = {f"samples/step_{step:07d}.png": png.read_bytes()} if step and png.exists() else {}
         self._conductor.checkpointed(trial.config["number"], str(folder), pictures)
+        if trial.config["checkpoint"]:  # it was continued: Tune knows nothing of its earlier checkpoints
+            trial_checkpoints.drop_old(folder)
 
 
 def _config(assignment: Assignment, shared: Mapping[str, Any]) -> dict[str, Any]:
@@ -96,6 +97,13 @@ def _config(assignment: Assignment, shared: Mapping[str, Any]) -> dict[str, Any]
         "experiment": assignment.experiment.model_dump(mode="json"),
         "checkpoint": assignment.checkpoint,
     }
+
+
+def _tell(conductor: Conductor, number: int, result: Mapping[str, Any]) -> bool:
+    """Tell what a result holds. Returns whether the trial should be stopped here."""
+    if "note" in result:
+        conductor.noted(number, result["note"])
+    return "step" in result and conductor.measured(number, result["step"], _metrics(result))
 
 
 def _metrics(result: Mapping[str, Any]) -> dict[str, float]:

@@ -158,6 +158,7 @@ def _build_tuner(study: Study, home: Home, conductor: Conductor, switch: Any) ->
         "cache": str(home.cache),
         "threads": resources.cpu,
         "device": "cuda" if resources.gpu else "cpu",
+        "time_limit": resources.time_limit,
     }
     sessions = home.study(study.name) / "checkpoints"
     return tune.Tuner(
