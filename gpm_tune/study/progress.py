@@ -65,7 +65,8 @@ class StudyProgress:
 
     def noted(self, number: int, note: str) -> None:
         """Something happened to a trial that its owner should know."""
-        self._progress.console.print(f"trial {number}: {note}", highlight=False, markup=False)
+        text = f"trial {number}: {note}"
+        self._progress.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def ended(self, number: int, state: str, reason: str | None) -> None:
         """A trial came to its end, or is left for later."""

@@ -31,6 +31,7 @@ class Driver:
             self._command += ["--tracking-uri", tracking_uri]
         self._folder = home.parent
         self._mark = uuid.uuid4().hex  # in the environment of the driver and of all that it starts
+        self._seen: set[psutil.Process] = set()
         self._process: subprocess.Popen[str] | None = None
         self.lines: list[str] = []
 
@@ -78,32 +79,43 @@ class Driver:
     def kill(self) -> None:
         """Kill the driver alone, and wait for what Ray does about it; then clear away what lingers."""
         assert self._process is not None
+        self._look()
         self._process.kill()
         self._process.wait()
         end = time.monotonic() + 5
-        while self.orphans() and time.monotonic() < end:
+        while self._look() and time.monotonic() < end:
             time.sleep(0.2)
         self.clear()
 
     def clear(self) -> None:
-        """Kill every process that carries this driver's mark."""
-        for process in self.orphans():
+        """Kill every process that this driver started, directly or not, and itself."""
+        for process in self._look():
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
         if self._process is not None:
             self._process.wait()
 
-    def orphans(self) -> list[psutil.Process]:
-        """The processes that this driver started, directly or not, and itself."""
-        return [process for process in psutil.process_iter() if _mark_of(process) == self._mark]
+    def _look(self) -> list[psutil.Process]:
+        """The processes that this driver started, directly or not, and itself.
+
+        Ray's workers overwrite their environment: they are known by their parents, while these live.
+        """
+        marked = [process for process in psutil.process_iter() if _mark_of(process) == self._mark]
+        for process in marked:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                self._seen |= {process, *process.children(recursive=True)}
+        self._seen = {process for process in self._seen if _is_alive(process)}
+        return list(self._seen)
 
     def trials(self) -> list[psutil.Process]:
         """The processes that train."""
+        assert self._process is not None
         found = []
-        for process in self.orphans():
-            with contextlib.suppress(psutil.NoSuchProcess):
-                if "TrialTrainable" in " ".join(process.cmdline()):
-                    found.append(process)
+        with contextlib.suppress(psutil.NoSuchProcess):
+            for process in psutil.Process(self._process.pid).children(recursive=True):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    if process.name().startswith("ray::") and "TrialTrainable" in " ".join(process.cmdline()):
+                        found.append(process)
         return found
 
     def kill_a_trial(self, chance: random.Random) -> None:
@@ -118,6 +130,13 @@ def _mark_of(process: psutil.Process) -> str | None:
         return process.environ().get(MARK)
     except (psutil.Error, OSError):
         return None
+
+
+def _is_alive(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 class Server:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import sqlite3
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from program import gpm_tune, write_study
 
 from gpm_tune.documents import Document
 from gpm_tune.study import space
-from gpm_tune.study.ledger import Ledger
+from gpm_tune.study.ledger import Ledger, read_study
 from gpm_tune.study.specification import load_study
 
 pytestmark = pytest.mark.slow
@@ -48,12 +49,18 @@ def runs(name: str, home: Path) -> dict[str, Run]:
     return {run.data.tags["gpm.trial"]: run for run in found if "gpm.trial" in run.data.tags}
 
 
-def truncate_the_latest(home: Path) -> Path:
-    """Cut the latest of the study's checkpoints short, of which there are at least two."""
-    *_, before, latest = sorted(home.glob("studies/*/checkpoints/session_*/trial_0000/checkpoint_*"))
+def truncate(home: Path, driver: Driver, after: int) -> Path:
+    """Freeze the trial some time after a step, and cut its latest known checkpoint short; the one before."""
+    driver.wait_for(lambda: f"step {after}/6000" in driver.output)
+    (process,) = driver.trials()
+    process.suspend()
+    time.sleep(1)  # what it had sent arrives
+    (trial,) = read_study(f"sqlite:///{home / 'optuna.db'}", "torn").trials
+    assert trial.checkpoint is not None
+    latest = Path(trial.checkpoint)
     weights = latest / "weights.safetensors"
     weights.write_bytes(weights.read_bytes()[:-8])
-    return before
+    return latest.with_name(f"checkpoint_{int(latest.name[-6:]) - 1:06d}")
 
 
 def evaluated(home: Path) -> list[int]:
@@ -73,16 +80,13 @@ def test_a_truncated_checkpoint_falls_back_to_the_one_before(
     driver = Driver(path, home)
     drivers.append(driver)
     driver.start()
-    driver.wait_for(lambda: "step 3000/6000" in driver.output)
-    before = truncate_the_latest(home)
+    before = truncate(home, driver, 2000)
     driver.kill_a_trial(random.Random(0))
     driver.wait_for(lambda: "damaged" in driver.output)
     assert f"in {before}" in driver.output
-    driver.wait_for(lambda: "step 4000/6000" in driver.output)
-    driver.wait_for(lambda: "step 5000/6000" in driver.output)
+    before = truncate(home, driver, 4000)
     driver.kill()
     assert runs("torn", home)["0"].data.tags["gpm.note"].count("damaged") == 1
-    before = truncate_the_latest(home)
     driver.start()
     driver.finish(120)
     run = runs("torn", home)["0"]
