@@ -15,6 +15,7 @@ from ray.tune.search import Searcher
 from gpm_tune.study import trial_checkpoints
 from gpm_tune.study.conductor import Conductor
 from gpm_tune.study.ledger import Assignment
+from gpm_tune.training import checkpoint
 
 
 class ConductedSearcher(Searcher):  # type: ignore[misc]
@@ -78,16 +79,13 @@ class CheckpointCallback(Callback):  # type: ignore[misc]
     def __init__(self, conductor: Conductor) -> None:
         self._conductor = conductor
 
-    def on_checkpoint(
-        self, iteration: int, trials: list[Any], trial: Any, checkpoint: Any, **info: Any
-    ) -> None:
-        folder = Path(checkpoint.path)
+    def on_checkpoint(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        folder = Path(info["checkpoint"].path)
         step = trial.last_result.get("step")
         png = folder / "samples.png"
         pictures = {f"samples/step_{step:07d}.png": png.read_bytes()} if step and png.exists() else {}
         self._conductor.checkpointed(trial.config["number"], str(folder), pictures)
-        if trial.config["checkpoint"]:  # it was continued: Tune knows nothing of its earlier checkpoints
-            trial_checkpoints.drop_old(folder)
+        checkpoint.drop_old(trial_checkpoints.newest_first(folder))
 
 
 def _config(assignment: Assignment, shared: Mapping[str, Any]) -> dict[str, Any]:

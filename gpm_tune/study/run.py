@@ -20,7 +20,7 @@ from gpm_tune.study.progress import StudyProgress
 from gpm_tune.study.runs import find_teacher
 from gpm_tune.study.specification import Study
 from gpm_tune.study.tracking import Tracker
-from gpm_tune.training import Experiment, checkpoint
+from gpm_tune.training import Experiment
 from gpm_tune.training.teacher import teacher_checkpoint
 
 WORKER_LOSSES = 10  # of one trial: a node may vanish, but not for ever
@@ -35,6 +35,8 @@ RAY_SETTINGS = {
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
     # Tune's own snapshots are never read: the ledger knows more, and survives more.
     "TUNE_GLOBAL_CHECKPOINT_S": "31536000",
+    # Or Tune would keep every result of every trial in memory.
+    "TUNE_ONLY_STORE_CHECKPOINT_SCORE_ATTRIBUTE": "1",
 }
 
 
@@ -175,8 +177,9 @@ def _build_tuner(study: Study, home: Home, conductor: Conductor, switch: Any) ->
             name=f"session_{len(list(sessions.glob('session_*'))):03d}",
             storage_path=str(sessions),
             failure_config=tune.FailureConfig(max_failures=WORKER_LOSSES),
-            # Trials say when to checkpoint: one that failed has nothing to keep.
-            checkpoint_config=tune.CheckpointConfig(num_to_keep=checkpoint.KEPT, checkpoint_at_end=False),
+            # Trials say when to checkpoint: one that failed has nothing to keep. Old ones are ours to
+            # delete: for `num_to_keep` Tune would write the state of all trials every other checkpoint.
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             callbacks=[CheckpointCallback(conductor)],
             verbose=0,
         ),

@@ -120,14 +120,10 @@ def is_whole(folder: Path) -> bool:
 
 def drop_old(folders: Sequence[Path]) -> None:
     """Delete those of a run's checkpoint folders, newest first, that are no longer needed."""
-    for folder in no_longer_needed(folders):
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def no_longer_needed(folders: Sequence[Path]) -> Sequence[Path]:
-    """Of a run's checkpoint folders, newest first, those behind the last two that are whole."""
     whole = [index for index, folder in enumerate(folders) if is_whole(folder)][:KEPT]
-    return folders[whole[-1] + 1 :] if len(whole) == KEPT else []
+    if len(whole) == KEPT:
+        for folder in folders[whole[-1] + 1 :]:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _check(folder: Path, record: Mapping[str, Any], *, by_content: bool) -> None:
