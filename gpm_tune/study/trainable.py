@@ -93,7 +93,7 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
                 with self._limit.watch():
                     return self._interval()
             except Exception as error:
-                failure = _reason(error, Experiment.model_validate(self._trial["experiment"]))
+                failure = reason_of(error, Experiment.model_validate(self._trial["experiment"]))
         self._forget()
         return {"failure": failure, "done": True}
 
@@ -140,7 +140,7 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
         self._trainer = None
 
 
-def _reason(error: Exception, experiment: Experiment) -> str:
+def reason_of(error: Exception, experiment: Experiment) -> str:
     """Why a trial failed, in a sentence."""
     if isinstance(error, DivergedError | UserError):
         return str(error)
