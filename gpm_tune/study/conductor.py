@@ -102,6 +102,12 @@ class Conductor:
             self._ledger.complete(number)
             self._close(number, "complete", "FINISHED")
 
+    def lost(self, number: int) -> None:
+        """Hand a trial out again whose process was lost."""
+        del self._runs[number]
+        self._ledger.requeue(number)
+        self._observer.noted(number, "its process was lost; it goes on from its latest checkpoint")
+
     def suspended(self, number: int) -> None:
         """Leave a trial as it is, to be continued by a later run of the study."""
         self._ledger.suspend(number)

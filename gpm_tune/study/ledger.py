@@ -66,7 +66,7 @@ class Ledger:
         # The seed moves on with the trials, so that a restart does not repeat their draws.
         self._optuna.sampler = study.sampler.build(study.sampler.seed + len(asked))
         self._optuna.pruner = study.scheduler.build()
-        self._unfinished = deque(t for t in trials if t.state == TrialState.RUNNING)
+        self._unfinished = deque(t._trial_id for t in trials if t.state == TrialState.RUNNING)
         self._asked = len(asked)
         self._live: dict[int, optuna.Trial] = {}
 
@@ -103,7 +103,7 @@ class Ledger:
     def next(self) -> Assignment | None:
         """The next trial to run, unfinished ones first; None once the budget is used up."""
         while self._unfinished:
-            assignment = self._assign(optuna.Trial(self._optuna, self._unfinished.popleft()._trial_id))
+            assignment = self._assign(optuna.Trial(self._optuna, self._unfinished.popleft()))
             if assignment:
                 return assignment
         while self._asked < self.study.budget.trials:
@@ -172,6 +172,10 @@ class Ledger:
     def suspend(self, number: int) -> None:
         """The trial is left as it is; the next run of the study continues it."""
         self._live.pop(number).set_user_attr("interrupted", True)
+
+    def requeue(self, number: int) -> None:
+        """The trial lost its process; it is handed out again, from its latest checkpoint."""
+        self._unfinished.appendleft(self._live.pop(number)._trial_id)
 
     def _tell(self, number: int, state: TrialState, value: float | None = None) -> None:
         self._optuna.tell(number, value, state=state, skip_if_finished=True)

@@ -49,6 +49,8 @@ class StudyProgress:
         """A trial was handed out."""
         number, total = assignment.number, assignment.experiment.training.steps
         self._totals[number] = total
+        if number in self._bars:  # it had lost its process
+            self._progress.remove_task(self._bars[number])
         self._bars[number] = self._progress.add_task(
             f"trial {number}", total=total, completed=assignment.steps_done, note=""
         )

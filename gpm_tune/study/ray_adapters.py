@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,15 @@ from gpm_tune.study.conductor import Conductor
 from gpm_tune.study.ledger import Assignment
 from gpm_tune.training import checkpoint
 
+PROCESS_LOSSES = 10  # of one trial: a node may vanish, but not for ever
+
 
 class ConductedSearcher(Searcher):  # type: ignore[misc]
-    """Starts the trials that the conductor assigns, and tells it how each of them ended."""
+    """Starts the trials that the conductor assigns, and tells it how each of them ended.
+
+    A trial whose process was lost is ended for Tune, which must not retry it, and started again as
+    another of Tune's: where a process is lost while Tune gives it a new trial, Tune fails that trial.
+    """
 
     def __init__(self, conductor: Conductor, concurrent: int | None, shared: Mapping[str, Any]) -> None:
         """shared: what the config of every trial holds besides its assignment."""
@@ -28,23 +35,31 @@ class ConductedSearcher(Searcher):  # type: ignore[misc]
         self._concurrent = concurrent
         self._shared = dict(shared)
         self._numbers: dict[str, int] = {}  # of live trials, by Tune's name for them
+        self._losses: Counter[int] = Counter()
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         if self._concurrent and len(self._numbers) >= self._concurrent:
             return None
         assignment = self._conductor.assign()
         if assignment is None:
-            finished: str = Searcher.FINISHED
-            return finished
-        self._numbers[trial_id] = assignment.number
-        return _config(assignment, self._shared)
+            finished: str = Searcher.FINISHED  # for good: a live trial may come back
+            return None if self._numbers else finished
+        number = assignment.number
+        self._numbers[trial_id] = number
+        return _config(assignment, self._shared) | {"attempt": self._losses[number]}
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
         number = self._numbers.pop(trial_id)
-        if error:
-            self._conductor.ended(number, "its worker process was lost too often")
+        if error and self._conductor.interrupted:
+            self._conductor.suspended(number)
+        elif error:
+            self._losses[number] += 1
+            if self._losses[number] > PROCESS_LOSSES:
+                self._conductor.ended(number, f"its process was lost {self._losses[number]} times")
+            else:
+                self._conductor.lost(number)
         elif result is None or "interrupted" in result:
             self._conductor.suspended(number)
         elif "failure" in result:

@@ -23,8 +23,6 @@ from gpm_tune.study.tracking import Tracker
 from gpm_tune.training import Experiment
 from gpm_tune.training.teacher import teacher_checkpoint
 
-WORKER_LOSSES = 10  # of one trial: a node may vanish, but not for ever
-
 # Read when ray is imported. What Tune would print, log or send besides is ours to do, or nobody's.
 RAY_SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -33,6 +31,7 @@ RAY_SETTINGS = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
     # Tune's own snapshots are never read: the ledger knows more, and survives more.
     "TUNE_GLOBAL_CHECKPOINT_S": "31536000",
     # Or Tune would keep every result of every trial in memory.
@@ -149,6 +148,7 @@ def _build_tuner(study: Study, home: Home, conductor: Conductor, switch: Any) ->
         ConductedSearcher,
     )
     from gpm_tune.study.trainable import TrialTrainable
+    from gpm_tune.study.trial_checkpoints import trial_folder
 
     resources = study.resources
     trainable = tune.with_resources(
@@ -170,13 +170,13 @@ def _build_tuner(study: Study, home: Home, conductor: Conductor, switch: Any) ->
             scheduler=ConductedScheduler(conductor),
             num_samples=-1,  # the searcher says when to end
             reuse_actors=True,
-            trial_dirname_creator=lambda trial: f"trial_{trial.config['number']:04d}",
+            trial_dirname_creator=lambda trial: trial_folder(trial.config["number"], trial.config["attempt"]),
         ),
         run_config=tune.RunConfig(
             # A session of its own: a continued trial's new checkpoints never meet its old ones.
             name=f"session_{len(list(sessions.glob('session_*'))):03d}",
             storage_path=str(sessions),
-            failure_config=tune.FailureConfig(max_failures=WORKER_LOSSES),
+            failure_config=tune.FailureConfig(max_failures=0),  # the searcher starts them again
             # Trials say when to checkpoint: one that failed has nothing to keep. Old ones are ours to
             # delete: for `num_to_keep` Tune would write the state of all trials every other checkpoint.
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),

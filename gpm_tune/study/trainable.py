@@ -58,7 +58,7 @@ class Interruption:
 class TrialTrainable(tune.Trainable):  # type: ignore[misc]
     """Ray's view of a `Trainer`.
 
-    Its config: `experiment` and `objective` as plain data, `checkpoint` to continue from or None,
+    Its config: `number`, `experiment` and `objective` as plain data, `checkpoint` to continue from or None,
     `cache` folder, `threads`, `device`, `time_limit`. A result has `step` and `metrics`, or `failure`
     with a reason, or `interrupted`; and a `note` where the trial did not continue where it should have.
     Exceptions become failures: only a lost process is worth a retry.
@@ -73,8 +73,9 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
         self._trial = new_config
         self._checkpoint: str | None = new_config["checkpoint"]
         self._note: str | None = None
-        folder = self._storage.trial_fs_path if self._storage else self.logdir
-        self._limit = TimeLimit(new_config["time_limit"], Path(folder) / "hang.txt")
+        session = self._storage.experiment_fs_path if self._storage else self.logdir
+        file = Path(session) / trial_checkpoints.trial_folder(new_config["number"]) / "hang.txt"
+        self._limit = TimeLimit(new_config["time_limit"], file)
         self._forget()
         torch.set_num_threads(new_config["threads"])
         return True

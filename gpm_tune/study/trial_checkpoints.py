@@ -1,6 +1,7 @@
 """Where a trial's checkpoints lie: in every session of its study that ran it.
 
 checkpoints/session_000/trial_0007/checkpoint_000000/
+checkpoints/session_000/trial_0007.1/checkpoint_000000/   after its process was lost
 """
 
 from __future__ import annotations
@@ -13,12 +14,22 @@ def newest_first(latest: Path) -> list[Path]:
 
     Damaged and half written ones are among them.
     """
-    trial = latest.parent
-    sessions = trial.parent.parent
-    older = (f for f in sessions.glob(f"session_*/{trial.name}/checkpoint_*") if _age(f) < _age(latest))
-    return [latest, *sorted(older, key=_age, reverse=True)]
+    sessions, trial = latest.parents[2], latest.parent.name.partition(".")[0]
+    found = [
+        folder
+        for name in (trial, f"{trial}.*")
+        for folder in sessions.glob(f"session_*/{name}/checkpoint_*")
+        if _age(folder) < _age(latest)
+    ]
+    return [latest, *sorted(found, key=_age, reverse=True)]
 
 
-def _age(folder: Path) -> tuple[str, str]:
-    """Sessions and checkpoints are numbered as they come."""
-    return folder.parent.parent.name, folder.name
+def trial_folder(number: int, attempt: int = 0) -> str:
+    """The name of a trial's folder; attempt: how often it lost its process in this session."""
+    return f"trial_{number:04d}" + (f".{attempt}" if attempt else "")
+
+
+def _age(folder: Path) -> tuple[str, int, str]:
+    """Sessions, attempts and checkpoints are numbered as they come."""
+    session, trial = folder.parent.parent.name, folder.parent.name
+    return session, int(trial.partition(".")[2] or 0), folder.name

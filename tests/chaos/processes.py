@@ -114,7 +114,7 @@ class Driver:
         with contextlib.suppress(psutil.NoSuchProcess):
             for process in psutil.Process(self._process.pid).children(recursive=True):
                 with contextlib.suppress(psutil.NoSuchProcess):
-                    if process.name().startswith("ray::") and "TrialTrainable" in " ".join(process.cmdline()):
+                    if process.name().startswith("ray::") and "Trainable" in " ".join(process.cmdline()):
                         found.append(process)
         return found
 

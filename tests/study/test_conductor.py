@@ -108,6 +108,23 @@ def test_an_evaluation_measured_again_is_told_to_nobody(scene: Scene) -> None:
     assert (len(scene.events(number)), scene.observer.lines) == before
 
 
+def test_a_trial_that_lost_its_process_is_handed_out_again_first(scene: Scene) -> None:
+    number, _ = scene.start(), scene.start()
+    scene.conductor.measured(number, 4, METRICS)
+    scene.conductor.checkpointed(number, "a/checkpoint", {})
+    scene.conductor.lost(number)
+    assert scene.states() == ["running", "running"]
+    again = scene.conductor.assign()
+    assert again is not None
+    assert (again.number, again.checkpoint, again.steps_done) == (number, "a/checkpoint", 4)
+    assert scene.conductor.measured(number, 4, METRICS) is False, "measured before"
+    scene.conductor.measured(number, 8, METRICS)
+    scene.conductor.ended(number)
+    assert scene.states() == ["complete", "running"]
+    kinds = [event.kind for event in scene.events(number)]
+    assert kinds == ["open", "metrics", "tags", "open", "metrics", "tags", "end"]
+
+
 def test_a_note_is_told_once(scene: Scene) -> None:
     number = scene.start()
     for _ in range(3):

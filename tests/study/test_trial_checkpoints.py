@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from gpm_tune.study.trial_checkpoints import newest_first
+from gpm_tune.study.trial_checkpoints import newest_first, trial_folder
 
 
 def test_the_latest_comes_first_then_what_is_older_of_every_session(tmp_path: Path) -> None:
@@ -18,3 +18,11 @@ def test_the_latest_comes_first_then_what_is_older_of_every_session(tmp_path: Pa
 def test_a_latest_one_that_is_gone_is_named_still(tmp_path: Path) -> None:
     gone = tmp_path / "session_000" / "trial_0000" / "checkpoint_000000"
     assert newest_first(gone) == [gone]
+
+
+def test_attempts_after_a_lost_process_come_in_order(tmp_path: Path) -> None:
+    names = [trial_folder(7, attempt) for attempt in (0, 1, 2, 10)]
+    folders = [tmp_path / "session_000" / name / "checkpoint_000000" for name in names]
+    for folder in folders:
+        folder.mkdir(parents=True)
+    assert newest_first(folders[-1]) == folders[::-1]
