@@ -54,7 +54,7 @@ class Plan:
 
 PLANS = {
     "short": Plan(trials=5, trial_kills=3, driver_kills=1, outage=5, pause=3, seed=1),
-    "full": Plan(trials=40, trial_kills=20, driver_kills=5, outage=60, pause=5, seed=2),
+    "full": Plan(trials=60, trial_kills=20, driver_kills=5, outage=60, pause=4, seed=2),
 }
 PLAN = PLANS[os.environ.get("GPM_TUNE_CHAOS", "short")]
 
