@@ -22,7 +22,7 @@ import tempfile
 import time
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from rich.console import Console
@@ -35,6 +35,7 @@ from gpm_tune.study.run import run_study
 from gpm_tune.study.specification import Study, load_study
 from gpm_tune.training import Experiment, Trainer
 
+Mark = tuple[int, float, float]  # step, clock, seconds of training
 RESULTS = Path(__file__).parent / "results"
 BLOCK = 100  # trials whose mean makes a row
 THROUGHPUT_GOAL, DRIVER_GOAL = 0.97, 150.0
@@ -90,21 +91,35 @@ def throughput(repeats: int) -> list[dict[str, float]]:
         with tempfile.TemporaryDirectory() as folder:
             home = Home(Path(folder), None)
             study = study_of("throughput", REAL, 1)
-            before = alone(study.experiment) if repeat % 2 else 0.0
+            before = alone(study.experiment) if repeat % 2 else None
             inside = in_a_study(study, home)
             outside = before or alone(study.experiment)
-        rows.append({"study": inside, "alone": outside, "ratio": inside / outside})
+        rows.append(
+            {
+                "study": inside.rate,
+                "alone": outside.rate,
+                "ratio": inside.rate / outside.rate,
+                "ratio in steps": inside.in_steps / outside.in_steps,
+            }
+        )
         print(rows[-1], flush=True)
     return rows
 
 
-def in_a_study(study: Study, home: Home) -> float:
-    """Steps per second between a trial's first evaluation and its last, checkpoints and reports included."""
-    marks: list[tuple[int, float]] = []
+class Speed(NamedTuple):
+    """Steps per second, of all the time and of the time within training steps alone."""
+
+    rate: float
+    in_steps: float
+
+
+def in_a_study(study: Study, home: Home) -> Speed:
+    """Between a trial's first evaluation and its last, checkpoints and reports included."""
+    marks: list[Mark] = []
 
     class Watch(StudyProgress):
         def measured(self, number: int, step: int, metrics: Any) -> None:
-            marks.append((step, time.perf_counter()))
+            marks.append((step, time.perf_counter(), metrics["seconds"]))
             super().measured(number, step, metrics)
 
     import gpm_tune.study.run as module
@@ -117,23 +132,23 @@ def in_a_study(study: Study, home: Home) -> float:
     return rate(marks)
 
 
-def alone(experiment: Experiment) -> float:
-    """Steps per second of `Trainer` with checkpoints, between the same marks."""
+def alone(experiment: Experiment) -> Speed:
+    """Of `Trainer` with checkpoints, between the same marks."""
     trainer = Trainer(experiment)
-    marks = []
+    marks: list[Mark] = []
     with tempfile.TemporaryDirectory() as folder:
         while not trainer.done:
             evaluation = trainer.run_interval()
             assert evaluation is not None
-            marks.append((evaluation.step, time.perf_counter()))
+            marks.append((evaluation.step, time.perf_counter(), evaluation.metrics["seconds"]))
             trainer.save(Path(folder) / "checkpoint")
     return rate(marks)
 
 
-def rate(marks: list[tuple[int, float]]) -> float:
-    """Steps per second from the first mark to the last."""
-    (first, start), (last, end) = marks[0], marks[-1]
-    return (last - first) / (end - start)
+def rate(marks: list[Mark]) -> Speed:
+    """From the first mark to the last."""
+    (first, start, trained), (last, end, trained_at_end) = marks[0], marks[-1]
+    return Speed((last - first) / (end - start), (last - first) / (trained_at_end - trained))
 
 
 class Meter:
@@ -262,7 +277,13 @@ def main() -> None:
     if arguments.what == "throughput":
         rows = throughput(arguments.repeats)
         ratio = statistics.median(row["ratio"] for row in rows)
-        write("throughput", rows, f"Steps per second. Median ratio {ratio:.3f}; goal {THROUGHPUT_GOAL}.")
+        write(
+            "throughput",
+            rows,
+            f"Steps per second; an evaluation and a checkpoint every {REAL['evaluation']['every']} steps. "
+            f"`ratio in steps` leaves these out: what is missing there other processes took. "
+            f"Median ratio {ratio:.3f}; goal {THROUGHPUT_GOAL}.",
+        )
         return
     rows = []
     for sampler in arguments.sampler:  # each in a process of its own would start from the same memory

@@ -40,18 +40,28 @@ class Switch:
 
 
 class Interruption:
-    """Whether the study was interrupted, by a look at the switch now and then; once seen, it stays seen."""
+    """Whether the study was interrupted, by a look at the switch now and then; once seen, it stays seen.
+
+    The first look waits for the answer. Later ones find it at the next call: training does not wait.
+    """
 
     def __init__(self, switch: Any) -> None:
         self._switch = switch
         self._next_look = 0.0
+        self._answer: Any = None
         self._seen = False
 
     def __call__(self) -> bool:
         now = time.monotonic()
-        if self._switch is not None and not self._seen and now >= self._next_look:
-            self._next_look = now + POLL_SECONDS
-            self._seen = bool(ray.get(self._switch.is_on.remote()))
+        if self._switch is None or self._seen or now < self._next_look:
+            return self._seen
+        is_first = self._next_look == 0.0
+        self._next_look = now + POLL_SECONDS
+        if self._answer is None:
+            self._answer = self._switch.is_on.remote()
+        if is_first or ray.wait([self._answer], timeout=0)[0]:
+            self._seen = bool(ray.get(self._answer))
+            self._answer = None if self._seen else self._switch.is_on.remote()
         return self._seen
 
 
