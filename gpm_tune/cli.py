@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from gpm_tune.documents import Document
     from gpm_tune.study.home import Home
+    from gpm_tune.study.specification import Study
 
 INTERRUPTED = 130
 NO_RESULT = 1
@@ -49,6 +50,9 @@ SetOption = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the file, as often as needed."),
 ]
 NameOption = Annotated[str | None, typer.Option("--name", help="Override the name.")]
+AddressOption = Annotated[
+    str, typer.Option(help="`local` starts Ray here, `auto` or HOST:PORT joins a cluster.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -111,9 +115,7 @@ def run(
     overrides: SetOption = None,
     trials: Annotated[int | None, typer.Option(help="Trials in all: budget.trials.")] = None,
     name: NameOption = None,
-    address: Annotated[
-        str, typer.Option(help="`local` starts Ray here, `auto` or HOST:PORT joins a cluster.")
-    ] = "local",
+    address: AddressOption = "local",
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print what would be run, and start nothing.")
     ] = False,
@@ -125,17 +127,38 @@ def run(
 
     document = _load(file, overrides, trials=trials, name=name)
     study = load_study(document)
-    console = _console()
     if dry_run:
         from gpm_tune.study.preview import show
 
-        show(study, console)
+        show(study, _console())
         return
+    _run(study, _home(home, tracking_uri), address)
+
+
+@app.command()
+def resume(
+    study: Annotated[str, typer.Argument(help="A study's name.")],
+    trials: Annotated[int | None, typer.Option(help="Trials in all: adds some to a finished study.")] = None,
+    address: AddressOption = "local",
+    home: HomeOption = None,
+    tracking_uri: TrackingOption = None,
+) -> None:
+    """Continue a study where it stands: after Ctrl-C, a crash or a reboot, or with more trials."""
+    from gpm_tune.study.records import read_study
+    from gpm_tune.study.specification import load_study
+
+    place = _home(home, tracking_uri)
+    read_study(place.optuna_uri, study)
+    document = _load(place.study(study) / "study.yaml", None, trials=trials)
+    _run(load_study(document), place, address)
+
+
+def _run(study: Study, place: Home, address: str) -> None:
     from gpm_tune.study.records import read_study
     from gpm_tune.study.results import report
     from gpm_tune.study.run import run_study
 
-    place = _home(home, tracking_uri)
+    console = _console()
     finished = run_study(study, place, address, console)
     _print(*report(place.optuna_uri, study.name))
     print(f"results in {place.study(study.name)}; open them in MLflow with\n  {_ui_command(place)}")
@@ -179,10 +202,15 @@ def train(
 @app.command()
 def status(
     study: Annotated[str | None, typer.Argument(help="A study's name; all studies if left out.")] = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Show it again until the study has ended.")] = False,
+    interval: Annotated[float, typer.Option(min=0.1, help="Seconds between looks, with --watch.")] = 5.0,
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> None:
     """Show how studies stand."""
+    if watch:
+        _watch(study, _home(home), interval)
+        return
     from gpm_tune.study.records import read_study, study_names
     from gpm_tune.study.results import plain, report, studies_table
 
@@ -196,6 +224,95 @@ def status(
         _print_json(data[0] if study else data)
     else:
         _print(studies_table(records))
+
+
+def _watch(study: str | None, place: Home, interval: float) -> None:
+    """Show a study whenever something has changed, for as long as some process runs it."""
+    from time import sleep
+
+    from gpm_tune.study.manage import is_running
+    from gpm_tune.study.results import report
+
+    if study is None:
+        raise UserError("--watch follows one study: name it")
+    shown = ""
+    while True:
+        goes_on = is_running(place, study)
+        console = _console()
+        with console.capture() as text:
+            for thing in report(place.optuna_uri, study):
+                console.print(thing, highlight=False, markup=False)
+        if text.get() != shown:
+            shown = text.get()
+            if console.is_terminal:
+                console.clear()
+            print(shown, end="", flush=True)
+        if not goes_on:
+            return
+        sleep(interval)
+
+
+@app.command("list")
+def list_studies(as_json: JsonOption = False, home: HomeOption = None) -> None:
+    """Show all studies."""
+    status(None, as_json=as_json, home=home)
+
+
+@app.command()
+def stop(
+    study: Annotated[str, typer.Argument(help="A study's name.")],
+    wait: Annotated[bool, typer.Option(help="Wait until it has stopped.")] = True,
+    home: HomeOption = None,
+) -> None:
+    """Ask a running study to stop, as its first Ctrl-C would, from any process that shares HOME."""
+    from gpm_tune.study.manage import stop as stop_study
+
+    if not stop_study(_home(home), study, wait):
+        print(f"study '{study}' is not running")
+    else:
+        print(f"study '{study}' {'has stopped' if wait else 'is asked to stop'}; continue it with")
+        print(f"  gpm-tune resume {study}")
+
+
+@app.command()
+def compare(
+    studies: Annotated[list[str], typer.Argument(help="Names of studies.")],
+    as_json: JsonOption = False,
+    home: HomeOption = None,
+) -> None:
+    """Show studies side by side, each by its best trial."""
+    from gpm_tune.study.manage import comparison
+    from gpm_tune.study.records import read_study
+    from gpm_tune.study.results import best_plain
+
+    records = [read_study(_home(home).optuna_uri, name) for name in studies]
+    table = comparison(records)
+    if as_json:
+        _print_json([best_plain(record) for record in records])
+    else:
+        _print(table)
+
+
+@app.command()
+def delete(
+    study: Annotated[str, typer.Argument(help="A study's name.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    home: HomeOption = None,
+    tracking_uri: TrackingOption = None,
+) -> None:
+    """Delete a study: its trials, checkpoints and tracked runs."""
+    from gpm_tune.study.manage import delete as delete_study
+    from gpm_tune.study.records import read_study
+
+    place = _home(home, tracking_uri)
+    record = read_study(place.optuna_uri, study)
+    question = f"Delete study '{study}', its {len(record.trials)} trials and their checkpoints?"
+    if not yes and not sys.stdin.isatty():
+        raise UserError(f"{question} Say so with --yes")
+    if not yes and not typer.confirm(question):
+        return
+    delete_study(place, study)
+    print(f"study '{study}' is deleted")
 
 
 @app.command()

@@ -19,6 +19,7 @@ class Observer(Protocol):
 
     def started(self, assignment: Assignment) -> None: ...
     def measured(self, number: int, step: int, metrics: Mapping[str, float]) -> None: ...
+    def noted(self, number: int, note: str) -> None: ...
     def ended(self, number: int, state: str, reason: str | None) -> None: ...
 
 
@@ -28,12 +29,14 @@ class Conductor:
     def __init__(self, ledger: Ledger, tracker: Tracker, observer: Observer) -> None:
         self.interrupted = False
         self.used_up: str | None = None  # which part of the budget ended the study
+        self.is_asked_to_stop: Callable[[], bool] = bool  # by another process
         self.on_stop: Callable[[], object] = bool  # called once, when trials have to checkpoint and stop
         self._ledger = ledger
         self._tracker = tracker
         self._observer = observer
         self._runs: dict[int, RunLog] = {}
         self._steps: dict[int, int] = {}  # of live trials: the last one measured
+        self._notes: dict[int, str] = {}
         self._stopped_early: set[int] = set()
         self._pausing: set[int] = set()
 
@@ -47,17 +50,14 @@ class Conductor:
             self.interrupted = True
             self.on_stop()
 
-    def look_at_the_budget(self) -> None:
-        """Interrupt the study where a part of its budget is used up."""
+    def look_around(self) -> None:
+        """Interrupt the study where a part of its budget is used up, or another process asks for it."""
+        if self.is_asked_to_stop():
+            self.interrupt()
         reason = None if self.interrupted else self._ledger.used_up()
         if reason:
             self.used_up = reason
             self.interrupt()
-
-    @property
-    def may_have_more(self) -> bool:
-        """Whether a trial may be assigned later, although there is none now."""
-        return not self.interrupted and self._ledger.may_have_more
 
     def assign(self) -> Assignment | None:
         """The next trial to start; None where there is none now."""
@@ -117,6 +117,13 @@ class Conductor:
             self._pausing.add(number)
         return verdict is not Verdict.GO_ON
 
+    def noted(self, number: int, note: str) -> None:
+        """Say where a trial goes on if its latest checkpoint is damaged. Said again, it changes nothing."""
+        if self._notes.get(number) != note:
+            self._notes[number] = note
+            self._runs[number].tags({"gpm.note": note})
+            self._observer.noted(number, note)
+
     def checkpointed(self, number: int, path: str, pictures: Mapping[str, bytes]) -> None:
         """Remember a trial's latest checkpoint, and pictures of its samples by their names."""
         self._ledger.keep_checkpoint(number, path)
@@ -141,6 +148,16 @@ class Conductor:
         else:
             self._ledger.complete(number)
             self._close(number, "complete", "FINISHED")
+
+    def lost(self, number: int) -> None:
+        """Hand a trial out again whose process was lost, unless it was to be stopped anyway."""
+        if number in self._stopped_early:
+            self.ended(number)
+            return
+        self._pausing.discard(number)
+        del self._runs[number]
+        self._ledger.requeue(number)
+        self._observer.noted(number, "its process was lost; it goes on from its latest checkpoint")
 
     def suspended(self, number: int) -> None:
         """Leave a trial as it is, to be continued by a later run of the study."""

@@ -27,6 +27,17 @@ def only_once(what: str, folder: Path) -> Iterator[None]:
         raise UserError(f"{what} is being run by another process") from None
 
 
+def is_held(folder: Path) -> bool:
+    """Whether a process holds the folder's lock."""
+    if not (folder / "lock").exists():
+        return False
+    try:
+        with FileLock(folder / "lock", timeout=0):
+            return False
+    except Timeout:
+        return True
+
+
 @contextmanager
 def interruptible(on_interrupt: Callable[[], None]) -> Iterator[None]:
     """Within the block the first Ctrl-C calls the function, and the second one ends at once."""

@@ -48,6 +48,10 @@ class Home:
         """Folder of a study."""
         return self.root / "studies" / name
 
+    def stop_file(self, name: str) -> Path:
+        """Where it is, the process that runs the study stops as at a first Ctrl-C."""
+        return self.study(name) / "stop"
+
     def experiment(self, name: str) -> Path:
         """Folder of a single experiment's run."""
         return self.root / "experiments" / name

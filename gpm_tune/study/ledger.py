@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+import sqlalchemy
+from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 from pydantic import ValidationError
 
@@ -72,7 +74,7 @@ class Ledger:
         self.study = study
         self._folder = folder
         self._optuna = optuna.create_study(
-            storage=storage,
+            storage=_open(storage),
             study_name=study.name,
             load_if_exists=True,
             directions=["minimize" if goal.mode == "min" else "maximize" for goal in study.goals],
@@ -133,11 +135,6 @@ class Ledger:
         if self._proposals is not None:
             left = min(left, self._waiting + len(self._proposals))
         return left + len(self._unfinished)
-
-    @property
-    def may_have_more(self) -> bool:
-        """Whether a trial may yet follow, although none can be started now: a live one may pause."""
-        return self._pbt is not None and bool(self._live)
 
     def used_up(self) -> str | None:
         """Which part of the budget is used up, besides the number of trials; None where none is."""
@@ -351,6 +348,10 @@ class Ledger:
             trial.set_user_attr("interrupted", True)
         self.meter.keep()
 
+    def requeue(self, number: int) -> None:
+        """The trial lost its process; it is handed out again, from its latest checkpoint."""
+        self._unfinished = {number: self._live.pop(number), **self._unfinished}
+
     def _tell(self, number: int, state: TrialState, scores: list[float] | None = None) -> None:
         self._optuna.tell(number, scores, state=state, skip_if_finished=True)
         del self._live[number]
@@ -378,6 +379,26 @@ def _progress(trial: optuna.Trial) -> dict[str, Any]:
 
 def _key(params: Mapping[str, Any]) -> str:
     return json.dumps(params, sort_keys=True)
+
+
+def _open(storage: str | None) -> RDBStorage | None:
+    """The storage; in SQLite with a write-ahead log, as a study commits twenty times a trial.
+
+    A commit then waits for no disk. Where power fails the last ones are lost, and the evaluations in
+    them are measured again; where a process is killed nothing is.
+    """
+    if storage is None:
+        return None
+    opened = RDBStorage(storage)
+    if storage.startswith("sqlite:"):
+        sqlalchemy.event.listen(opened.engine, "connect", _write_ahead)
+        opened.engine.dispose()  # connections from now on are set
+    return opened
+
+
+def _write_ahead(connection: Any, _record: object) -> None:
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = NORMAL")
 
 
 def _differences(one: Any, other: Any, path: str = "") -> list[str]:

@@ -49,6 +49,8 @@ class StudyProgress:
         """A trial was handed out."""
         number, total = assignment.number, assignment.experiment.training.steps
         self._totals[number] = total
+        if number in self._bars:  # it had lost its process
+            self._progress.remove_task(self._bars[number])
         self._bars[number] = self._progress.add_task(
             f"trial {number}", total=total, completed=assignment.steps_done, note=""
         )
@@ -62,6 +64,11 @@ class StudyProgress:
         note = f"{self._label} {value:.4g}"
         self._progress.update(self._bars[number], completed=step, note=note)
         self._line(f"trial {number}: step {step}/{self._totals[number]}, {note}")
+
+    def noted(self, number: int, note: str) -> None:
+        """Something happened to a trial that its owner should know."""
+        text = f"trial {number}: {note}"
+        self._progress.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def ended(self, number: int, state: str, reason: str | None) -> None:
         """A trial came to its end, or is left for later."""

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,14 +14,22 @@ from ray.tune import Callback
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
+from gpm_tune.study import trial_checkpoints
 from gpm_tune.study.conductor import Conductor
 from gpm_tune.study.ledger import Assignment
+from gpm_tune.training import checkpoint
 
-LOOK_EVERY = 0.5  # seconds between looks at the budget
+PROCESS_LOSSES = 10  # of one trial: a node may vanish, but not for ever
+
+LOOK_EVERY = 0.5  # seconds between looks around
 
 
 class ConductedSearcher(Searcher):  # type: ignore[misc]
-    """Starts the trials that the conductor assigns, and tells it how each of them ended."""
+    """Starts the trials that the conductor assigns, and tells it how each of them ended.
+
+    A trial whose process was lost is ended for Tune, which must not retry it, and started again as
+    another of Tune's: where a process is lost while Tune gives it a new trial, Tune fails that trial.
+    """
 
     def __init__(self, conductor: Conductor, concurrent: int | None, shared: Mapping[str, Any]) -> None:
         """shared: what the config of every trial holds besides its assignment."""
@@ -29,29 +38,39 @@ class ConductedSearcher(Searcher):  # type: ignore[misc]
         self._concurrent = concurrent
         self._shared = dict(shared)
         self._numbers: dict[str, int] = {}  # of live trials, by Tune's name for them
+        self._losses: Counter[int] = Counter()
+        self._handed_out: Counter[int] = Counter()
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         if self._concurrent and len(self._numbers) >= self._concurrent:
             return None
         assignment = self._conductor.assign()
         if assignment is None:
-            finished: str = Searcher.FINISHED
-            return None if self._conductor.may_have_more else finished
-        self._numbers[trial_id] = assignment.number
-        return _config(assignment, self._shared)
+            finished: str = Searcher.FINISHED  # for good: a live trial may come back
+            return None if self._numbers else finished
+        number = assignment.number
+        self._numbers[trial_id] = number
+        self._handed_out[number] += 1
+        return _config(assignment, self._shared) | {"attempt": self._handed_out[number] - 1}
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
         number = self._numbers.pop(trial_id)
-        if error:
-            self._conductor.ended(number, "its worker process was lost too often")
+        if error and self._conductor.interrupted:
+            self._conductor.suspended(number)
+        elif error:
+            self._losses[number] += 1
+            if self._losses[number] > PROCESS_LOSSES:
+                self._conductor.ended(number, f"its process was lost {self._losses[number]} times")
+            else:
+                self._conductor.lost(number)
         elif result is None or "interrupted" in result:
             self._conductor.suspended(number)
         elif "failure" in result:
             self._conductor.ended(number, result["failure"])
         else:
-            self._conductor.measured(number, result["step"], _metrics(result))
+            _tell(self._conductor, number, result)
             self._conductor.ended(number, all_steps=result["all_steps"])
 
     def save(self, checkpoint_path: str) -> None:
@@ -70,16 +89,14 @@ class ConductedScheduler(FIFOScheduler):  # type: ignore[misc]
         self._looked = 0.0
 
     def choose_trial_to_run(self, tune_controller: Any) -> Any:
-        """Called all the time: the moment to look at the clock."""
+        """Called all the time: the moment to look at the clock, and at what others ask for."""
         if time.monotonic() - self._looked >= LOOK_EVERY:
             self._looked = time.monotonic()
-            self._conductor.look_at_the_budget()
+            self._conductor.look_around()
         return super().choose_trial_to_run(tune_controller)
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        stop = "interrupted" in result or self._conductor.measured(
-            trial.config["number"], result["step"], _metrics(result)
-        )
+        stop = _tell(self._conductor, trial.config["number"], result) or "interrupted" in result
         decision: str = TrialScheduler.STOP if stop else TrialScheduler.CONTINUE
         return decision
 
@@ -90,14 +107,13 @@ class CheckpointCallback(Callback):  # type: ignore[misc]
     def __init__(self, conductor: Conductor) -> None:
         self._conductor = conductor
 
-    def on_checkpoint(
-        self, iteration: int, trials: list[Any], trial: Any, checkpoint: Any, **info: Any
-    ) -> None:
-        folder = Path(checkpoint.path)
+    def on_checkpoint(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        folder = Path(info["checkpoint"].path)
         step = trial.last_result.get("step")
         png = folder / "samples.png"
         pictures = {f"samples/step_{step:07d}.png": png.read_bytes()} if step and png.exists() else {}
         self._conductor.checkpointed(trial.config["number"], str(folder), pictures)
+        checkpoint.drop_old(trial_checkpoints.newest_first(folder))
 
 
 def _config(assignment: Assignment, shared: Mapping[str, Any]) -> dict[str, Any]:
@@ -106,8 +122,14 @@ def _config(assignment: Assignment, shared: Mapping[str, Any]) -> dict[str, Any]
         "number": assignment.number,
         "experiment": assignment.experiment.model_dump(mode="json"),
         "checkpoint": assignment.checkpoint,
-        "steps_done": assignment.steps_done,
     }
+
+
+def _tell(conductor: Conductor, number: int, result: Mapping[str, Any]) -> bool:
+    """Tell what a result holds. Returns whether the trial should be stopped here."""
+    if "note" in result:
+        conductor.noted(number, result["note"])
+    return "step" in result and conductor.measured(number, result["step"], _metrics(result))
 
 
 def _metrics(result: Mapping[str, Any]) -> dict[str, float]:

@@ -21,7 +21,7 @@ def trials_table(record: StudyRecord, limit: int | None = None) -> Table:
     """The trials, best first, those without a value last."""
     ranked = record.ranked()
     trials = ranked + [trial for trial in record.trials if trial not in ranked]
-    table = Table(title=f"study {record.name}: {_states(record)}", box=SIMPLE_HEAD)
+    table = Table(title=f"study {record.name}: {states(record)}", box=SIMPLE_HEAD)
     table.add_column("trial", justify="right", no_wrap=True)
     table.add_column("state", no_wrap=True)
     for path in record.search:
@@ -61,7 +61,8 @@ def _short(path: str, paths: list[str]) -> str:
     return path
 
 
-def _states(record: StudyRecord) -> str:
+def states(record: StudyRecord) -> str:
+    """How many trials are in each state, in words."""
     counts = Counter(trial.state for trial in record.trials)
     return ", ".join(f"{count} {state}" for state, count in sorted(counts.items())) or "no trials"
 
@@ -120,7 +121,7 @@ def studies_table(records: list[StudyRecord]) -> Table:
     for record in records:
         ranked = record.ranked()
         best = f"{ranked[0].value:.4g} (trial {ranked[0].number})" if ranked else "-"
-        table.add_row(record.name, _states(record), best, " and ".join(_objective_labels(record)))
+        table.add_row(record.name, states(record), best, " and ".join(_objective_labels(record)))
     return table
 
 

@@ -19,15 +19,13 @@ from gpm_tune.study.guards import interruptible, only_once
 from gpm_tune.study.home import Home
 from gpm_tune.study.ledger import Ledger
 from gpm_tune.study.progress import StudyProgress
-from gpm_tune.study.records import read_study
+from gpm_tune.study.records import CONFIRMATION, read_study
 from gpm_tune.study.runs import checkpoint_of, find_teacher
 from gpm_tune.study.specification import Study
 from gpm_tune.study.tracking import Tracker
 from gpm_tune.training import Experiment
 from gpm_tune.training.saved import read_experiment
 from gpm_tune.training.teacher import teacher_checkpoint
-
-WORKER_LOSSES = 10  # of one trial: a node may vanish, but not for ever
 
 # Read when ray is imported. What Tune would print, log or send besides is ours to do, or nobody's.
 RAY_SETTINGS = {
@@ -37,8 +35,11 @@ RAY_SETTINGS = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
     # Tune's own snapshots are never read: the ledger knows more, and survives more.
     "TUNE_GLOBAL_CHECKPOINT_S": "31536000",
+    # Or Tune would keep every result of every trial in memory.
+    "TUNE_ONLY_STORE_CHECKPOINT_SCORE_ATTRIBUTE": "1",
 }
 
 
@@ -67,6 +68,7 @@ def run_study(study: Study, home: Home, address: str, console: Console) -> bool:
         _check_resources(study, os.cpu_count() or 1, torch.cuda.device_count(), "this machine")
     folder = home.study(study.name)
     with only_once(f"study '{study.name}'", folder):
+        home.stop_file(study.name).unlink(missing_ok=True)  # it was meant for an earlier run
         ledger = Ledger(study, home.optuna_uri, folder)
         (folder / "study.yaml").write_text(
             yaml.safe_dump(study.model_dump(mode="json", by_alias=True), sort_keys=False, allow_unicode=True)
@@ -103,10 +105,12 @@ def _find_start_points(study: Study, home: Home) -> Study:
 def _run_stage(ledger: Ledger, home: Home, address: str, tracker: Tracker, console: Console) -> bool:
     """Run the trials that a ledger hands out. Returns False if interrupted."""
     study = ledger.study
+    stop_file = home.stop_file(study.name.removesuffix(CONFIRMATION))
     with StudyProgress(study, ledger.remaining, console) as progress:
         conductor = Conductor(ledger, tracker, progress)
+        conductor.is_asked_to_stop = stop_file.exists
         if ledger.remaining:
-            conductor.look_at_the_budget()
+            conductor.look_around()
         if ledger.remaining and not conductor.used_up:
             tags = run_tags(study.experiment) | {"gpm.study": study.name}
             parent = tracker.open_run(ledger.id, name=study.name, params={}, tags=tags)
@@ -177,11 +181,6 @@ def _connect(address: str) -> None:
         ) from None
 
 
-def _folder_of(trial: Any) -> str:
-    """A trial that paused or was lost goes on in a folder of its own."""
-    return f"trial_{trial.config['number']:04d}_from_{trial.config['steps_done']:09d}"
-
-
 def _build_tuner(study: Study, home: Home, conductor: Conductor, switch: Any) -> Any:
     from ray import tune
 
@@ -191,6 +190,7 @@ def _build_tuner(study: Study, home: Home, conductor: Conductor, switch: Any) ->
         ConductedSearcher,
     )
     from gpm_tune.study.trainable import TrialTrainable
+    from gpm_tune.study.trial_checkpoints import trial_folder
 
     resources = study.resources
     trainable = tune.with_resources(
@@ -203,6 +203,7 @@ def _build_tuner(study: Study, home: Home, conductor: Conductor, switch: Any) ->
         "cache": str(home.cache),
         "threads": resources.cpu,
         "device": "cuda" if resources.gpu else "cpu",
+        "time_limit": resources.time_limit,
     }
     sessions = home.study(study.name) / "checkpoints"
     return tune.Tuner(
@@ -212,14 +213,16 @@ def _build_tuner(study: Study, home: Home, conductor: Conductor, switch: Any) ->
             scheduler=ConductedScheduler(conductor),
             num_samples=-1,  # the searcher says when to end
             reuse_actors=True,
-            trial_dirname_creator=_folder_of,
+            trial_dirname_creator=lambda trial: trial_folder(trial.config["number"], trial.config["attempt"]),
         ),
         run_config=tune.RunConfig(
             # A session of its own: a continued trial's new checkpoints never meet its old ones.
             name=f"session_{len(list(sessions.glob('session_*'))):03d}",
             storage_path=str(sessions),
-            failure_config=tune.FailureConfig(max_failures=WORKER_LOSSES),
-            checkpoint_config=tune.CheckpointConfig(num_to_keep=2),
+            failure_config=tune.FailureConfig(max_failures=0),  # the searcher starts them again
+            # Trials say when to checkpoint: one that failed has nothing to keep. Old ones are ours to
+            # delete: for `num_to_keep` Tune would write the state of all trials every other checkpoint.
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             callbacks=[CheckpointCallback(conductor)],
             verbose=0,
         ),

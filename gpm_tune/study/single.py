@@ -17,6 +17,7 @@ from gpm_tune.study.runs import find_teacher
 from gpm_tune.study.tracking import RunLog, Tracker
 from gpm_tune.training import Evaluation, Experiment, Trainer, checkpoint
 from gpm_tune.training.pretraining import train_teacher
+from gpm_tune.training.resuming import resume
 
 
 def train(experiment: Experiment, name: str, home: Home, device: str, console: Console) -> bool:
@@ -33,16 +34,15 @@ def train(experiment: Experiment, name: str, home: Home, device: str, console: C
         if not _teach(experiment, home, device, console):
             return False
         trainer = Trainer(experiment, device=device, cache=home.cache)
-        latest = checkpoint.latest(folder)
-        if latest:
-            trainer.restore(latest)
-            console.print(f"continuing at step {trainer.step} from {latest}", highlight=False)
+        note = resume(trainer, checkpoint.newest_first(folder))
+        if trainer.step or note:
+            console.print(note or f"continuing at step {trainer.step}", highlight=False)
         with Tracker(folder / "spool", home.tracking_uri, name, home.artifact_root) as tracker:
             run = tracker.open_run(
                 digest,
                 name=f"{name}-{digest}",
                 params=flatten(experiment.model_dump(mode="json")),
-                tags=run_tags(experiment) | {"gpm.state": "running"},
+                tags=run_tags(experiment) | {"gpm.state": "running"} | ({"gpm.note": note} if note else {}),
             )
             _train_to_the_end(trainer, folder, run, console)
     _summarise(trainer, folder, console)
@@ -92,7 +92,7 @@ def _keep(trainer: Trainer, evaluation: Evaluation | None, folder: Path, run: Ru
     if evaluation:
         run.metrics(evaluation.step, evaluation.metrics)
         run.artifact(f"samples/step_{evaluation.step:07d}.png", evaluation.picture)
-    checkpoint.prune(folder)
+    checkpoint.drop_old(checkpoint.newest_first(folder))
 
 
 def _show(experiment: Experiment, evaluation: Evaluation, console: Console) -> None:

@@ -48,6 +48,12 @@ class Resources(Config):
     concurrent: int | None = Field(
         None, ge=1, description="Trials at a time; null for as many as the cluster holds."
     )
+    time_limit: float | None = Field(
+        None,
+        gt=0,
+        description="Seconds in which a trial must reach its next evaluation, and in which it must write "
+        "a checkpoint, or it fails as hanging; null for no limit.",
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Resources:

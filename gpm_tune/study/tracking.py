@@ -23,6 +23,7 @@ _log = logging.getLogger("gpm_tune")
 # MLflow's limits of one request, and of one parameter's length.
 _METRICS_A_BATCH = 1000
 _PARAMS_A_BATCH = 100
+_TAGS_A_BATCH = 100
 _LONGEST_PARAM = 6000
 
 _GATHER = 0.5  # seconds to wait for more events before a delivery
@@ -253,8 +254,11 @@ class _Sender:
             self._client.log_batch(run_id, params=part)
 
     def _send_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
-        for name, value in tags.items():
-            self._client.set_tag(run_id, name, value)
+        from mlflow.entities import RunTag
+
+        entities = [RunTag(name, value) for name, value in tags.items()]
+        for part in _parts(entities, _TAGS_A_BATCH):
+            self._client.log_batch(run_id, tags=part)
 
     def _connect(self) -> None:
         if self._client is None:

@@ -2,8 +2,12 @@
 
 weights.safetensors   last, average and best weights, prefixed with these words
 state.pt              optimiser, random state, running sums; read with weights_only=True
-checkpoint.json       format, step, best metrics, the experiment; written last
+checkpoint.json       format, step, best metrics, the experiment, size and CRC-32 of the two; written last
 samples.png, best.png the pictures of the last and the best evaluation
+
+A run keeps its last two checkpoints, and each of them holds the best weights so far. A folder is a
+checkpoint only where `checkpoint.json` vouches for the files beside it: one that is half written, or
+half copied, is none.
 """
 
 from __future__ import annotations
@@ -11,7 +15,8 @@ from __future__ import annotations
 import json
 import pickle
 import shutil
-from collections.abc import Mapping
+import zlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +29,8 @@ from gpm_tune.errors import UserError
 
 FORMAT = 2
 KEPT = 2
+VOUCHED = ("weights.safetensors", "state.pt")
+CHUNK = 2**20
 Weights = dict[str, dict[str, Tensor]]
 
 
@@ -36,6 +43,7 @@ def write(
 ) -> None:
     """Write a checkpoint. `checkpoint.json` comes last: where it is, the checkpoint is whole."""
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / "checkpoint.json").unlink(missing_ok=True)  # of an earlier one, which is no longer whole
     flat = {
         f"{group}/{name}": tensor.contiguous()
         for group, tensors in weights.items()
@@ -46,7 +54,8 @@ def write(
     for name, png in pictures.items():
         (folder / f"{name}.png").write_bytes(png)
     partial = folder / "checkpoint.json.partial"
-    partial.write_text(json.dumps({"format": FORMAT, **record}, indent=2))
+    files = {name: _fingerprint(folder / name) for name in VOUCHED}
+    partial.write_text(json.dumps({"format": FORMAT, "files": files, **record}, indent=2))
     partial.replace(folder / "checkpoint.json")
 
 
@@ -60,6 +69,7 @@ def read(
     record = read_record(folder)
     weights: Weights = {}
     try:
+        _check(folder, record, by_content=True)
         for key, tensor in load_file(str(folder / "weights.safetensors"), str(device)).items():
             group, name = key.split("/", 1)
             weights.setdefault(group, {})[name] = tensor
@@ -91,11 +101,48 @@ def next_folder(run: Path, step: int) -> Path:
 
 def latest(run: Path) -> Path | None:
     """The newest whole checkpoint in the folder of a run, or None."""
-    found = sorted(run.glob("checkpoints/step_*/checkpoint.json"))
-    return found[-1].parent if found else None
+    return next(filter(is_whole, newest_first(run)), None)
 
 
-def prune(run: Path) -> None:
-    """Drop a run's checkpoints that are no longer needed."""
-    for old in sorted(run.glob("checkpoints/step_*"))[:-KEPT]:
-        shutil.rmtree(old)
+def newest_first(run: Path) -> list[Path]:
+    """The checkpoint folders of a run, damaged ones included."""
+    return sorted(run.glob("checkpoints/step_*"), reverse=True)
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether the folder holds a checkpoint of this format with all its files at their full size."""
+    try:
+        _check(folder, read_record(folder), by_content=False)
+    except (UserError, OSError):
+        return False
+    return True
+
+
+def drop_old(folders: Sequence[Path]) -> None:
+    """Delete those of a run's checkpoint folders, newest first, that are no longer needed."""
+    whole = [index for index, folder in enumerate(folders) if is_whole(folder)][:KEPT]
+    if len(whole) == KEPT:
+        for folder in folders[whole[-1] + 1 :]:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _check(folder: Path, record: Mapping[str, Any], *, by_content: bool) -> None:
+    """Raise UserError where a file is not the one that was written."""
+    for name, written in record.get("files", {}).items():
+        file = folder / name
+        size = file.stat().st_size
+        if size != written["size"]:
+            raise UserError(
+                f"{folder}: the checkpoint is damaged: {name} has {size} bytes of {written['size']}"
+            )
+        if by_content and _fingerprint(file) != written:
+            raise UserError(f"{folder}: the checkpoint is damaged: {name} is not what was written")
+
+
+def _fingerprint(file: Path) -> dict[str, int]:
+    """Size and CRC-32 of a file."""
+    crc = 0
+    with file.open("rb") as content:
+        while chunk := content.read(CHUNK):
+            crc = zlib.crc32(chunk, crc)
+    return {"size": file.stat().st_size, "crc32": crc}

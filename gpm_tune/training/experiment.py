@@ -59,6 +59,7 @@ class EvaluationConfig(Config):
         ge=2,
         description="Generated samples; null for as many as the validation set has, 10,000 for points.",
     )
+    batch_size: int = Field(500, ge=1, description="Samples generated at a time: bounds the memory.")
     features: Literal["small", "inception"] | None = Field(
         None,
         description="Network whose activations FID compares: the standard Inception-v3, or the "

@@ -10,6 +10,7 @@ from filelock import FileLock
 
 from gpm_tune.training import checkpoint
 from gpm_tune.training.experiment import Experiment
+from gpm_tune.training.resuming import resume
 from gpm_tune.training.teacher import teacher_folder
 from gpm_tune.training.trainer import Evaluation, Trainer
 
@@ -34,13 +35,12 @@ def train_teacher(
         if latest and checkpoint.read_record(latest)["evaluated_step"] >= teacher.training.steps:
             return True
         trainer = Trainer(teacher, device=device, cache=cache)
-        if latest:
-            trainer.restore(latest)
+        resume(trainer, checkpoint.newest_first(folder))
         while not trainer.done:
             evaluation = trainer.run_interval(should_stop)
             trainer.save(checkpoint.next_folder(folder, trainer.step))
             if evaluation is None:
                 return False
             on_evaluation(evaluation)
-            checkpoint.prune(folder)
+            checkpoint.drop_old(checkpoint.newest_first(folder))
     return True

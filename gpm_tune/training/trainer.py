@@ -27,7 +27,7 @@ from gpm_tune.training.pictures import picture
 from gpm_tune.training.teacher import load_teacher
 
 CHECK_EVERY = 50  # steps between looks for NaN: each is a synchronisation with the device
-SAMPLED_AT_ONCE = 500  # bounds the memory of an evaluation
+SAMPLED_AT_ONCE = 500  # outside of training
 POINTS_EVALUATED = 10_000
 PICTURED = 64
 
@@ -228,7 +228,10 @@ class Trainer:
 
     def _sample(self, rng: torch.Generator) -> dict[int, Tensor]:
         """NFE -> that many samples, of the averaged weights where there are some."""
-        return draw(self.evaluated_model, self._samples, rng, nfe=self.experiment.evaluation.nfe)
+        evaluation = self.experiment.evaluation
+        return draw(
+            self.evaluated_model, self._samples, rng, nfe=evaluation.nfe, at_once=evaluation.batch_size
+        )
 
     def _keep_best(self, evaluation: Evaluation) -> None:
         metric = self.objective.metric
@@ -328,11 +331,15 @@ def draw(
     nfe: Sequence[int] = (),
     solver: Solver | None = None,
     steps: int | None = None,
+    at_once: int = SAMPLED_AT_ONCE,
 ) -> dict[int, Tensor]:
-    """NFE -> that many samples (count, *shape) in evaluation mode; see `ParticleModel.sample`."""
+    """NFE -> that many samples (count, *shape) in evaluation mode; see `ParticleModel.sample`.
+
+    at_once: bounds the memory; other batches have other random numbers.
+    """
     parts: dict[int, list[Tensor]] = {}
     with evaluating(model):
-        for start in range(0, count, SAMPLED_AT_ONCE):
-            for cost, x in model.sample(min(SAMPLED_AT_ONCE, count - start), rng, nfe, solver, steps):
+        for start in range(0, count, at_once):
+            for cost, x in model.sample(min(at_once, count - start), rng, nfe, solver, steps):
                 parts.setdefault(cost, []).append(x)
     return {cost: torch.cat(x) for cost, x in parts.items()}

@@ -15,6 +15,7 @@ from gpm_tune import cli
 from gpm_tune.study import space
 
 COMMANDS = ["run", "train", "models", "describe", "sample", "evaluate", "interpolate", "status", "best", "ui"]
+COMMANDS += ["resume", "list", "stop", "compare", "delete"]
 
 
 def call(*arguments: str | Path, capsys: pytest.CaptureFixture[str], home: Path) -> tuple[int, str, str]:

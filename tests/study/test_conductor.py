@@ -27,6 +27,9 @@ class Recorder:
     def measured(self, number: int, step: int, metrics: Mapping[str, float]) -> None:
         self.lines.append(f"{number} at {step}: {metrics['sliced_wasserstein']}")
 
+    def noted(self, number: int, note: str) -> None:
+        self.lines.append(f"{number} note: {note}")
+
     def ended(self, number: int, state: str, reason: str | None) -> None:
         self.lines.append(f"{number} {state} {reason or ''}".rstrip())
 
@@ -104,6 +107,32 @@ def test_an_evaluation_measured_again_is_told_to_nobody(scene: Scene) -> None:
     before = len(scene.events(number)), list(scene.observer.lines)
     assert scene.conductor.measured(number, 4, {**METRICS, "sliced_wasserstein": 0.0}) is False
     assert (len(scene.events(number)), scene.observer.lines) == before
+
+
+def test_a_trial_that_lost_its_process_is_handed_out_again_first(scene: Scene) -> None:
+    number, _ = scene.start(), scene.start()
+    scene.conductor.measured(number, 4, METRICS)
+    scene.conductor.checkpointed(number, "a/checkpoint", {})
+    scene.conductor.lost(number)
+    assert scene.states() == ["running", "running"]
+    again = scene.conductor.assign()
+    assert again is not None
+    assert (again.number, again.checkpoint, again.steps_done) == (number, "a/checkpoint", 4)
+    assert scene.conductor.measured(number, 4, METRICS) is False, "measured before"
+    scene.conductor.measured(number, 8, METRICS)
+    scene.conductor.ended(number)
+    assert scene.states() == ["complete", "running"]
+    kinds = [event.kind for event in scene.events(number)]
+    assert kinds == ["open", "metrics", "tags", "open", "metrics", "tags", "end"]
+
+
+def test_a_note_is_told_once(scene: Scene) -> None:
+    number = scene.start()
+    for _ in range(3):
+        scene.conductor.noted(number, "continued from the one before")
+    assert scene.observer.lines == ["0 started", "0 note: continued from the one before"]
+    assert [event.kind for event in scene.events(number)] == ["open", "tags"]
+    assert scene.events(number)[-1].payload["tags"] == {"gpm.note": "continued from the one before"}
 
 
 def test_an_interrupted_study_starts_nothing_and_leaves_its_trials_to_be_continued(scene: Scene) -> None:

@@ -179,7 +179,7 @@ def test_a_diverging_trial_fails_alone_and_a_killed_worker_is_replaced(tmp_path:
     workers = [
         child
         for child in psutil.Process(process.pid).children(recursive=True)
-        if child.name().startswith("ray::") and "TrialTrainable" in " ".join(child.cmdline())
+        if child.name().startswith("ray::") and "Trainable" in " ".join(child.cmdline())
     ]
     assert workers
     workers[0].kill()

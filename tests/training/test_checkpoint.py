@@ -9,7 +9,7 @@ from examples import experiment_of
 
 from gpm_tune.errors import UserError
 from gpm_tune.training import Experiment, Trainer
-from gpm_tune.training.checkpoint import read_record
+from gpm_tune.training.checkpoint import drop_old, is_whole, latest, newest_first, next_folder, read_record
 
 
 @pytest.fixture
@@ -34,6 +34,46 @@ def test_a_truncated_checkpoint_is_refused(checkpoint: Path, name: str) -> None:
     (checkpoint / name).write_bytes(content[: len(content) // 2])
     with pytest.raises(UserError, match=r"damaged|no whole checkpoint"):
         Trainer(experiment_of()).restore(checkpoint)
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "state.pt"])
+def test_a_byte_that_changed_is_found(checkpoint: Path, name: str) -> None:
+    content = bytearray((checkpoint / name).read_bytes())
+    content[-100] ^= 1
+    (checkpoint / name).write_bytes(content)
+    assert is_whole(checkpoint), "that look is at sizes only"
+    with pytest.raises(UserError, match=f"{name} is not what was written"):
+        Trainer(experiment_of()).restore(checkpoint)
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "state.pt", "checkpoint.json"])
+def test_a_folder_that_is_half_written_is_no_checkpoint(checkpoint: Path, name: str) -> None:
+    assert is_whole(checkpoint)
+    (checkpoint / name).unlink()
+    assert not is_whole(checkpoint)
+
+
+def test_a_write_that_is_cut_short_leaves_no_checkpoint_of_before(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr("gpm_tune.training.checkpoint.torch.save", full)
+    with pytest.raises(OSError, match="no space"):
+        Trainer(experiment_of()).save(checkpoint)
+    assert not is_whole(checkpoint)
+
+
+def test_the_last_two_whole_checkpoints_are_kept(tmp_path: Path) -> None:
+    trainer = Trainer(experiment_of(evaluation__every=2))
+    while not trainer.done:
+        trainer.run_interval()
+        trainer.save(next_folder(tmp_path, trainer.step))
+    (next_folder(tmp_path, 12) / "state.pt").unlink()
+    drop_old(newest_first(tmp_path))
+    assert [folder.name[-2:] for folder in newest_first(tmp_path)] == ["12", "10", "08"]
+    assert latest(tmp_path) == next_folder(tmp_path, 10)
 
 
 def test_a_missing_checkpoint_is_refused(tmp_path: Path) -> None:

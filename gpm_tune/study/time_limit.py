@@ -1,0 +1,63 @@
+"""What ends a trial that hangs: its process, from outside of Python, so that not even a held GIL helps it."""
+
+from __future__ import annotations
+
+import faulthandler
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import gpm_tune
+
+FRAME = re.compile(r'^  File "(?P<file>.+)", line (?P<line>\d+) in (?P<function>.+)$')
+
+
+class TimeLimit:
+    """How long a trial may take to its next evaluation, or for a checkpoint; None for as long as it likes.
+
+    Where it takes longer its process ends, and leaves in the file where all its threads were. The
+    process that takes the trial over finds the file, and so does not hang in its turn.
+    """
+
+    def __init__(self, seconds: float | None, file: Path) -> None:
+        self._seconds = seconds
+        self._file = file
+
+    @property
+    def verdict(self) -> str | None:
+        """Why the trial was ended; None where it was not."""
+        if self._seconds is None or not self._file.exists() or not self._file.stat().st_size:
+            return None
+        where = _where(self._file.read_text(errors="replace"))
+        return f"no evaluation within {self._seconds:g} s; it was at {where} (all threads: {self._file})"
+
+    @contextmanager
+    def watch(self) -> Iterator[None]:
+        """Within the block the time runs."""
+        if self._seconds is None:
+            yield
+            return
+        self._file.parent.mkdir(parents=True, exist_ok=True)
+        with self._file.open("w") as file:
+            faulthandler.dump_traceback_later(self._seconds, exit=True, file=file)
+            try:
+                yield
+            finally:
+                faulthandler.cancel_dump_traceback_later()
+
+
+def _where(dump: str) -> str:
+    """Where the thread that trained was: its innermost frame, and the innermost one of this package."""
+    package = str(Path(gpm_tune.__file__).parent)
+    for thread in re.split(r"\n\n", dump):
+        frames = [match for line in thread.splitlines() if (match := FRAME.match(line))]
+        ours = [frame for frame in frames if frame["file"].startswith(package) and frame["file"] != __file__]
+        if ours:
+            called = "" if ours[0] is frames[0] else f", called from {_place(ours[0])}"
+            return _place(frames[0]) + called
+    return "an unknown place"
+
+
+def _place(frame: re.Match[str]) -> str:
+    return f"{Path(frame['file']).name}:{frame['line']} in {frame['function']}"

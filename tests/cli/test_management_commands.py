@@ -1,0 +1,93 @@
+"""resume, list, status --watch, stop, compare, delete: as typed, on real studies."""
+
+import json
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from examples import POINTS
+from mlflow import MlflowClient
+from program import COMMAND, gpm_tune, write_study
+
+from gpm_tune.study import space
+from gpm_tune.study.home import Home
+from gpm_tune.study.manage import is_running
+
+
+def test_a_study_is_extended_compared_and_deleted(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    for name in ("one", "two"):
+        path = write_study(tmp_path, name=name, budget={"trials": 2})
+        assert gpm_tune("run", path, home=home).returncode == 0
+    path.unlink()
+    result = gpm_tune("resume", "two", "--trials", "3", home=home)
+    assert result.returncode == 0, result.stderr
+    listed = {
+        study["name"]: study["trials"] for study in json.loads(gpm_tune("list", "--json", home=home).stdout)
+    }
+    assert {name: len(trials) for name, trials in listed.items()} == {"one": 2, "two": 3}
+    table = gpm_tune("compare", "one", "two", home=home).stdout
+    assert "2 complete" in table
+    assert "3 complete" in table
+    assert "model.eta" in table
+    assert "3 complete" in gpm_tune("status", "two", "--watch", home=home).stdout, "ends as nothing runs"
+    assert "is not running" in gpm_tune("stop", "two", home=home).stdout
+
+    refused = gpm_tune("delete", "two", home=home)
+    assert refused.returncode == 2
+    assert "Say so with --yes" in refused.stderr
+    assert gpm_tune("delete", "two", "--yes", home=home).returncode == 0
+    assert [s["name"] for s in json.loads(gpm_tune("list", "--json", home=home).stdout)] == ["one"]
+    assert not (home / "studies" / "two").exists()
+    again = write_study(tmp_path, name="two", budget={"trials": 1})
+    assert gpm_tune("run", again, home=home).returncode == 0
+    client = MlflowClient(f"sqlite:///{home / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("two")
+    assert experiment is not None
+    assert len(client.search_runs([experiment.experiment_id])) == 2, "the study and its one trial"
+
+
+@pytest.mark.slow
+def test_a_running_study_is_stopped_from_elsewhere(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    long = space.put(POINTS, {"training.steps": 100_000, "evaluation.every": 50_000})
+    path = write_study(tmp_path, name="long", experiment=long, budget={"trials": 2})
+    running = subprocess.Popen(
+        [*COMMAND, "run", str(path), "--home", str(home)], cwd=tmp_path, stdout=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 120
+    while not list(home.glob("studies/long/checkpoints/session_*/trial_*")):
+        assert running.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+    assert is_running(Home(home), "long")
+    refused = gpm_tune("delete", "long", "--yes", home=home)
+    assert refused.returncode == 2
+    assert "is running; stop it first" in refused.stderr
+    stopped = gpm_tune("stop", "long", home=home)
+    assert "has stopped" in stopped.stdout
+    output, _ = running.communicate(timeout=60)
+    assert running.returncode == 130, output
+    trials = json.loads(gpm_tune("status", "long", "--json", home=home).stdout)["trials"]
+    assert {trial["state"] for trial in trials} == {"interrupted"}
+    assert not is_running(Home(home), "long")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["resume", "nothing"], ["stop", "nothing"], ["delete", "nothing", "--yes"], ["compare", "nothing"]],
+)
+def test_unknown_studies_are_refused(tmp_path: Path, words: list[str]) -> None:
+    result = gpm_tune(*words, home=tmp_path / "home")
+    assert result.returncode == 2
+    assert "no study is named 'nothing'" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_what_measured_different_things_is_not_compared(finished: Path) -> None:
+    path = write_study(finished.parent, name="points", budget={"trials": 1})
+    assert gpm_tune("run", path, home=finished).returncode == 0
+    result = gpm_tune("compare", "digits", "points", home=finished)
+    assert result.returncode == 2
+    assert "studies 'digits' and 'points' cannot be compared: they differ in objectives" in result.stderr
