@@ -29,8 +29,9 @@ from rich.console import Console
 
 from gpm_tune.documents import Document
 from gpm_tune.study.home import Home
-from gpm_tune.study.ledger import Assignment, Ledger, read_study
+from gpm_tune.study.ledger import Assignment, Ledger
 from gpm_tune.study.progress import StudyProgress
+from gpm_tune.study.records import read_study
 from gpm_tune.study.run import run_study
 from gpm_tune.study.specification import Study, load_study
 from gpm_tune.training import Experiment, Trainer

@@ -8,10 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
+import yaml
+
 import gpm_tune
 from gpm_tune.study.ledger import Assignment, Ledger, Verdict
 from gpm_tune.study.tracking import RunLog, Tracker
 from gpm_tune.training import Experiment
+from gpm_tune.training.objectives import curve_of
 
 
 class Observer(Protocol):
@@ -36,6 +39,7 @@ class Conductor:
         self._observer = observer
         self._runs: dict[int, RunLog] = {}
         self._steps: dict[int, int] = {}  # of live trials: the last one measured
+        self._measured: dict[int, Mapping[str, float]] = {}  # at the last step
         self._notes: dict[int, str] = {}
         self._stopped_early: set[int] = set()
         self._pausing: set[int] = set()
@@ -77,13 +81,16 @@ class Conductor:
         tags = {"gpm.study": self._ledger.study.name, "gpm.trial": str(number), "gpm.state": "running"}
         if forked:
             tags["gpm.forked_from"] = f"trial {forked['trial']}, step {forked['step']}"
-        return self._tracker.open_run(
+        experiment = assignment.experiment.model_dump(mode="json")
+        run = self._tracker.open_run(
             self._key(number),
             name=f"trial {number}",
             parent=self._ledger.id,
-            params=flatten(assignment.experiment.model_dump(mode="json")),
+            params=flatten(experiment),
             tags=run_tags(assignment.experiment) | tags,
         )
+        run.artifact("experiment.yaml", yaml.safe_dump(experiment, sort_keys=False).encode())
+        return run
 
     def _key(self, number: int) -> str:
         return f"{self._ledger.id}/{number:04d}"
@@ -108,6 +115,7 @@ class Conductor:
         if step <= self._steps[number]:
             return False
         self._steps[number] = step
+        self._measured[number] = metrics
         self._runs[number].metrics(step, metrics)
         self._observer.measured(number, step, metrics)
         verdict = self._ledger.report(number, step, metrics)
@@ -164,8 +172,17 @@ class Conductor:
         self._ledger.suspend(number)
         self._close(number, "interrupted", "KILLED")
 
+    def _draw_curve(self, number: int, run: RunLog) -> None:
+        """The first objective's metric against NFE, at the last evaluation of this process."""
+        metric = self._ledger.study.experiment.default_objective.metric
+        points = curve_of(metric, self._measured.pop(number, {}))
+        if points:
+            run.curve(f"{metric}_by_nfe", dict(points))
+
     def _close(self, number: int, state: str, status: str, reason: str | None = None) -> None:
         run = self._runs.pop(number)
+        if state in ("complete", "pruned"):
+            self._draw_curve(number, run)
         run.tags({"gpm.state": state} | ({"gpm.reason": reason} if reason else {}))
         run.end(status)
         self._observer.ended(number, state, reason)

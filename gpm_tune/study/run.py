@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,10 +20,11 @@ from gpm_tune.study.guards import interruptible, only_once
 from gpm_tune.study.home import Home
 from gpm_tune.study.ledger import Ledger
 from gpm_tune.study.progress import StudyProgress
+from gpm_tune.study.provenance import data_fingerprint, environment_tags, requirements
 from gpm_tune.study.records import CONFIRMATION, read_study
 from gpm_tune.study.runs import checkpoint_of, find_teacher
 from gpm_tune.study.specification import Study
-from gpm_tune.study.tracking import Tracker
+from gpm_tune.study.tracking import RunLog, Tracker
 from gpm_tune.training import Experiment
 from gpm_tune.training.saved import read_experiment
 from gpm_tune.training.teacher import teacher_checkpoint
@@ -112,12 +114,12 @@ def _run_stage(ledger: Ledger, home: Home, address: str, tracker: Tracker, conso
         if ledger.remaining:
             conductor.look_around()
         if ledger.remaining and not conductor.used_up:
-            tags = run_tags(study.experiment) | {"gpm.study": study.name}
-            parent = tracker.open_run(ledger.id, name=study.name, params={}, tags=tags)
+            parent = _open_parent(ledger, home, tracker)
             try:
                 _run_trials(study, home, address, conductor, console)
             finally:
                 ledger.close()
+            _register_best(ledger, home, tracker)
             parent.end("KILLED" if conductor.interrupted and not conductor.used_up else "FINISHED")
     if conductor.used_up:
         console.print(
@@ -127,6 +129,42 @@ def _run_stage(ledger: Ledger, home: Home, address: str, tracker: Tracker, conso
             highlight=False,
         )
     return not conductor.interrupted or conductor.used_up is not None
+
+
+def _open_parent(ledger: Ledger, home: Home, tracker: Tracker) -> RunLog:
+    """The run of a study, with all that its results depend on."""
+    study = ledger.study
+    tags = run_tags(study.experiment) | environment_tags() | {"gpm.study": study.name}
+    tags["gpm.data_fingerprint"] = data_fingerprint(study.experiment)
+    parent = tracker.open_run(ledger.id, name=study.name, params={}, tags=tags)
+    file = home.study(study.name.removesuffix(CONFIRMATION)) / "study.yaml"
+    parent.artifact("study.yaml", file.read_bytes())
+    parent.artifact("requirements.txt", requirements().encode())
+    return parent
+
+
+def _register_best(ledger: Ledger, home: Home, tracker: Tracker) -> None:
+    """Upload the best checkpoint of a search, and register it as a model of the study's name."""
+    study = ledger.study
+    ranked = read_study(home.optuna_uri, study.name).ranked()
+    folder = Path(ranked[0].checkpoint) if ranked and ranked[0].checkpoint else None
+    if folder is None or not folder.is_dir() or study.name.endswith(CONFIRMATION):
+        return
+    best = ranked[0]
+    run = tracker.open_run(
+        f"{ledger.id}/{best.number:04d}", name=f"trial {best.number}", parent=ledger.id, params={}, tags={}
+    )
+    for file in sorted(folder.glob("[!.]*.*")):
+        run.artifact(f"checkpoint/{file.name}", file.read_bytes())
+    metric = study.objective.metric
+    tags = {
+        "trial": str(best.number),
+        "step": str(best.best_step),
+        "metric": metric,
+        "value": str(best.value),
+    }
+    run.register(study.name, tags)
+    run.end("FINISHED" if best.state in ("complete", "pruned") else "KILLED")
 
 
 def _check_resources(study: Study, cpus: float, gpus: float, where: str) -> None:

@@ -171,6 +171,14 @@ class RunLog:
         self._spool.append_artifact(path, content)
         self._wake.set()
 
+    def curve(self, name: str, points: Mapping[int, float]) -> None:
+        """Record a metric whose axis is not the training step: MLflow draws it over the points' keys."""
+        self._append("curve", {"name": name, "points": {str(x): y for x, y in points.items()}})
+
+    def register(self, model: str, tags: Mapping[str, str]) -> None:
+        """Register the run's artifact `checkpoint` as a version of a model; with the same tags only once."""
+        self._append("model", {"model": model, "tags": dict(tags)})
+
     def tags(self, tags: Mapping[str, str]) -> None:
         """Set tags, over earlier values."""
         self._append("tags", {"tags": dict(tags)})

@@ -230,6 +230,10 @@ class _Sender:
             if not file.is_file():
                 raise _RejectedError(f"{file} is missing")
             self._client.log_artifact(run_id, str(file), None if folder == "." else folder)
+        elif event.kind == "curve":
+            self._send_curve(run_id, event)
+        elif event.kind == "model":
+            self._register(run_id, event.payload["model"], event.payload["tags"])
         elif event.kind == "end":
             self._client.set_terminated(run_id, event.payload["status"], event.time)
         else:
@@ -245,6 +249,26 @@ class _Sender:
         ]
         for part in _parts(metrics, _METRICS_A_BATCH):
             self._client.log_batch(run_id, metrics=part)
+
+    def _send_curve(self, run_id: str, event: Event) -> None:
+        from mlflow.entities import Metric
+
+        name, points = event.payload["name"], event.payload["points"]
+        metrics = [Metric(name, value, event.time, int(x)) for x, value in points.items()]
+        self._client.log_batch(run_id, metrics=metrics)
+
+    def _register(self, run_id: str, model: str, tags: Mapping[str, str]) -> None:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self._client.create_registered_model(model)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        known = self._client.search_model_versions(f"name = '{model}'")
+        if not any(found.run_id == run_id and found.tags == dict(tags) for found in known):
+            source = f"{self._client.get_run(run_id).info.artifact_uri}/checkpoint"
+            self._client.create_model_version(model, source, run_id, tags=dict(tags))
 
     def _send_params(self, run_id: str, params: Mapping[str, str]) -> None:
         from mlflow.entities import Param

@@ -78,6 +78,7 @@ class Trainer:
         self.step = 0
         self.evaluated_step = 0
         self.seconds = 0.0
+        self._timed_from = (0, 0.0)  # step and seconds where this interval began, or was continued
         self._means: dict[str, RunningMean] = {}
         self.best: Evaluation | None = None
         self._best_weights: dict[str, Tensor] = {}
@@ -203,7 +204,7 @@ class Trainer:
         full = max(sets)
         metrics |= {name: metrics[f"{name}/nfe_{full}"] for name in self.experiment.metrics}
         losses = {f"loss/{name}": mean.total.item() / mean.terms for name, mean in self._means.items()}
-        metrics |= losses | {"nfe": full, "seconds": self.seconds}
+        metrics |= losses | {"nfe": full, "seconds": self.seconds} | self._measure_the_machine()
         metrics |= self._derive(metrics)
         for name, value in metrics.items():
             if not math.isfinite(value):
@@ -212,6 +213,17 @@ class Trainer:
         self.last = Evaluation(self.step, metrics, picture(sets[full][:PICTURED].cpu()))
         self._keep_best(self.last)
         return self.last
+
+    def _measure_the_machine(self) -> dict[str, float]:
+        """Throughput since the last evaluation, and, on a GPU, the peak of its memory in bytes."""
+        step, seconds = self._timed_from
+        self._timed_from = (self.step, self.seconds)
+        measured: dict[str, float] = {}
+        if self.seconds > seconds:
+            measured["steps_per_second"] = (self.step - step) / (self.seconds - seconds)
+        if self.device.type == "cuda":
+            measured["system/gpu_memory"] = torch.cuda.max_memory_allocated(self.device)
+        return measured
 
     def _derive(self, measured: Mapping[str, float]) -> dict[str, float]:
         """What objectives and constraints name, from what was measured."""
@@ -281,6 +293,7 @@ class Trainer:
         self._best_weights = weights.get("best", {})
         self.step, self.evaluated_step = record["step"], record["evaluated_step"]
         self.seconds = record["seconds"]
+        self._timed_from = (self.step, self.seconds)
         if record["best"]:
             best = record["best"]
             self.best = Evaluation(best["step"], best["metrics"], pictures["best"])

@@ -23,7 +23,7 @@ from processes import Driver, Server
 from program import write_study
 
 from gpm_tune.study import space
-from gpm_tune.study.ledger import read_study
+from gpm_tune.study.records import read_study
 from gpm_tune.training import Experiment, Trainer
 
 pytestmark = pytest.mark.slow

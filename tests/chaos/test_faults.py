@@ -19,7 +19,8 @@ from program import gpm_tune, write_study
 
 from gpm_tune.documents import Document
 from gpm_tune.study import space
-from gpm_tune.study.ledger import Ledger, read_study
+from gpm_tune.study.ledger import Ledger
+from gpm_tune.study.records import read_study
 from gpm_tune.study.specification import load_study
 from gpm_tune.study.trial_checkpoints import newest_first
 from gpm_tune.training.checkpoint import is_whole

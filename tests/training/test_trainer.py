@@ -35,9 +35,12 @@ def finish(trainer: Trainer) -> list[Evaluation]:
     return evaluations
 
 
+TIMES = ("seconds", "steps_per_second", "system/gpu_memory")
+
+
 def measured(evaluation: Evaluation) -> tuple[int, dict[str, float], bytes]:
     """All of an evaluation but the time it took."""
-    metrics = {name: value for name, value in evaluation.metrics.items() if name != "seconds"}
+    metrics = {name: value for name, value in evaluation.metrics.items() if name not in TIMES}
     return evaluation.step, metrics, evaluation.picture
 
 

@@ -1,0 +1,57 @@
+"""Where results come from: versions, machine, git commit and data, recorded with every study."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import subprocess
+from importlib.metadata import distributions, version
+
+import torch
+
+from gpm_tune.training import Experiment
+
+PACKAGES = ("torch", "torchvision", "ray", "optuna", "mlflow")
+GIT_SECONDS = 5.0
+CHUNK = 4096  # samples that are hashed at a time
+
+
+def environment_tags() -> dict[str, str]:
+    """Versions and the machine; the git commit of the working folder, if it is in a checkout."""
+    tags = {"gpm.python": platform.python_version(), "gpm.platform": platform.platform()}
+    tags |= {f"gpm.{package}": version(package) for package in PACKAGES}
+    if torch.cuda.is_available():
+        tags["gpm.cuda"] = str(torch.version.cuda)
+        tags["gpm.gpu"] = torch.cuda.get_device_name()
+    commit = _git("rev-parse", "HEAD")
+    if commit:
+        tags["gpm.git_commit"] = commit + ("-dirty" if _git("status", "--porcelain") else "")
+    return tags
+
+
+def requirements() -> str:
+    """Every installed package and its version, as pip's requirements."""
+    names = {(found.metadata["Name"], found.version) for found in distributions()}
+    return "".join(f"{name}=={number}\n" for name, number in sorted(names))
+
+
+def data_fingerprint(experiment: Experiment) -> str:
+    """Digest of the samples that an experiment trains on and is measured against."""
+    data = experiment.data.load(experiment.seed)
+    digest = hashlib.sha256()
+    for samples in (data.train, data.validation):
+        digest.update(str((tuple(samples.shape), samples.dtype)).encode())
+        for start in range(0, len(samples), CHUNK):
+            digest.update(samples[start : start + CHUNK].contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _git(*words: str) -> str:
+    """What git says; nothing where there is no git, or no checkout."""
+    try:
+        done = subprocess.run(
+            ["git", *words], capture_output=True, text=True, timeout=GIT_SECONDS, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
