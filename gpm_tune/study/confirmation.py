@@ -12,10 +12,10 @@ from optuna.trial import FrozenTrial
 
 from gpm_tune.study import space
 from gpm_tune.study.ledger import Ledger
-from gpm_tune.study.records import CONFIRMATION, StudyRecord, TrialRecord
+from gpm_tune.study.records import StudyRecord, TrialRecord
 from gpm_tune.study.samplers import Random
 from gpm_tune.study.schedulers import NoScheduler
-from gpm_tune.study.specification import Budget, Study
+from gpm_tune.study.specification import CONFIRMATION, Budget, Study
 
 MOST = 2**32 - 1
 RESAMPLES = 10_000

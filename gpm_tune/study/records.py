@@ -12,9 +12,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from gpm_tune.config import nearest
 from gpm_tune.errors import UserError
+from gpm_tune.study.specification import CONFIRMATION
 from gpm_tune.training import Objective
-
-CONFIRMATION = ".confirm"  # ends the name under which the storage has a study's stage of new seeds
 
 
 @dataclass(frozen=True)

@@ -21,9 +21,9 @@ from gpm_tune.study.home import Home
 from gpm_tune.study.ledger import Ledger
 from gpm_tune.study.progress import StudyProgress
 from gpm_tune.study.provenance import data_fingerprint, environment_tags, requirements
-from gpm_tune.study.records import CONFIRMATION, read_study
+from gpm_tune.study.records import read_study
 from gpm_tune.study.runs import checkpoint_of, find_teacher
-from gpm_tune.study.specification import Study
+from gpm_tune.study.specification import CONFIRMATION, Study
 from gpm_tune.study.tracking import RunLog, Tracker
 from gpm_tune.training import Experiment
 from gpm_tune.training.saved import read_experiment

@@ -14,10 +14,11 @@ from gpm_tune.documents import Document
 from gpm_tune.errors import UserError
 from gpm_tune.study import space
 from gpm_tune.study.distributions import AnyDistribution
-from gpm_tune.study.records import CONFIRMATION
 from gpm_tune.study.samplers import TPE, AnySampler
 from gpm_tune.study.schedulers import PBT, AnyScheduler, NoScheduler
 from gpm_tune.training import Constraint, Experiment, Objective
+
+CONFIRMATION = ".confirm"  # ends the name under which the storage has a study's stage of new seeds
 
 
 class Budget(Config):
