@@ -74,8 +74,8 @@ def test_a_trial_that_runs_its_steps_is_complete_everywhere(scene: Scene) -> Non
     assert opened.payload["parent"] == scene.ledger.id
     assert opened.payload["params"]["model.eta"] == "5.0"
     assert opened.payload["tags"]["gpm.trial"] == "0"
-    assert [event.kind for event in between] == ["metrics", "tags", "artifact", "tags"]
-    assert between[0].payload == {"step": 4, "values": METRICS}
+    assert [event.kind for event in between] == ["artifact", "metrics", "tags", "artifact", "tags"]
+    assert between[1].payload == {"step": 4, "values": METRICS}
     assert between[-1].payload["tags"] == {"gpm.state": "complete"}
     assert last.payload["status"] == "FINISHED"
     assert scene.observer.lines == ["0 started", "0 at 4: 1.0", "0 complete"]
@@ -123,7 +123,7 @@ def test_a_trial_that_lost_its_process_is_handed_out_again_first(scene: Scene) -
     scene.conductor.ended(number)
     assert scene.states() == ["complete", "running"]
     kinds = [event.kind for event in scene.events(number)]
-    assert kinds == ["open", "metrics", "tags", "open", "metrics", "tags", "end"]
+    assert kinds == ["open", "artifact", "metrics", "tags", "open", "artifact", "metrics", "tags", "end"]
 
 
 def test_a_note_is_told_once(scene: Scene) -> None:
@@ -131,7 +131,7 @@ def test_a_note_is_told_once(scene: Scene) -> None:
     for _ in range(3):
         scene.conductor.noted(number, "continued from the one before")
     assert scene.observer.lines == ["0 started", "0 note: continued from the one before"]
-    assert [event.kind for event in scene.events(number)] == ["open", "tags"]
+    assert [event.kind for event in scene.events(number)] == ["open", "artifact", "tags"]
     assert scene.events(number)[-1].payload["tags"] == {"gpm.note": "continued from the one before"}
 
 
