@@ -160,12 +160,13 @@ def _run(study: Study, place: Home, address: str) -> None:
 
     console = _console()
     finished = run_study(study, place, address, console)
-    _print(*report(place.optuna_uri, study.name))
+    record = read_study(place.optuna_uri, study.name)
+    _print(*report(place.optuna_uri, record))
     print(f"results in {place.study(study.name)}; open them in MLflow with\n  {_ui_command(place)}")
     if not finished:
         print(f"interrupted; continue with\n  {_this_command()}")
         raise typer.Exit(INTERRUPTED)
-    if not read_study(place.optuna_uri, study.name).ranked():
+    if not record.ranked():
         raise typer.Exit(NO_RESULT)
 
 
@@ -216,7 +217,7 @@ def status(
 
     storage = _home(home).optuna_uri
     if study and not as_json:
-        _print(*report(storage, study))
+        _print(*report(storage, read_study(storage, study)))
         return
     records = [read_study(storage, name) for name in ([study] if study else study_names(storage))]
     if as_json:
@@ -231,6 +232,7 @@ def _watch(study: str | None, place: Home, interval: float) -> None:
     from time import sleep
 
     from gpm_tune.study.manage import is_running
+    from gpm_tune.study.records import read_study
     from gpm_tune.study.results import report
 
     if study is None:
@@ -240,7 +242,7 @@ def _watch(study: str | None, place: Home, interval: float) -> None:
         goes_on = is_running(place, study)
         console = _console()
         with console.capture() as text:
-            for thing in report(place.optuna_uri, study):
+            for thing in report(place.optuna_uri, read_study(place.optuna_uri, study)):
                 console.print(thing, highlight=False, markup=False)
         if text.get() != shown:
             shown = text.get()

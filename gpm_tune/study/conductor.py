@@ -83,7 +83,7 @@ class Conductor:
             tags["gpm.forked_from"] = f"trial {forked['trial']}, step {forked['step']}"
         experiment = assignment.experiment.model_dump(mode="json")
         run = self._tracker.open_run(
-            self._key(number),
+            self._ledger.run_key(number),
             name=f"trial {number}",
             parent=self._ledger.id,
             params=flatten(experiment),
@@ -92,16 +92,17 @@ class Conductor:
         run.artifact("experiment.yaml", yaml.safe_dump(experiment, sort_keys=False).encode())
         return run
 
-    def _key(self, number: int) -> str:
-        return f"{self._ledger.id}/{number:04d}"
-
     def _replaced(self, fork: Assignment) -> None:
         """Close the run of a trial whose place a fork takes."""
         number = fork.replaces
         assert number is not None, "a fork replaces a trial"
         if number not in self._runs:  # it was opened before a restart
             self._runs[number] = self._tracker.open_run(
-                self._key(number), name=f"trial {number}", parent=self._ledger.id, params={}, tags={}
+                self._ledger.run_key(number),
+                name=f"trial {number}",
+                parent=self._ledger.id,
+                params={},
+                tags={},
             )
         donor = fork.forked_from["trial"] if fork.forked_from else None
         reason = f"replaced by trial {fork.number}, a fork of trial {donor}"
@@ -175,7 +176,7 @@ class Conductor:
     def _draw_curve(self, number: int, run: RunLog) -> None:
         """The first objective's metric against NFE, at the last evaluation of this process."""
         metric = self._ledger.study.experiment.default_objective.metric
-        points = curve_of(metric, self._measured.pop(number, {}))
+        points = curve_of(metric, self._measured.get(number, {}))
         if points:
             run.curve(f"{metric}_by_nfe", dict(points))
 
@@ -183,6 +184,7 @@ class Conductor:
         run = self._runs.pop(number)
         if state in ("complete", "pruned"):
             self._draw_curve(number, run)
+        self._measured.pop(number, None)
         run.tags({"gpm.state": state} | ({"gpm.reason": reason} if reason else {}))
         run.end(status)
         self._observer.ended(number, state, reason)

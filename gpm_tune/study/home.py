@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 
 class Home:
@@ -33,6 +37,13 @@ class Home:
         """Whether MLflow's store can be opened: a local one exists once something was tracked."""
         local = self.tracking_uri.startswith("sqlite:///")
         return not local or Path(self.tracking_uri.removeprefix("sqlite:///")).exists()
+
+    def mlflow(self) -> MlflowClient:
+        """MLflow's store, to be read and tidied; what is measured goes through the tracker."""
+        os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+        from mlflow import MlflowClient
+
+        return MlflowClient(tracking_uri=self.tracking_uri)
 
     @property
     def optuna_uri(self) -> str:

@@ -32,7 +32,7 @@ from gpm_tune.study.population import Member
 from gpm_tune.study.records import is_own
 from gpm_tune.study.schedulers import PBT
 from gpm_tune.study.specification import Study
-from gpm_tune.study.warm_start import Lesson, learn_from
+from gpm_tune.study.warm_start import learn_from
 from gpm_tune.training import Experiment, checkpoint
 from gpm_tune.training.description import known_costs
 
@@ -81,7 +81,7 @@ class Ledger:
         )
         if "id" not in self._optuna.user_attrs:
             names = study.warm_start if storage else []
-            self._create([learn_from(name, study, storage or "") for name in names])
+            self._create([trial for name in names for trial in learn_from(name, study, storage or "")])
         self._refuse_another_study()
         trials = self._optuna.get_trials(deepcopy=False)
         own = [trial for trial in trials if is_own(trial)]
@@ -99,22 +99,20 @@ class Ledger:
         self._members = {t.number: m for t in own if (m := self._member(t))}
         self._has_reached_target = any(self._is_on_target(t.user_attrs) for t in own)
 
-    def _create(self, lessons: list[Lesson]) -> None:
+    def _create(self, learnt: list[FrozenTrial]) -> None:
         study = self.study
         for start in study.start_from:
             tree = space.put(study.base, start) if isinstance(start, dict) else study.base
             self._optuna.enqueue_trial(space.parameters(tree, study.base, study.search), skip_if_exists=True)
         known = {trial.user_attrs.get("origin") for trial in self._optuna.get_trials(deepcopy=False)}
-        for lesson in lessons:
-            new = [trial for trial in lesson.trials if trial.user_attrs["origin"] not in known]
-            self._optuna.add_trials(new)
+        self._optuna.add_trials(trial for trial in learnt if trial.user_attrs["origin"] not in known)
         self._optuna.set_user_attr("identity", json.dumps(study.identity))
         self._optuna.set_user_attr("features", study.experiment.features)
         self._optuna.set_user_attr("id", uuid.uuid4().hex)
 
     def _refuse_another_study(self) -> None:
         stored = json.loads(self._optuna.user_attrs["identity"])
-        differing = _differences(stored, json.loads(json.dumps(self.study.identity)))
+        differing = _differences(stored, self.study.identity)
         if differing:
             raise UserError(
                 f"study '{self.study.name}' exists already with other values of "
@@ -127,6 +125,10 @@ class Ledger:
         """Identifies the study beyond its name, which may be used again after deletion."""
         identifier: str = self._optuna.user_attrs["id"]
         return identifier
+
+    def run_key(self, number: int) -> str:
+        """Identifies a trial's run in MLflow."""
+        return f"{self.id}/{number:04d}"
 
     @property
     def remaining(self) -> int:
@@ -209,19 +211,22 @@ class Ledger:
         if pbt is None or number not in self._members:
             return None
         donor = population.choose_donor(number, self._members, pbt, self.study.objective, steps)
-        source = None if donor is None else self._attributes(donor).get("checkpoint")
-        if donor is None or source is None or self._folder is None:
+        if donor is None or self._folder is None:
+            return None
+        forked = self._optuna.get_trials(deepcopy=False)[donor]
+        source = forked.user_attrs.get("checkpoint")
+        if source is None:
             return None
         record = checkpoint.read_record(Path(source))
         step = record["evaluated_step"]
         # A copy: the donor goes on, and drops what it no longer needs.
         copy = self._folder / "checkpoints" / "forks" / f"{donor:04d}_{step:09d}_for_{number:04d}"
         shutil.copytree(source, copy, dirs_exist_ok=True)
-        params = population.perturb(self._params(donor), self.study.search, pbt, number, step)
-        progress = {**self._attributes(donor)["progress"], "step": step, "seconds": record["seconds"]}
-        forked = {"trial": donor, "step": step}
+        params = population.perturb(forked.params, self.study.search, pbt, number, step)
+        progress = {**forked.user_attrs["progress"], "step": step, "seconds": record["seconds"]}
+        origin = {"trial": donor, "step": step}
         self._optuna.enqueue_trial(
-            params, {"forked_from": forked, "checkpoint": str(copy), "progress": progress}
+            params, {"forked_from": origin, "checkpoint": str(copy), "progress": progress}
         )
         del self._members[number]
         return self._optuna.ask()
@@ -355,12 +360,6 @@ class Ledger:
     def _tell(self, number: int, state: TrialState, scores: list[float] | None = None) -> None:
         self._optuna.tell(number, scores, state=state, skip_if_finished=True)
         del self._live[number]
-
-    def _attributes(self, number: int) -> dict[str, Any]:
-        return self._optuna.get_trials(deepcopy=False)[number].user_attrs
-
-    def _params(self, number: int) -> dict[str, Any]:
-        return self._optuna.get_trials(deepcopy=False)[number].params
 
     @staticmethod
     def _member(trial: FrozenTrial) -> Member | None:

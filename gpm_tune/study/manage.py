@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
-from typing import Any
 
 import optuna
 from rich.box import SIMPLE_HEAD
@@ -59,10 +57,7 @@ def delete(home: Home, name: str) -> None:
 
 
 def _delete_runs(home: Home, name: str) -> None:
-    os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
-    from mlflow import MlflowClient
-
-    client = MlflowClient(tracking_uri=home.tracking_uri)
+    client = home.mlflow()
     experiment = client.get_experiment_by_name(name)
     if experiment is not None and experiment.lifecycle_stage == "active":
         # A deleted experiment keeps its name: another one could not have it.
@@ -97,20 +92,10 @@ def comparison(records: list[StudyRecord]) -> Table:
 def _refuse_other_measures(records: list[StudyRecord]) -> None:
     first = records[0]
     for other in records[1:]:
-        measures = [_measure(first), _measure(other)]
-        differing = [key for key in measures[0] if measures[0][key] != measures[1][key]]
+        here, there = first.measure, other.measure
+        differing = [key for key in here if here[key] != there[key]]
         if differing:
             raise UserError(
                 f"studies '{first.name}' and '{other.name}' cannot be compared: they differ in "
-                + ", ".join(f"{key} ({measures[0][key]}; {measures[1][key]})" for key in differing)
+                + ", ".join(f"{key} ({here[key]}; {there[key]})" for key in differing)
             )
-
-
-def _measure(record: StudyRecord) -> dict[str, Any]:
-    """What two studies' values must share to be comparable."""
-    return {
-        "objectives": ", ".join(f"{o.mode} {o.metric}" for o in record.objectives),
-        "data": record.experiment["data"],
-        "features": record.features,
-        "evaluation.samples": record.experiment["evaluation"]["samples"],
-    }

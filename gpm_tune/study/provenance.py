@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import platform
 import subprocess
+from functools import cache
 from importlib.metadata import distributions, version
 
 import torch
 
+from gpm_tune.data import DataConfig
 from gpm_tune.training import Experiment
 
 PACKAGES = ("torch", "torchvision", "ray", "optuna", "mlflow")
@@ -37,7 +39,13 @@ def requirements() -> str:
 
 def data_fingerprint(experiment: Experiment) -> str:
     """Digest of the samples that an experiment trains on and is measured against."""
-    data = experiment.data.load(experiment.seed)
+    return _fingerprint(experiment.data, experiment.seed)
+
+
+@cache
+def _fingerprint(config: DataConfig, seed: int) -> str:
+    """Both stages of a study ask for it, and it takes as long as reading the data."""
+    data = config.load(seed)
     digest = hashlib.sha256()
     for samples in (data.train, data.validation):
         digest.update(str((tuple(samples.shape), samples.dtype)).encode())

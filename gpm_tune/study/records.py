@@ -58,6 +58,11 @@ class StudyRecord:
         """The first."""
         return self.objectives[0]
 
+    @property
+    def measure(self) -> dict[str, Any]:
+        """What another study must share for its values to be comparable with this one's."""
+        return measure_of(self.objectives, self.experiment, self.features)
+
     def ranked(self) -> list[TrialRecord]:
         """The feasible trials that have scores: best first; with several objectives by Pareto rank."""
         having = [trial for trial in self.trials if trial.scores and trial.state != "infeasible"]
@@ -80,6 +85,18 @@ class StudyRecord:
         own = self._costs(trial)
         pairs = [list(zip(self._costs(other), own, strict=True)) for other in others]
         return sum(all(a <= b for a, b in pair) and any(a < b for a, b in pair) for pair in pairs)
+
+
+def measure_of(
+    objectives: list[Objective], experiment: dict[str, Any], features: str | None
+) -> dict[str, Any]:
+    """What two studies must share for their values to be comparable."""
+    return {
+        "objectives": ", ".join(f"{objective.mode} {objective.metric}" for objective in objectives),
+        "data": experiment["data"],
+        "features": features,
+        "evaluation.samples": experiment["evaluation"]["samples"],
+    }
 
 
 def read_study(storage: str, name: str) -> StudyRecord:

@@ -14,13 +14,14 @@ from gpm_tune.errors import UserError
 from gpm_tune.study import space
 from gpm_tune.study.confirmation import Confirmed, confirmed, rank_agreement
 from gpm_tune.study.progress import metric_label
-from gpm_tune.study.records import StudyRecord, TrialRecord, read_confirmation, read_study
+from gpm_tune.study.records import StudyRecord, TrialRecord, read_confirmation
 
 
 def trials_table(record: StudyRecord, limit: int | None = None) -> Table:
     """The trials, best first, those without a value last."""
     ranked = record.ranked()
-    trials = ranked + [trial for trial in record.trials if trial not in ranked]
+    numbers = {trial.number for trial in ranked}
+    trials = ranked + [trial for trial in record.trials if trial.number not in numbers]
     table = Table(title=f"study {record.name}: {states(record)}", box=SIMPLE_HEAD)
     table.add_column("trial", justify="right", no_wrap=True)
     table.add_column("state", no_wrap=True)
@@ -91,11 +92,10 @@ def pareto(record: StudyRecord) -> list[str]:
     return [f"Pareto front of {' and '.join(_objective_labels(record))}: trials {numbers or '-'}"]
 
 
-def report(storage: str, name: str) -> list[object]:
-    """All that a person is shown of a study. Raises UserError where there is none of this name."""
-    record = read_study(storage, name)
+def report(storage: str, record: StudyRecord) -> list[object]:
+    """All that a person is shown of a study."""
     things: list[object] = [trials_table(record), *failures(record), *lineage(record), *pareto(record)]
-    stage = read_confirmation(storage, name)
+    stage = read_confirmation(storage, record.name)
     if stage is not None:
         things += [confirmation_table(record, confirmed(record, stage)), *failures(stage)]
     return things

@@ -75,7 +75,7 @@ def run_study(study: Study, home: Home, address: str, console: Console) -> bool:
         home.stop_file(study.name).unlink(missing_ok=True)  # it was meant for an earlier run
         ledger = Ledger(study, home.optuna_uri, folder)
         (folder / "study.yaml").write_text(
-            yaml.safe_dump(study.model_dump(mode="json", by_alias=True), sort_keys=False, allow_unicode=True)
+            yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
         )
         with Tracker(folder / "spool", home.tracking_uri, study.name, home.artifact_root) as tracker:
             finished = _run_stage(ledger, home, address, tracker, console)
@@ -99,8 +99,7 @@ def _find_start_points(study: Study, home: Home) -> Study:
                 space.parameters(tree, study.base, study.search)
             except ValueError as error:
                 raise UserError(f"start_from: run {start}: its {error}") from None
-            values = {path: space.get(tree, path) for path in study.search}
-            starts.append({path: value for path, value in values.items() if value is not space.MISSING})
+            starts.append(space.found(tree, study.search))
         else:
             starts.append(start)
     return study.model_copy(update={"start_from": starts})
@@ -148,21 +147,20 @@ def _open_parent(ledger: Ledger, home: Home, tracker: Tracker) -> RunLog:
 def _register_best(ledger: Ledger, home: Home, tracker: Tracker) -> None:
     """Upload the best checkpoint of a search, and register it as a model of the study's name."""
     study = ledger.study
-    ranked = read_study(home.optuna_uri, study.name).ranked()
-    folder = Path(ranked[0].checkpoint) if ranked and ranked[0].checkpoint else None
-    if folder is None or not folder.is_dir() or study.name.endswith(CONFIRMATION):
+    best = next(iter(read_study(home.optuna_uri, study.name).ranked()), None)
+    if best is None or best.checkpoint is None or study.name.endswith(CONFIRMATION):
         return
-    best = ranked[0]
-    run = tracker.open_run(
-        f"{ledger.id}/{best.number:04d}", name=f"trial {best.number}", parent=ledger.id, params={}, tags={}
-    )
+    folder = Path(best.checkpoint)
+    if not folder.is_dir():
+        return
+    name = f"trial {best.number}"
+    run = tracker.open_run(ledger.run_key(best.number), name=name, parent=ledger.id, params={}, tags={})
     for file in sorted(folder.glob("[!.]*.*")):
         run.artifact(f"checkpoint/{file.name}", file.read_bytes())
-    metric = study.objective.metric
     tags = {
         "trial": str(best.number),
         "step": str(best.best_step),
-        "metric": metric,
+        "metric": study.objective.metric,
         "value": str(best.value),
     }
     run.register(study.name, tags)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 
@@ -43,12 +42,11 @@ def _tag(run_id: str, home: Home) -> str:
     """The checkpoint that a run's tag names."""
     if not home.is_tracked:
         raise UserError(f"run {run_id}: nothing has been tracked in {home.tracking_uri} yet")
-    os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
-    from mlflow import MlflowClient
+    client = home.mlflow()
     from mlflow.exceptions import MlflowException
 
     try:
-        tags = MlflowClient(tracking_uri=home.tracking_uri).get_run(run_id).data.tags
+        tags = client.get_run(run_id).data.tags
     except MlflowException as error:
         raise UserError(f"run {run_id}: {error.message}, in {home.tracking_uri}") from None
     if "gpm.checkpoint" not in tags:

@@ -129,32 +129,32 @@ class QuasiRandom(Sampler):
         )
 
 
-class Grid(Sampler):
-    """Every combination of evenly spaced values, in random order.
+class Listed(Sampler):
+    """A sampler that lists all its trials beforehand.
 
     Optuna's own grid ends by a call that exists only where Optuna runs the trials, and knows no conditions.
     """
 
-    name: Literal["grid"]
-    points: int = Field(5, ge=2, description="Values of a range that has no step.")
-
     def build(self, seed: int) -> optuna.samplers.BaseSampler:
         """Optuna's sampler for values that a proposal leaves open: none."""
         return Random(name="random").build(seed)
+
+
+class Grid(Listed):
+    """Every combination of evenly spaced values, in random order."""
+
+    name: Literal["grid"]
+    points: int = Field(5, ge=2, description="Values of a range that has no step.")
 
     def proposals(self, base: Mapping[str, Any], searched: space.Space) -> list[space.Values]:
         """The combinations. Raises ValueError where there are too many to be listed."""
         return _shuffled(space.combinations(base, searched, self.points), self.seed)
 
 
-class BruteForce(Sampler):
+class BruteForce(Listed):
     """Every combination of all values that the ranges have, in random order."""
 
     name: Literal["brute_force"]
-
-    def build(self, seed: int) -> optuna.samplers.BaseSampler:
-        """Optuna's sampler for values that a proposal leaves open: none."""
-        return Random(name="random").build(seed)
 
     def proposals(self, base: Mapping[str, Any], searched: space.Space) -> list[space.Values]:
         """The combinations. Raises ValueError where a range has no step, or there are too many."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
@@ -31,6 +31,12 @@ def get(tree: Mapping[str, Any], path: str) -> Any:
     return node
 
 
+def found(tree: Mapping[str, Any], space: Iterable[str]) -> Values:
+    """The values that a tree has at the paths of a space."""
+    values = {path: get(tree, path) for path in space}
+    return {path: value for path, value in values.items() if value is not MISSING}
+
+
 def put(tree: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
     """A copy of the tree with the values at dotted paths replaced; shorter paths are set first.
 
@@ -55,7 +61,7 @@ def sample(trial: optuna.Trial, base: Mapping[str, Any], space: Space) -> Values
     values: Values = {}
     for path in in_order(space):
         distribution = space[path]
-        if _holds(distribution.when, put(base, values)):
+        if _is_searched(distribution, base, values):
             values[path] = distribution.suggest(trial, path)
     return values
 
@@ -66,22 +72,22 @@ def combinations(base: Mapping[str, Any], space: Space, points: int | None) -> l
     points: values of a range that has no step; None where every range must be finite.
     Raises ValueError for a range that has no end of values, or for more than MOST combinations.
     """
-    found: list[Values] = [{}]
+    combined: list[Values] = [{}]
     for path in in_order(space):
         distribution = space[path]
         try:
             spread = distribution.spread(points)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
-        found = [
+        combined = [
             {**values, path: value} if searched else values
-            for values in found
-            for searched in [_holds(distribution.when, put(base, values))]
+            for values in combined
+            for searched in [_is_searched(distribution, base, values)]
             for value in (spread if searched else [None])
         ]
-        if len(found) > MOST:
+        if len(combined) > MOST:
             raise ValueError(f"there are more than {MOST:,} combinations: search fewer values")
-    return [{path: space[path].encode(value) for path, value in values.items()} for values in found]
+    return [{path: space[path].encode(value) for path, value in values.items()} for values in combined]
 
 
 def parameters(tree: Mapping[str, Any], base: Mapping[str, Any], space: Space) -> Values:
@@ -92,7 +98,7 @@ def parameters(tree: Mapping[str, Any], base: Mapping[str, Any], space: Space) -
     values: Values = {}
     for path in in_order(space):
         distribution = space[path]
-        if _holds(distribution.when, put(base, values)):
+        if _is_searched(distribution, base, values):
             value = get(tree, path)
             if value is MISSING or not distribution.contains(value):
                 what = "is missing" if value is MISSING else f"{value} lies outside the search space"
@@ -180,8 +186,12 @@ def _premises(space: Space, path: str) -> Values:
     return premises
 
 
-def _holds(when: Mapping[str, Any], tree: Mapping[str, Any]) -> bool:
+def _is_searched(distribution: AnyDistribution, base: Mapping[str, Any], values: Values) -> bool:
+    """Whether a distribution's conditions hold in the base with these values."""
+    if not distribution.when:  # the common case is not worth a copy of the base
+        return True
+    tree = put(base, values)
     return all(
         get(tree, path) in (allowed if isinstance(allowed, list) else [allowed])
-        for path, allowed in when.items()
+        for path, allowed in distribution.when.items()
     )

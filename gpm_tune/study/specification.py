@@ -224,8 +224,7 @@ def _include_start_points(document: Document) -> None:
     for index, start in enumerate(starts):
         if isinstance(start, str) and start.endswith((".yaml", ".yml")):
             tree = load_experiment(Document.load(find_file(Path(start)))).model_dump(mode="json")
-            values = {path: space.get(tree, path) for path in searched}
-            starts[index] = {path: value for path, value in values.items() if value is not space.MISSING}
+            starts[index] = space.found(tree, searched)
 
 
 def include_teacher(document: Document) -> None:

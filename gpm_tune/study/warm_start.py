@@ -2,35 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import optuna
 from optuna.trial import FrozenTrial
 
 from gpm_tune.errors import UserError
 from gpm_tune.study import space
-from gpm_tune.study.records import StudyRecord, read_study
+from gpm_tune.study.records import StudyRecord, measure_of, read_study
 from gpm_tune.study.specification import Study
 
 
-@dataclass(frozen=True)
-class Lesson:
-    """The trials of another study, as trials of this one's search space."""
-
-    name: str
-    trials: list[FrozenTrial]
-    outside: int  # trials whose values this search space has not
-
-
-def learn_from(name: str, study: Study, storage: str) -> Lesson:
-    """The completed trials of a study that lie within another study's search space.
+def learn_from(name: str, study: Study, storage: str) -> list[FrozenTrial]:
+    """The completed trials of a study that lie within another's search space, as trials of the latter.
 
     A value that was not searched there is that study's base value.
     Raises UserError where the two measure different things.
     """
     record = read_study(storage, name)
     _refuse_other_measures(record, study)
-    found, outside = [], 0
+    found = []
     for trial in record.trials:
         if trial.state != "complete" or trial.scores is None:
             continue
@@ -38,7 +27,6 @@ def learn_from(name: str, study: Study, storage: str) -> Lesson:
         try:
             params = space.parameters(tree, study.base, study.search)
         except ValueError:
-            outside += 1
             continue
         found.append(
             optuna.create_trial(
@@ -48,23 +36,12 @@ def learn_from(name: str, study: Study, storage: str) -> Lesson:
                 user_attrs={"origin": f"{name}/{trial.number}"},
             )
         )
-    return Lesson(name, found, outside)
+    return found
 
 
 def _refuse_other_measures(record: StudyRecord, study: Study) -> None:
-    there = {
-        "objectives": [objective.model_dump() for objective in record.objectives],
-        "data": record.experiment["data"],
-        "features": record.features,
-        "evaluation.samples": record.experiment["evaluation"]["samples"],
-    }
-    here = {
-        "objectives": [objective.model_dump() for objective in study.goals],
-        "data": study.base["data"],
-        "features": study.experiment.features,
-        "evaluation.samples": study.base["evaluation"]["samples"],
-    }
-    differing = [key for key, value in here.items() if there[key] != value]
+    here = measure_of(study.goals, study.base, study.experiment.features)
+    differing = [key for key, value in here.items() if record.measure[key] != value]
     if differing:
         raise UserError(
             f"warm_start: study '{record.name}' has other values of {', '.join(differing)}; what it measured "

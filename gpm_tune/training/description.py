@@ -59,18 +59,21 @@ def build_empty(experiment: Experiment) -> tuple[ParticleModel, nn.Module | None
 def known_costs(experiment: Experiment) -> dict[str, float]:
     """The costs that are known before any training: parameters that are trained, and full NFE."""
     model, _ = build_empty(experiment)
-    trained = parameters(model.flow.network)
+    return {"parameters": sum(_trained(model).values()), "nfe": _count_sampling(model)[0]}
+
+
+def _trained(model: ParticleModel) -> dict[str, int]:
+    """Parameters of each network that is trained."""
+    networks = {model.flow.role: parameters(model.flow.network)}
     if isinstance(model, GeneratorModel):
-        trained += parameters(model.generator)
-    return {"parameters": trained, "nfe": _count_sampling(model)[0]}
+        networks["generator"] = parameters(model.generator)
+    return networks
 
 
 def describe(experiment: Experiment) -> Description:
     """Build the model without values, and count."""
     model, teacher = build_empty(experiment)
-    networks = {model.flow.role: parameters(model.flow.network)}
-    if isinstance(model, GeneratorModel):
-        networks["generator"] = parameters(model.generator)
+    networks = _trained(model)
     trained = sum(networks.values())
     frozen = parameters(teacher) if teacher is not None else 0
     if teacher is not None:
