@@ -1,6 +1,5 @@
 """The ledger: every trial is asked once and told once, whatever happens in between."""
 
-from pathlib import Path
 from typing import Any
 
 import optuna
@@ -8,33 +7,18 @@ import pytest
 from examples import POINTS, study_of
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from ledgers import record, take
 
 from gpm_tune.errors import UserError
 from gpm_tune.study import space
 from gpm_tune.study.ledger import Ledger, Verdict
-from gpm_tune.study.records import StudyRecord, read_study
 from gpm_tune.study.specification import Study
 
 METRIC = "sliced_wasserstein"
 
 
-@pytest.fixture
-def storage(tmp_path: Path) -> str:
-    return f"sqlite:///{tmp_path / 'optuna.db'}"
-
-
 def measure(value: float) -> dict[str, float]:
     return {METRIC: value, "nfe": 4, "seconds": 1.0}
-
-
-def take(ledger: Ledger) -> int:
-    assignment = ledger.next()
-    assert assignment is not None
-    return assignment.number
-
-
-def record(storage: str) -> StudyRecord:
-    return read_study(storage, "small")
 
 
 def test_the_first_trial_is_the_base_and_the_budget_is_kept(storage: str) -> None:

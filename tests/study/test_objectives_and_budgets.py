@@ -6,16 +6,12 @@ from typing import Any
 import optuna
 import pytest
 from examples import POINTS, study_of
+from ledgers import record, take
 
 from gpm_tune.study import space
 from gpm_tune.study.confirmation import ConfirmationLedger, best_shares, confirmed, rank_agreement
 from gpm_tune.study.ledger import Ledger, Verdict
-from gpm_tune.study.records import StudyRecord, read_study
-
-
-@pytest.fixture
-def storage(tmp_path: Path) -> str:
-    return f"sqlite:///{tmp_path / 'optuna.db'}"
+from gpm_tune.study.records import read_study
 
 
 def measured(value: float, **more: float) -> dict[str, float]:
@@ -26,16 +22,6 @@ def run(ledger: Ledger, number: int, *evaluations: dict[str, float]) -> None:
     for step, metrics in enumerate(evaluations, start=1):
         ledger.report(number, step, metrics)
     ledger.complete(number)
-
-
-def take(ledger: Ledger) -> int:
-    assignment = ledger.next()
-    assert assignment is not None
-    return assignment.number
-
-
-def record(storage: str) -> StudyRecord:
-    return read_study(storage, "small")
 
 
 def test_the_pareto_front_is_optunas(storage: str) -> None:
