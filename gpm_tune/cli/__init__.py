@@ -1,0 +1,31 @@
+"""The command line: parse, call, print. Libraries are imported by the command that needs them."""
+
+from __future__ import annotations
+
+import sys
+
+from gpm_tune.cli import studies
+
+# isort: split
+# The help lists commands in the order of these imports: studies first.
+from gpm_tune.cli import experiments
+from gpm_tune.cli.common import BAD_INPUT, INTERRUPTED, NO_RESULT, app
+from gpm_tune.errors import DivergedError, UserError
+
+__all__ = ["app", "experiments", "main", "studies"]
+
+
+def main() -> None:
+    """Run the command line: one message and exit code 2 for bad input, 130 for an interrupt."""
+    try:
+        app()
+    except UserError as error:
+        for line in str(error).splitlines():
+            print(f"error: {line}", file=sys.stderr)
+        sys.exit(BAD_INPUT)
+    except DivergedError as error:
+        print(f"error: training diverged: {error}", file=sys.stderr)
+        sys.exit(NO_RESULT)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(INTERRUPTED)

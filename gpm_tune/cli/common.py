@@ -1,0 +1,122 @@
+"""What all commands share: the application, its options, and how things are shown."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+import gpm_tune
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from gpm_tune.documents import Document
+    from gpm_tune.study.home import Home
+
+INTERRUPTED = 130
+NO_RESULT = 1
+BAD_INPUT = 2
+LOG_WIDTH = 120
+
+app = typer.Typer(
+    help="Hyperparameter studies of generative particle models.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+HomeOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--home",
+        help="Folder for everything that is written (default: $GPM_TUNE_HOME, else ./gpm-runs).",
+    ),
+]
+TrackingOption = Annotated[
+    str | None,
+    typer.Option(
+        "--tracking-uri", help="MLflow's store (default: $MLFLOW_TRACKING_URI, else HOME/mlflow.db)."
+    ),
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the file, as often as needed."),
+]
+NameOption = Annotated[str | None, typer.Option("--name", help="Override the name.")]
+AddressOption = Annotated[
+    str, typer.Option(help="`local` starts Ray here, `auto` or HOST:PORT joins a cluster.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"gpm-tune {gpm_tune.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    del version  # handled by its callback
+
+
+def load(
+    file: Path, overrides: list[str] | None, *, trials: int | None = None, name: str | None = None
+) -> Document:
+    """The document of a file, with what the command line overrides."""
+    from gpm_tune.documents import Document
+    from gpm_tune.study.specification import find_file, include_teacher
+
+    document = Document.load(find_file(file))
+    include_teacher(document)
+    if trials is not None:
+        document.assign("budget.trials", trials, "--trials")
+    if name is not None:
+        document.assign("name", name, "--name")
+    for assignment in overrides or []:
+        document.set(assignment)
+    return document
+
+
+def home_at(root: Path | None, tracking_uri: str | None = None) -> Home:
+    """Where everything is."""
+    from gpm_tune.study.home import Home
+
+    return Home(root, tracking_uri)
+
+
+def this_command() -> str:
+    """The command line, to be typed again."""
+    from shlex import join
+
+    return join(["gpm-tune", *sys.argv[1:]])
+
+
+def new_console() -> Console:
+    """A console for this output."""
+    from rich.console import Console
+
+    console = Console()
+    # A log file has no edge: tables there get the room they need.
+    return console if console.is_terminal else Console(width=LOG_WIDTH)
+
+
+def show(*things: object) -> None:
+    """Print tables and lines."""
+    console = new_console()
+    for thing in things:
+        console.print(thing, highlight=False, markup=False)
+
+
+def print_json(data: object) -> None:
+    """Print plain data."""
+    import json
+
+    print(json.dumps(data, indent=2))
