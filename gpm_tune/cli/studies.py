@@ -54,9 +54,30 @@ def run(
     if dry_run:
         from gpm_tune.study.preview import show as preview
 
-        preview(study, new_console())
+        preview(study, home_at(home), address, new_console())
         return
     _run(study, home_at(home, tracking_uri), address)
+
+
+@app.command()
+def plan(
+    file: Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="A study file, or its bare name.")],
+    overrides: SetOption = None,
+    trials: Annotated[int | None, typer.Option(help="Trials in all: budget.trials.")] = None,
+    address: AddressOption = "local",
+    as_json: JsonOption = False,
+    home: HomeOption = None,
+) -> None:
+    """Forecast a study's hours and GPU-hours from a few steps, measured where its trials would run."""
+    from gpm_tune.study.forecast import forecast, forecast_lines
+    from gpm_tune.study.specification import load_study
+
+    study = load_study(load(file, overrides, trials=trials))
+    found = forecast(study, home_at(home), address)
+    if as_json:
+        print_json(found.plain())
+    else:
+        show(*forecast_lines(found, study))
 
 
 @app.command()

@@ -35,6 +35,11 @@ class CelebAConfig(Config):
         return (3, SIDE, SIDE)
 
     @property
+    def validation_samples(self) -> int:
+        """How many samples the published partition holds out for evaluations."""
+        return 19_867
+
+    @property
     def _folder(self) -> Path:
         return (self.root or default_root()) / "celeba"
 

@@ -24,6 +24,11 @@ class DigitsConfig(Config):
         """Shape of one sample."""
         return (1, self.size, self.size)
 
+    @property
+    def validation_samples(self) -> int:
+        """How many samples are held out for evaluations."""
+        return HELD_OUT
+
     def prepare(self) -> None:
         """The images are part of scikit-learn."""
 

@@ -33,6 +33,11 @@ class GaussiansConfig(Config):
         angles = torch.arange(self.modes) * (2 * math.pi / self.modes)
         return self.radius * torch.stack([angles.cos(), angles.sin()], dim=1)
 
+    @property
+    def validation_samples(self) -> int:
+        """How many samples are held out for evaluations."""
+        return self.samples
+
     def prepare(self) -> None:
         """Nothing has to be on disk."""
 

@@ -14,6 +14,7 @@ from gpm_tune.data.dataset import Dataset, default_root, pad_to
 from gpm_tune.errors import UserError
 
 SIDE = 32
+TRAINING_IMAGES = 60_000
 
 
 class MNISTConfig(Config):
@@ -30,6 +31,11 @@ class MNISTConfig(Config):
     def shape(self) -> tuple[int, ...]:
         """Shape of one sample."""
         return (1, SIDE, SIDE)
+
+    @property
+    def validation_samples(self) -> int:
+        """How many samples are held out for evaluations."""
+        return TRAINING_IMAGES // 10
 
     def prepare(self) -> None:
         """Make sure that the files are there, downloading them if need be.

@@ -7,6 +7,9 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from gpm_tune.errors import UserError
+from gpm_tune.study.forecast import forecast, forecast_lines
+from gpm_tune.study.home import Home
 from gpm_tune.study.ledger import Ledger
 from gpm_tune.study.results import show_value
 from gpm_tune.study.specification import Study
@@ -14,8 +17,8 @@ from gpm_tune.study.specification import Study
 TRIALS = 5
 
 
-def show(study: Study, console: Console) -> None:
-    """Print the preview; nothing is written or started."""
+def show(study: Study, home: Home, address: str, console: Console) -> None:
+    """Print the preview; nothing is written, and nothing run but a few steps for the forecast."""
     ledger = Ledger(study, storage=None)
     plain = study.model_dump(mode="json", exclude={"experiment", "search"})
     plain["objectives"] = [goal.model_dump() for goal in study.goals]
@@ -35,6 +38,14 @@ def show(study: Study, console: Console) -> None:
             values = [show_value(assignment.values.get(path, "-")) for path in study.search]
             table.add_row(str(assignment.number), *values)
     console.print(table)
+    try:
+        lines = forecast_lines(forecast(study, home, address), study)
+    except UserError as error:
+        lines = [
+            f"no forecast: {error}; `gpm-tune plan FILE --address HOST:PORT` measures on a cluster's worker"
+        ]
+    for line in lines:
+        console.print(line, highlight=False, markup=False)
     console.print("dry run: nothing was started")
 
 

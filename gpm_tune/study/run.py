@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import logging
-import os
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from rich.console import Console
 
 from gpm_tune.errors import UserError
 from gpm_tune.metrics import check_features
 from gpm_tune.study import space
+from gpm_tune.study.cluster import check_resources, connected, this_machine
 from gpm_tune.study.conductor import Conductor, run_tags
 from gpm_tune.study.confirmation import ConfirmationLedger
 from gpm_tune.study.guards import interruptible, only_once
@@ -28,23 +26,6 @@ from gpm_tune.study.tracking import RunLog, Tracker
 from gpm_tune.training import Experiment
 from gpm_tune.training.saved import read_experiment
 from gpm_tune.training.teacher import teacher_checkpoint
-
-# Read when ray is imported. What Tune would print, log or send besides is ours to do, or nobody's.
-RAY_SETTINGS = {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_AIR_NEW_OUTPUT": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",
-    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
-    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
-    # Tune's own snapshots are never read: the ledger knows more, and survives more.
-    "TUNE_GLOBAL_CHECKPOINT_S": "31536000",
-    # Ray would run trials at a lower priority than everything else on the machine: 7 % slower on a busy one.
-    "RAY_worker_niceness": "0",
-    # Or Tune would keep every result of every trial in memory.
-    "TUNE_ONLY_STORE_CHECKPOINT_SCORE_ATTRIBUTE": "1",
-}
 
 
 def prepare(experiment: Experiment, home: Home) -> None:
@@ -69,7 +50,7 @@ def run_study(study: Study, home: Home, address: str, console: Console) -> bool:
     study = _find_start_points(study.with_experiment(find_teacher(study.experiment, home)), home)
     prepare(study.experiment, home)
     if address == "local":
-        _check_resources(study, os.cpu_count() or 1, torch.cuda.device_count(), "this machine")
+        check_resources(study.resources, this_machine(), "this machine")
     folder = home.study(study.name)
     with only_once(f"study '{study.name}'", folder):
         home.stop_file(study.name).unlink(missing_ok=True)  # it was meant for an earlier run
@@ -167,28 +148,9 @@ def _register_best(ledger: Ledger, home: Home, tracker: Tracker) -> None:
     run.end("FINISHED" if best.state in ("complete", "pruned") else "KILLED")
 
 
-def _check_resources(study: Study, cpus: float, gpus: float, where: str) -> None:
-    wanted = study.resources
-    if wanted.gpu > gpus:
-        raise UserError(
-            f"resources.gpu: a trial of study '{study.name}' asks for {wanted.gpu:g} GPU, {where} "
-            f"has {gpus:g}. Set resources.gpu=0 to train on the CPU"
-        )
-    if wanted.cpu > cpus:
-        raise UserError(
-            f"resources.cpu: a trial of study '{study.name}' asks for {wanted.cpu} CPU cores, "
-            f"{where} has {cpus:g}"
-        )
-
-
 def _run_trials(study: Study, home: Home, address: str, conductor: Conductor, console: Console) -> None:
-    os.environ.update(RAY_SETTINGS)
-    import ray
-
-    _connect(address)
-    try:
-        totals = ray.cluster_resources()
-        _check_resources(study, totals.get("CPU", 0), totals.get("GPU", 0), "the Ray cluster")
+    with connected(address) as totals:
+        check_resources(study.resources, totals, "the Ray cluster")
         from gpm_tune.study.teaching import teach
         from gpm_tune.study.trainable import Switch
 
@@ -198,25 +160,6 @@ def _run_trials(study: Study, home: Home, address: str, conductor: Conductor, co
         with interruptible(conductor.interrupt):
             if teach(study, home, switch, console):
                 _build_tuner(study, home, conductor, switch).fit()
-    finally:
-        ray.shutdown()
-
-
-def _connect(address: str) -> None:
-    import ray
-
-    try:
-        ray.init(
-            address=address,
-            include_dashboard=False if address == "local" else None,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
-    except ConnectionError as error:
-        raise UserError(
-            f"--address {address}: no Ray cluster answers ({error}). Start one with "
-            "`ray start --head`, or use --address local"
-        ) from None
 
 
 def _build_tuner(study: Study, home: Home, conductor: Conductor, switch: Any) -> Any:

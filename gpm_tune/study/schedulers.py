@@ -4,6 +4,8 @@ the storage, so that a restart loses none of it.
 
 from __future__ import annotations
 
+import math
+from statistics import mean
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
@@ -30,6 +32,10 @@ class ASHA(Config):
             min_resource=self.grace_steps, reduction_factor=self.reduction_factor
         )
 
+    def usual_share(self, steps: int) -> float:
+        """The share of all steps that is trained when each rung stops as many trials as it is built for."""
+        return _halving_share(self.grace_steps, self.reduction_factor, steps)
+
 
 class HyperBand(Config):
     """Successive halving in several brackets, each of which begins to stop trials at another rung."""
@@ -48,6 +54,12 @@ class HyperBand(Config):
             reduction_factor=self.reduction_factor,
         )
 
+    def usual_share(self, steps: int) -> float:
+        """The share of all steps that is trained: the mean of the brackets."""
+        brackets = max(1, 1 + int(math.log(max(steps / self.grace_steps, 1), self.reduction_factor)))
+        graces = [self.grace_steps * self.reduction_factor**bracket for bracket in range(brackets)]
+        return mean(_halving_share(grace, self.reduction_factor, steps) for grace in graces)
+
 
 class Median(Config):
     """A trial stops when its best value is worse than the median of the others' at the same step."""
@@ -64,6 +76,10 @@ class Median(Config):
         return optuna.pruners.MedianPruner(
             n_startup_trials=self.startup_trials, n_warmup_steps=self.grace_steps
         )
+
+    def usual_share(self, steps: int) -> float:
+        """The share of all steps that is trained when half of the trials stop after the grace."""
+        return (1 + min(self.grace_steps / steps, 1)) / 2
 
 
 class PBT(Config):
@@ -86,6 +102,11 @@ class PBT(Config):
         del steps
         return NoScheduler(name="none").build(0)
 
+    def usual_share(self, steps: int) -> float:
+        """The share of all steps that is trained: the population stays as large as it is."""
+        del steps
+        return 1.0
+
 
 class NoScheduler(Config):
     """Every trial runs to its end."""
@@ -98,6 +119,21 @@ class NoScheduler(Config):
 
         del steps
         return optuna.pruners.NopPruner()
+
+    def usual_share(self, steps: int) -> float:
+        """The share of all steps that is trained: all."""
+        del steps
+        return 1.0
+
+
+def _halving_share(grace: int, factor: int, steps: int) -> float:
+    """Of successive halving: 1/factor of the trials at each rung go on to the next, factor times as far."""
+    trained, reached, surviving = 0.0, 0, 1.0
+    rung = grace
+    while reached < steps:
+        trained += surviving * (min(rung, steps) - reached)
+        reached, rung, surviving = min(rung, steps), rung * factor, surviving / factor
+    return trained / steps
 
 
 AnyScheduler = Annotated[ASHA | HyperBand | Median | PBT | NoScheduler, Field(discriminator="name")]

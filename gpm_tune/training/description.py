@@ -52,7 +52,7 @@ class Description:
 def build_empty(experiment: Experiment) -> tuple[ParticleModel, nn.Module | None]:
     """The model and its teacher's network, without values."""
     with META:
-        teacher = _teacher(experiment)
+        teacher = untrained_teacher(experiment)
         return experiment.model.build(experiment.data.shape, Given(teacher=teacher)), teacher
 
 
@@ -95,8 +95,8 @@ def parameters(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
 
 
-def _teacher(experiment: Experiment) -> nn.Module | None:
-    """The network of the teacher, where it is known without opening a checkpoint."""
+def untrained_teacher(experiment: Experiment) -> nn.Module | None:
+    """A network like the teacher's, where that is known without opening a checkpoint."""
     teacher = experiment.teacher
     if teacher is None:
         return None

@@ -11,7 +11,7 @@ from filelock import FileLock
 from gpm_tune.training import checkpoint
 from gpm_tune.training.experiment import Experiment
 from gpm_tune.training.resuming import resume
-from gpm_tune.training.teacher import teacher_folder
+from gpm_tune.training.teacher import is_trained, teacher_folder
 from gpm_tune.training.trainer import Evaluation, Trainer
 
 
@@ -31,8 +31,7 @@ def train_teacher(
     folder = teacher_folder(teacher, cache)
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / "lock"):
-        latest = checkpoint.latest(folder)
-        if latest and checkpoint.read_record(latest)["evaluated_step"] >= teacher.training.steps:
+        if is_trained(teacher, cache):
             return True
         trainer = Trainer(teacher, device=device, cache=cache)
         resume(trainer, checkpoint.newest_first(folder))

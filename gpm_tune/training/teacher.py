@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gpm_tune.errors import UserError
 from gpm_tune.models import ScoreGANConfig
@@ -21,6 +21,15 @@ from gpm_tune.training.saved import load_model, read_experiment
 def teacher_folder(teacher: Experiment, cache: Path) -> Path:
     """Where a teacher that is given by its experiment is kept: the same experiment, the same folder."""
     return cache / "teachers" / hashlib.sha256(teacher.model_dump_json().encode()).hexdigest()[:16]
+
+
+def is_trained(teacher: Experiment, cache: Path) -> bool:
+    """Whether a teacher that is given by its experiment has been trained to its end."""
+    latest = checkpoint.latest(teacher_folder(teacher, cache))
+    if latest is None:
+        return False
+    evaluated: int = checkpoint.read_record(latest)["evaluated_step"]
+    return evaluated >= teacher.training.steps
 
 
 def teacher_checkpoint(experiment: Experiment, cache: Path | None) -> Path | None:
@@ -54,7 +63,12 @@ def load_teacher(experiment: Experiment, cache: Path | None, device: torch.devic
     if folder is None:
         return None
     _, model = load_model(folder, device)
-    denoiser = cast("DataScore", model.flow).network.requires_grad_(False)
+    return frozen(cast("DataScore", model.flow).network)
+
+
+def frozen(denoiser: nn.Module) -> Denoise:
+    """A network of a denoiser as a function of particles and noise levels, without gradients of its own."""
+    denoiser.requires_grad_(False)
 
     def denoise(x: Tensor, sigma: Tensor) -> Tensor:
         denoised: Tensor = denoiser(x, sigma)

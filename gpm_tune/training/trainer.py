@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from gpm_tune.data import GaussiansConfig, to_float
+from gpm_tune.data import Dataset, GaussiansConfig, to_float
 from gpm_tune.data.dataset import Batches
 from gpm_tune.errors import DivergedError, UserError
 from gpm_tune.metrics import ImageMetrics, PointMetrics
 from gpm_tune.models import GeneratorModel, KernelFlowConfig, ParticleModel
-from gpm_tune.models.flow import Given, Terms, evaluating
+from gpm_tune.models.flow import Denoise, Given, Terms, evaluating
 from gpm_tune.sampling.solvers import Solver
 from gpm_tune.training import checkpoint
 from gpm_tune.training.experiment import Experiment, OptimizerConfig
@@ -67,7 +67,7 @@ class Trainer:
         self.objective = objective or experiment.default_objective
         self._wanted = [self.objective.metric, *wanted]
         self.device = torch.device(device)
-        data = experiment.data.load(experiment.seed)
+        data = self._load_data()
         self._real = data.train.to(self.device)
         self._batches = self._plan_batches(len(data.train))
         self._metrics, self._samples = build_metrics(experiment, data.validation, cache, self.device)
@@ -84,6 +84,12 @@ class Trainer:
         self._best_weights: dict[str, Tensor] = {}
         self.last: Evaluation | None = None
 
+    def _load_data(self) -> Dataset:
+        return self.experiment.data.load(self.experiment.seed)
+
+    def _load_teacher(self, cache: Path | None) -> Denoise | None:
+        return load_teacher(self.experiment, cache, self.device)
+
     def _plan_batches(self, size: int) -> Batches:
         batch_size = self.experiment.training.batch_size
         if batch_size > size:
@@ -95,7 +101,7 @@ class Trainer:
 
     def _build_model(self, cache: Path | None) -> ParticleModel:
         experiment = self.experiment
-        given = Given(self._samples_given(), load_teacher(experiment, cache, self.device))
+        given = Given(self._samples_given(), self._load_teacher(cache))
         with torch.random.fork_rng():
             torch.manual_seed(experiment.seed)
             model = experiment.model.build(experiment.data.shape, given)

@@ -15,7 +15,7 @@ from gpm_tune import cli
 from gpm_tune.study import space
 
 COMMANDS = ["run", "train", "models", "describe", "sample", "evaluate", "interpolate", "status", "best", "ui"]
-COMMANDS += ["resume", "list", "stop", "compare", "delete"]
+COMMANDS += ["plan", "resume", "list", "stop", "compare", "delete"]
 
 
 def call(*arguments: str | Path, capsys: pytest.CaptureFixture[str], home: Path) -> tuple[int, str, str]:
@@ -125,6 +125,23 @@ def test_a_dry_run_shows_everything_and_starts_nothing(
     assert code == 0
     for text in ("steps: 500", "name: mine", "model.eta", "the first 3 of 3 trials", "nothing was started"):
         assert text in out
+    assert not home.exists()
+
+
+def test_a_plan_forecasts_every_stage(
+    study_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home = tmp_path / "home"
+    confirm = ["--set", "confirm={trials: 2, seeds: 3}"]
+    code, out, _ = call("plan", study_file, *confirm, "--json", capsys=capsys, home=home)
+    assert code == 0
+    search, confirmation = json.loads(out)["parts"]
+    assert (search["name"], search["trainings"]) == ("search", 4)
+    assert (confirmation["name"], confirmation["trainings"]) == ("confirm", 6)
+    assert 0 < search["hours"][0] <= search["hours"][1]
+    code, out, _ = call("plan", study_file, "--trials", "9", capsys=capsys, home=home)
+    assert re.search(r"search +9 ", out)
+    assert "measured on the CPU, 1 threads" in out
     assert not home.exists()
 
 

@@ -1,0 +1,105 @@
+"""Rehearsal: how long steps and evaluations take on a device, without data and without a trained teacher."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+import torch
+from torch import Tensor
+
+from gpm_tune.data import Dataset
+from gpm_tune.models import GeneratorModel
+from gpm_tune.models.flow import Denoise
+from gpm_tune.training.description import untrained_teacher
+from gpm_tune.training.experiment import Experiment
+from gpm_tune.training.teacher import frozen
+from gpm_tune.training.trainer import POINTS_EVALUATED, Trainer
+
+SECONDS = 2.0  # how long steps are measured, and at least two rounds of them
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Seconds that an experiment's parts take on a device."""
+
+    device: str
+    step: float
+    evaluation: float
+
+
+def measure_pace(experiment: Experiment, device: str, threads: int) -> Pace:
+    """Time a few training steps and a part of an evaluation.
+
+    The first round of steps is not counted: it warms up. Raises UserError where the feature network
+    cannot be had.
+    """
+    torch.set_num_threads(threads)
+    full = _evaluated_samples(experiment)
+    part = min(full, experiment.evaluation.batch_size)
+    evaluation = experiment.evaluation.model_copy(update={"samples": part})
+    trainer = _Rehearsal(experiment.model_copy(update={"evaluation": evaluation}), device=device)
+    step = trainer.time_steps() if experiment.training.steps else 0.0
+    name = torch.cuda.get_device_name() if trainer.device.type == "cuda" else f"the CPU, {threads} threads"
+    return Pace(name, step, trainer.time_evaluation() * full / part)
+
+
+def _evaluated_samples(experiment: Experiment) -> int:
+    held_out = experiment.data.validation_samples
+    return experiment.evaluation.samples or (
+        held_out if experiment.features else min(held_out, POINTS_EVALUATED)
+    )
+
+
+class _Rehearsal(Trainer):
+    """A trainer on noise, with an untrained teacher: what it computes is worthless, and takes as long."""
+
+    def _load_data(self) -> Dataset:
+        experiment = self.experiment
+        kept = getattr(experiment.model, "data_samples", 0)
+        train = self._noise(max(experiment.training.batch_size, kept))
+        held_out = self._noise(experiment.evaluation.samples or experiment.data.validation_samples)
+        return Dataset(train, held_out, held_out)
+
+    def _noise(self, count: int) -> Tensor:
+        rng = torch.Generator().manual_seed(0)
+        shape = (count, *self.experiment.data.shape)
+        if self.experiment.features:
+            return torch.randint(256, shape, generator=rng, dtype=torch.uint8)
+        return torch.randn(shape, generator=rng)
+
+    def _load_teacher(self, cache: Path | None) -> Denoise | None:
+        teacher = untrained_teacher(self.experiment)
+        return super()._load_teacher(cache) if teacher is None else frozen(teacher.eval().to(self.device))
+
+    def time_steps(self) -> float:
+        """Median seconds per step, over rounds of as many steps as a generator's turn takes."""
+        turn = self.model.flow_steps if isinstance(self.model, GeneratorModel) else 1
+
+        def take_turn() -> None:
+            for _ in range(turn):
+                self._train_step()
+
+        take_turn()
+        rounds: list[float] = []
+        while len(rounds) < 2 or sum(rounds) * turn < SECONDS:
+            rounds.append(self._time(take_turn) / turn)
+        return median(rounds)
+
+    def time_evaluation(self) -> float:
+        """Seconds of an evaluation."""
+        return self._time(self._evaluate)
+
+    def _time(self, work: Callable[[], object]) -> float:
+        self._finish()
+        started = time.perf_counter()
+        work()
+        self._finish()
+        return time.perf_counter() - started
+
+    def _finish(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
