@@ -1,7 +1,7 @@
 """What a study costs beside its training.
 
-throughput   steps per second of a trial inside a study against the same experiment trained alone, one
-             at a time and with the same number of threads; repeats alternate; the ratio's median
+throughput   steps per second of a trial inside a study against the same experiment trained alone, with
+             the same number of threads, an interval each in turns; the ratio's median
 trials       a study of many trivial trials: CPU time of the driver's process, and wall time, per trial,
              of each hundred, so that growth shows
 
@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
+import multiprocessing
 import os
 import platform
 import statistics
@@ -21,8 +22,9 @@ import sys
 import tempfile
 import time
 from importlib.metadata import version
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -36,7 +38,6 @@ from gpm_tune.study.run import run_study
 from gpm_tune.study.specification import Study, load_study
 from gpm_tune.training import Experiment, Trainer
 
-Mark = tuple[int, float, float]  # step, clock, seconds of training
 RESULTS = Path(__file__).parent / "results"
 BLOCK = 100  # trials whose mean makes a row
 THROUGHPUT_GOAL, DRIVER_GOAL = 0.97, 150.0
@@ -61,8 +62,8 @@ TRIVIAL = {
 REAL = {
     **POINTS,
     "model": {**POINTS["model"], "discriminator": {"name": "mlp", "width": 128, "depth": 3}},
-    "training": {"steps": 6000, "batch_size": 128},
-    "evaluation": {"every": 1000, "nfe": [2], "samples": 1000},
+    "training": {"steps": 10_000, "batch_size": 128},
+    "evaluation": {"every": 500, "nfe": [2], "samples": 1000},
 }
 SEARCH = {
     "model.eta": {"float": [1.0, 20.0], "log": True},
@@ -85,71 +86,90 @@ def run_quietly(study: Study, home: Home) -> None:
 
 
 def throughput(repeats: int) -> list[dict[str, float]]:
-    """Rows with the steps per second of a trial and of training alone, and their ratio."""
+    """A row per study: the median, over intervals, of a trial's pace relative to that of training alone."""
     rows = []
-    torch.set_num_threads(1)
-    for repeat in range(repeats):
-        with tempfile.TemporaryDirectory() as folder:
-            home = Home(Path(folder), None)
-            study = study_of("throughput", REAL, 1)
-            before = alone(study.experiment) if repeat % 2 else None
-            inside = in_a_study(study, home)
-            outside = before or alone(study.experiment)
+    for _ in range(repeats):
+        pairs = in_turns(study_of("throughput", REAL, 1))
+        ratios = [inside / outside for inside, outside in pairs]
+        low, median, high = statistics.quantiles(ratios, n=4)
         rows.append(
             {
-                "study": inside.rate,
-                "alone": outside.rate,
-                "ratio": inside.rate / outside.rate,
-                "ratio in steps": inside.in_steps / outside.in_steps,
+                "study": statistics.median(inside for inside, _ in pairs),
+                "alone": statistics.median(outside for _, outside in pairs),
+                "ratio": median,
+                "lower quartile": low,
+                "upper quartile": high,
+                "intervals": len(pairs),
             }
         )
         print(rows[-1], flush=True)
     return rows
 
 
-class Speed(NamedTuple):
-    """Steps per second, of all the time and of the time within training steps alone."""
+def in_turns(study: Study) -> list[tuple[float, float]]:
+    """Steps per second of a trial and of its experiment alone, interval by interval in turns.
 
-    rate: float
-    in_steps: float
+    While training alone takes its turn the trial waits for the driver, and the other way round: what
+    slows this machine for longer than an interval slows both. Intervals hold an evaluation and a checkpoint.
+    """
+    every = study.experiment.evaluation.every
+    pairs: list[tuple[float, float]] = []
+    released: list[float] = []
+    with Alone(study.experiment) as alone, tempfile.TemporaryDirectory() as folder:
+
+        class Turns(StudyProgress):
+            def measured(self, number: int, step: int, metrics: Any) -> None:
+                arrived = time.perf_counter()
+                super().measured(number, step, metrics)
+                outside = alone.interval()
+                if released:  # the first interval builds the trainer
+                    pairs.append((every / (arrived - released[-1]), every / outside))
+                released.append(time.perf_counter())
+
+        import gpm_tune.study.run as module
+
+        before, module.StudyProgress = module.StudyProgress, Turns  # type: ignore[misc]
+        try:
+            run_quietly(study, Home(Path(folder), None))
+        finally:
+            module.StudyProgress = before  # type: ignore[misc]
+    return pairs
 
 
-def in_a_study(study: Study, home: Home) -> Speed:
-    """Between a trial's first evaluation and its last, checkpoints and reports included."""
-    marks: list[Mark] = []
+class Alone:
+    """An experiment in a process of its own, trained an interval at a time; use as a context manager."""
 
-    class Watch(StudyProgress):
-        def measured(self, number: int, step: int, metrics: Any) -> None:
-            marks.append((step, time.perf_counter(), metrics["seconds"]))
-            super().measured(number, step, metrics)
+    def __init__(self, experiment: Experiment) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._here, there = context.Pipe()
+        self._process = context.Process(target=train_alone, args=(experiment, there), daemon=True)
 
-    import gpm_tune.study.run as module
+    def __enter__(self) -> Alone:
+        self._process.start()
+        return self
 
-    before, module.StudyProgress = module.StudyProgress, Watch  # type: ignore[misc]
-    try:
-        run_quietly(study, home)
-    finally:
-        module.StudyProgress = before  # type: ignore[misc]
-    return rate(marks)
+    def __exit__(self, *_: object) -> None:
+        self._process.terminate()
+        self._process.join()
+
+    def interval(self) -> float:
+        """Seconds of the next interval, its evaluation and checkpoint included."""
+        self._here.send("go on")
+        seconds: float = self._here.recv()
+        return seconds
 
 
-def alone(experiment: Experiment) -> Speed:
-    """Of `Trainer` with checkpoints, between the same marks."""
+def train_alone(experiment: Experiment, driver: Connection) -> None:
+    """Answer each message with the seconds that an interval took."""
+    torch.set_num_threads(1)
     trainer = Trainer(experiment)
-    marks: list[Mark] = []
     with tempfile.TemporaryDirectory() as folder:
-        while not trainer.done:
-            evaluation = trainer.run_interval()
-            assert evaluation is not None
-            marks.append((evaluation.step, time.perf_counter(), evaluation.metrics["seconds"]))
+        while True:
+            driver.recv()
+            started = time.perf_counter()
+            trainer.run_interval()
             trainer.save(Path(folder) / "checkpoint")
-    return rate(marks)
-
-
-def rate(marks: list[Mark]) -> Speed:
-    """From the first mark to the last."""
-    (first, start, trained), (last, end, trained_at_end) = marks[0], marks[-1]
-    return Speed((last - first) / (end - start), (last - first) / (trained_at_end - trained))
+            driver.send(time.perf_counter() - started)
 
 
 class Meter:
@@ -281,9 +301,8 @@ def main() -> None:
         write(
             "throughput",
             rows,
-            f"Steps per second; an evaluation and a checkpoint every {REAL['evaluation']['every']} steps. "
-            f"`ratio in steps` leaves these out: what is missing there other processes took. "
-            f"Median ratio {ratio:.3f}; goal {THROUGHPUT_GOAL}.",
+            f"Steps per second; an interval is {REAL['evaluation']['every']} steps, an evaluation and a "
+            f"checkpoint. Median ratio of the studies {ratio:.3f}; goal {THROUGHPUT_GOAL}.",
         )
         return
     rows = []
