@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 import gpm_tune
 
@@ -20,12 +21,13 @@ INTERRUPTED = 130
 NO_RESULT = 1
 BAD_INPUT = 2
 LOG_WIDTH = 120
+HELP = {"help_option_names": ["-h", "--help"]}
 
 app = typer.Typer(
     help="Hyperparameter studies of generative particle models.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings=HELP,
 )
 
 HomeOption = Annotated[
@@ -50,6 +52,43 @@ AddressOption = Annotated[
     str, typer.Option(help="`local` starts Ray here, `auto` or HOST:PORT joins a cluster.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+RunsArgument = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="[LABEL=]RUN...",
+        help="STUDY (its best trial), STUDY/TRIAL, an MLflow run id, or a checkpoint's folder; "
+        "LABEL names it in the figure.",
+    ),
+]
+FigureOption = Annotated[
+    Path, typer.Option("-o", "--output", help="Where to write: OUTPUT.csv, OUTPUT.png and OUTPUT.svg.")
+]
+SplitOption = Annotated[str, typer.Option(help="`validation` or `test`.")]
+SamplesOption = Annotated[
+    int | None, typer.Option(min=2, help="Generated samples (default: the experiment's).")
+]
+SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Of the noise.")]
+DeviceOption = Annotated[
+    str | None, typer.Option("--device", help="`cpu` or `cuda` (default: cuda where there is one).")
+]
+
+
+class ListsCommand(TyperCommand):
+    """A command whose repeatable options also take several values at once: `--nfe 4 8 16`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        repeatable = {name for p in self.params if getattr(p, "multiple", False) for name in p.opts}
+        expanded: list[str] = []
+        option, has_value = "", False
+        for word in args:
+            if word.startswith("-"):
+                option, has_value = (word if word in repeatable else ""), False
+            elif option and has_value:
+                expanded.append(option)
+            else:
+                has_value = True
+            expanded.append(word)
+        return super().parse_args(ctx, expanded)
 
 
 def _version(wanted: bool) -> None:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from typer.core import TyperCommand
 
 from gpm_tune.cli.common import (
     INTERRUPTED,
+    DeviceOption,
     HomeOption,
     JsonOption,
+    ListsCommand,
     NameOption,
+    SamplesOption,
+    SeedOption,
     SetOption,
+    SplitOption,
     TrackingOption,
     app,
     home_at,
@@ -41,28 +45,6 @@ StepsOption = Annotated[
     int | None,
     typer.Option("--steps", min=1, help="Sampling steps of the grid; with a lower --nfe it is left early."),
 ]
-SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Of the noise.")]
-DeviceOption = Annotated[
-    str | None, typer.Option("--device", help="`cpu` or `cuda` (default: cuda where there is one).")
-]
-
-
-class ListsCommand(TyperCommand):
-    """A command whose repeatable options also take several values at once: `--nfe 4 8 16`."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        repeatable = {name for p in self.params if getattr(p, "multiple", False) for name in p.opts}
-        expanded: list[str] = []
-        option, has_value = "", False
-        for word in args:
-            if word.startswith("-"):
-                option, has_value = (word if word in repeatable else ""), False
-            elif option and has_value:
-                expanded.append(option)
-            else:
-                has_value = True
-            expanded.append(word)
-        return super().parse_args(ctx, expanded)
 
 
 @app.command()
@@ -155,10 +137,8 @@ def evaluate(
     solver: Annotated[
         list[str] | None, typer.Option("--solver", help="Solvers, one or several (`--solver euler heun`).")
     ] = None,
-    split: Annotated[str, typer.Option(help="`validation` or `test`.")] = "validation",
-    samples: Annotated[
-        int | None, typer.Option(min=2, help="Generated samples (default: the experiment's).")
-    ] = None,
+    split: SplitOption = "validation",
+    samples: SamplesOption = None,
     seed: SeedOption = 0,
     device: DeviceOption = None,
     as_json: JsonOption = False,

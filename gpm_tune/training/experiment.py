@@ -13,6 +13,8 @@ from gpm_tune.metrics import ImageMetrics, PointMetrics
 from gpm_tune.models import EDMConfig, ModelConfig, ScoreGANConfig
 from gpm_tune.training.objectives import WORDS, Mode, Objective, Reference, direction
 
+POINTS_EVALUATED = 10_000
+
 
 class OptimizerConfig(Config):
     """Adam."""
@@ -138,6 +140,12 @@ class Experiment(Config):
     def metrics(self) -> dict[str, Mode]:
         """The metrics that an evaluation reports, each with its better direction, default first."""
         return ImageMetrics.directions if self.features else PointMetrics.directions
+
+    @property
+    def evaluated_samples(self) -> int:
+        """How many samples an evaluation generates."""
+        held_out = self.data.validation_samples
+        return self.evaluation.samples or (held_out if self.features else min(held_out, POINTS_EVALUATED))
 
     @property
     def default_objective(self) -> Objective:

@@ -17,7 +17,7 @@ from gpm_tune.models.flow import Denoise
 from gpm_tune.training.description import untrained_teacher
 from gpm_tune.training.experiment import Experiment
 from gpm_tune.training.teacher import frozen
-from gpm_tune.training.trainer import POINTS_EVALUATED, Trainer
+from gpm_tune.training.trainer import Trainer
 
 SECONDS = 2.0  # how long steps are measured, and at least two rounds of them
 
@@ -38,20 +38,13 @@ def measure_pace(experiment: Experiment, device: str, threads: int) -> Pace:
     cannot be had.
     """
     torch.set_num_threads(threads)
-    full = _evaluated_samples(experiment)
+    full = experiment.evaluated_samples
     part = min(full, experiment.evaluation.batch_size)
     evaluation = experiment.evaluation.model_copy(update={"samples": part})
     trainer = _Rehearsal(experiment.model_copy(update={"evaluation": evaluation}), device=device)
     step = trainer.time_steps() if experiment.training.steps else 0.0
     name = torch.cuda.get_device_name() if trainer.device.type == "cuda" else f"the CPU, {threads} threads"
     return Pace(name, step, trainer.time_evaluation() * full / part)
-
-
-def _evaluated_samples(experiment: Experiment) -> int:
-    held_out = experiment.data.validation_samples
-    return experiment.evaluation.samples or (
-        held_out if experiment.features else min(held_out, POINTS_EVALUATED)
-    )
 
 
 class _Rehearsal(Trainer):

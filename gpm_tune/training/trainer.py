@@ -22,13 +22,13 @@ from gpm_tune.models.flow import Denoise, Given, Terms, evaluating
 from gpm_tune.sampling.solvers import Solver
 from gpm_tune.training import checkpoint
 from gpm_tune.training.experiment import Experiment, OptimizerConfig
+from gpm_tune.training.machine import Machine
 from gpm_tune.training.objectives import Objective, derive
 from gpm_tune.training.pictures import picture
 from gpm_tune.training.teacher import load_teacher
 
 CHECK_EVERY = 50  # steps between looks for NaN: each is a synchronisation with the device
 SAMPLED_AT_ONCE = 500  # outside of training
-POINTS_EVALUATED = 10_000
 PICTURED = 64
 
 
@@ -79,6 +79,7 @@ class Trainer:
         self.evaluated_step = 0
         self.seconds = 0.0
         self._timed_from = (0, 0.0)  # step and seconds where this interval began, or was continued
+        self._machine = Machine(self.device)
         self._means: dict[str, RunningMean] = {}
         self.best: Evaluation | None = None
         self._best_weights: dict[str, Tensor] = {}
@@ -170,10 +171,11 @@ class Trainer:
         with torch.random.fork_rng():
             while self.step < end and not should_stop():
                 self._train_step()
+        # This look waits for the device: only then have the steps taken their time.
+        infinite = [name for name, mean in self._means.items() if not torch.isfinite(mean.total)]
         self.seconds += time.perf_counter() - started
-        for name, mean in self._means.items():
-            if not torch.isfinite(mean.total):
-                raise DivergedError(f"loss/{name} was not finite at or before step {self.step}")
+        if infinite:
+            raise DivergedError(f"loss/{infinite[0]} was not finite at or before step {self.step}")
 
     def _train_step(self) -> None:
         """A step of the flow's network, and, if it is its turn, one of the generator (Algorithm 1)."""
@@ -210,7 +212,8 @@ class Trainer:
         full = max(sets)
         metrics |= {name: metrics[f"{name}/nfe_{full}"] for name in self.experiment.metrics}
         losses = {f"loss/{name}": mean.total.item() / mean.terms for name, mean in self._means.items()}
-        metrics |= losses | {"nfe": full, "seconds": self.seconds} | self._measure_the_machine()
+        metrics |= losses | {"nfe": full, "seconds": self.seconds}
+        metrics |= self._throughput() | self._machine.measure()
         metrics |= self._derive(metrics)
         for name, value in metrics.items():
             if not math.isfinite(value):
@@ -220,16 +223,13 @@ class Trainer:
         self._keep_best(self.last)
         return self.last
 
-    def _measure_the_machine(self) -> dict[str, float]:
-        """Throughput since the last evaluation, and, on a GPU, the peak of its memory in bytes."""
+    def _throughput(self) -> dict[str, float]:
+        """Steps per second since the last evaluation."""
         step, seconds = self._timed_from
         self._timed_from = (self.step, self.seconds)
-        measured: dict[str, float] = {}
-        if self.seconds > seconds:
-            measured["steps_per_second"] = (self.step - step) / (self.seconds - seconds)
-        if self.device.type == "cuda":
-            measured["system/gpu_memory"] = torch.cuda.max_memory_allocated(self.device)
-        return measured
+        if self.seconds == seconds:
+            return {}
+        return {"steps_per_second": (self.step - step) / (self.seconds - seconds)}
 
     def _derive(self, measured: Mapping[str, float]) -> dict[str, float]:
         """What objectives and constraints name, from what was measured."""
@@ -274,6 +274,7 @@ class Trainer:
             "step": self.step,
             "evaluated_step": self.evaluated_step,
             "seconds": self.seconds,
+            "joules": self._machine.joules,
             "best": self.best and {"step": self.best.step, "metrics": self.best.metrics},
         }
         pictures = {"samples": self.last, "best": self.best}
@@ -299,6 +300,7 @@ class Trainer:
         self._best_weights = weights.get("best", {})
         self.step, self.evaluated_step = record["step"], record["evaluated_step"]
         self.seconds = record["seconds"]
+        self._machine.joules = record.get("joules", 0.0)
         self._timed_from = (self.step, self.seconds)
         if record["best"]:
             best = record["best"]
@@ -315,7 +317,7 @@ def build_metrics(
     evaluation, mixture = experiment.evaluation, experiment.data
     if experiment.features is None:
         assert isinstance(mixture, GaussiansConfig)
-        samples = min(evaluation.samples or POINTS_EVALUATED, len(reference))
+        samples = min(experiment.evaluated_samples, len(reference))
         points = reference[:samples].to(device)
         return PointMetrics(points, mixture.means.to(device), mixture.std), samples
     metrics = ImageMetrics(

@@ -1,0 +1,1 @@
+"""Results as frames and figures: MLflow -> pandas -> csv, png, svg, html."""

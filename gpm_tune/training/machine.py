@@ -1,0 +1,59 @@
+"""What a training run takes of the machine it runs on: memory, processor time, and a GPU's energy."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+
+import torch
+
+JOULES_PER_MILLIJOULE = 1e-3
+
+
+class Machine:
+    """Looks at this process, and at the GPU it uses, from one evaluation to the next."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._clocks = time.perf_counter(), time.process_time()
+        self._energy = energy(device)
+        self.joules = 0.0  # what the GPU took since the run began, of all that ran on it
+
+    def measure(self) -> dict[str, float]:
+        """Since the last call: cores that were busy; so far: peaks of memory in bytes, energy in joules.
+
+        What belongs to a GPU is there where there is one, and energy where the GPU tells it.
+        """
+        before, self._clocks = self._clocks, (time.perf_counter(), time.process_time())
+        wall, busy = (now - then for now, then in zip(self._clocks, before, strict=True))
+        measured = {"system/cores": busy / wall, "system/memory": _peak_memory()}
+        if self._device.type == "cuda":
+            measured["system/gpu_memory"] = float(torch.cuda.max_memory_allocated(self._device))
+        spent, self._energy = self._energy, energy(self._device)
+        if spent is not None and self._energy is not None:
+            self.joules += self._energy - spent
+            measured["system/energy"] = self.joules
+        return measured
+
+
+def energy(device: torch.device) -> float | None:
+    """A GPU's counter of joules; None for a CPU, and where the GPU or its driver has none."""
+    if device.type != "cuda":
+        return None
+    try:
+        import pynvml
+    except ImportError:
+        return None
+    try:
+        pynvml.nvmlInit()
+        identifier = f"GPU-{torch.cuda.get_device_properties(device).uuid}"
+        handle = pynvml.nvmlDeviceGetHandleByUUID(identifier)
+        return float(pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)) * JOULES_PER_MILLIJOULE
+    except pynvml.NVMLError:  # older than Volta, a MIG slice, or no rights
+        return None
+
+
+def _peak_memory() -> float:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return float(peak if sys.platform == "darwin" else peak * 1024)
