@@ -93,12 +93,17 @@ def frechet_distance(x: Tensor, y: Tensor) -> float:
     return max(0.0, squared)
 
 
+def nearest_modes(x: Tensor, means: Tensor, std: float) -> Tensor:
+    """The nearest mode (n,) of each sample (n, D), of M modes (M, D); M for those beyond 3 std of all."""
+    distance, mode = torch.cdist(x, means).min(dim=1)
+    return torch.where(distance <= 3 * std, mode, len(means))
+
+
 def modes_covered(x: Tensor, means: Tensor, std: float) -> float:
     """Fraction of modes with at least half of their fair share of the samples.
 
     A sample (n, D) belongs to its nearest mode (M, D) if it lies within 3 std of it; the fair share
     is n/M.
     """
-    nearest, mode = torch.cdist(x, means).min(dim=1)
-    counts = torch.bincount(mode[nearest <= 3 * std], minlength=len(means))
+    counts = torch.bincount(nearest_modes(x, means, std), minlength=len(means) + 1)[:-1]
     return (counts >= len(x) / len(means) / 2).float().mean().item()

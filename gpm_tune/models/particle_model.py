@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -232,6 +233,18 @@ class FreeParticleModel(ParticleModel):
             (end,) = self._path(start, solver, length, (), rng)
             found[end.nfe] = end.x
         return [Samples(cost, x) for cost, x in found.items()]
+
+    def process(
+        self, noise: Tensor, rng: torch.Generator, solver: Solver | None = None, steps: int | None = None
+    ) -> list[Samples]:
+        """The particles of noise (n, *noise_shape) on their whole path: NFE 0, and after every step.
+
+        solver, steps: in place of the model's own.
+        """
+        start = self._start(noise)
+        every = range(sys.maxsize)
+        path = self._path(start, solver or self.solver, steps or self.steps, every, rng)
+        return [Samples(0, start), *path]
 
     def _path(
         self, start: Tensor, solver: Solver, steps: int, stops: Sequence[int], rng: torch.Generator

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from gpm_tune.config import nearest
 from gpm_tune.errors import UserError
-from gpm_tune.models import FreeParticleModel, ParticleModel
+from gpm_tune.models import FreeParticleModel, ParticleModel, Samples
 from gpm_tune.sampling.euler import Euler
 from gpm_tune.sampling.interpolation import INTERPOLATIONS
 from gpm_tune.sampling.solvers import Solver, SolverConfig
@@ -80,6 +80,12 @@ class Sampler:
             return "generator"
         return self.solver or _name(self.model.solver)
 
+    @property
+    def sampling_steps(self) -> int | None:
+        """N of the grid; None for a generator."""
+        steps: int | None = self._options().get("steps")
+        return steps
+
     def _solver(self) -> Solver:
         """The solver asked for; with the experiment's options where it is the model's own."""
         assert isinstance(self.model, FreeParticleModel)
@@ -98,12 +104,29 @@ class Sampler:
             raise UserError(f"no state of the path is reached with NFE {self.nfe}; the first: {min(found)}")
         return nfe, found[nfe].cpu()
 
-    def transport(self, noise: Tensor, seed: int) -> Tensor:
-        """The samples (n, *shape) that are made from given noise (n, *noise_shape)."""
+    def transport(self, noise: Tensor, seed: int) -> Samples:
+        """The NFE, and the samples (n, *shape) that are made from given noise (n, *noise_shape)."""
         self.check()
         rng = torch.Generator(self.model.origin.device).manual_seed(seed)
         found = self.model.transport(noise.to(self.model.origin), rng, **self._options())
-        return [x for nfe, x in found if self.nfe is None or nfe <= self.nfe][-1].cpu()
+        nfe, x = [state for state in found if self.nfe is None or state.nfe <= self.nfe][-1]
+        return Samples(nfe, x.cpu())
+
+    def process(self, n: int, seed: int) -> list[Samples]:
+        """How n samples come about: the prior's particles, at NFE 0, and what they are after every step.
+
+        The last ones are those that `draw` gives. Raises UserError where the model has a generator.
+        """
+        self.check()
+        model, options = self.model, self._options()
+        if not isinstance(model, FreeParticleModel):
+            raise UserError(
+                f"model '{self.experiment.model.name}' has no process of generation: a single evaluation "
+                "of its generator turns noise of another shape into a sample"
+            )
+        rng = torch.Generator(model.origin.device).manual_seed(seed)
+        path = model.process(model.noise(n, rng), rng, options["solver"], options["steps"])
+        return [Samples(nfe, x.cpu()) for nfe, x in path if self.nfe is None or nfe <= self.nfe]
 
     def _options(self) -> dict[str, Any]:
         """Of `ParticleModel.sample`, so that nothing is simulated beyond what is asked for."""
@@ -174,7 +197,7 @@ def evaluate(
     return list(found.values())
 
 
-def interpolate(sampler: Sampler, *, rows: int, columns: int, seed: int, method: str) -> Tensor:
+def interpolate(sampler: Sampler, *, rows: int, columns: int, seed: int, method: str) -> Samples:
     """Samples (rows, columns, *shape) between pairs of noises, by one of the four methods (appendix C.3).
 
     Raises UserError where the method is unknown or the model cannot be sampled like this.
@@ -186,8 +209,8 @@ def interpolate(sampler: Sampler, *, rows: int, columns: int, seed: int, method:
     ends = torch.randn(2, rows, *shape, generator=rng).flatten(2)
     between = INTERPOLATIONS[method](ends[0], ends[1], torch.linspace(0, 1, columns))
     noise = between.transpose(0, 1).reshape(rows * columns, *shape)
-    samples: Tensor = sampler.transport(noise, seed).unflatten(0, (rows, columns))
-    return samples
+    nfe, x = sampler.transport(noise, seed)
+    return Samples(nfe, x.unflatten(0, (rows, columns)))
 
 
 def load_sampler(
@@ -221,7 +244,7 @@ def write_interpolation(
     Raises UserError where the file has another ending, before anything is computed.
     """
     check_output(file)
-    x = interpolate(sampler, rows=rows, columns=columns, seed=seed, method=method)
+    x = interpolate(sampler, rows=rows, columns=columns, seed=seed, method=method).x
     if file.suffix == ".png":
         file.write_bytes(picture(x.flatten(0, 1), columns))
     else:

@@ -15,13 +15,21 @@ def picture(samples: Tensor, columns: int = 8) -> bytes:
 
 
 def _grid(images: Tensor, columns: int) -> bytes:
-    from torchvision.utils import make_grid, save_image
+    from torchvision.utils import save_image
 
     enlarged = max(1, UPSCALED_TO // images.shape[-1])
     images = images.repeat_interleave(enlarged, 2).repeat_interleave(enlarged, 3)
     file = BytesIO()
-    save_image(make_grid(images.clamp(-1, 1) / 2 + 0.5, nrow=columns, pad_value=0.5), file, format="png")
+    save_image(tile(images, columns), file, format="png")
     return file.getvalue()
+
+
+def tile(images: Tensor, columns: int) -> Tensor:
+    """Images (n, C, H, W), clamped to [-1, 1], as one (3, height, width) in [0, 1] with so many columns."""
+    from torchvision.utils import make_grid
+
+    grid: Tensor = make_grid(images.clamp(-1, 1) / 2 + 0.5, nrow=columns, pad_value=0.5)
+    return grid
 
 
 def _scatter(points: Tensor) -> bytes:

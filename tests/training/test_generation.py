@@ -65,6 +65,33 @@ def test_the_nfe_asked_for_is_spent(runs: dict[str, Path], run: str, how: dict[s
     assert x.shape == (20, 2)
 
 
+@pytest.mark.parametrize(
+    ("run", "how", "steps", "costs"),
+    [
+        ("discr_flow", {}, 6, [0, 1, 2, 3, 4, 5, 6]),
+        ("discr_flow", {"nfe": 2}, 6, [0, 1, 2]),
+        ("edm", {}, 8, [0, 2, 4, 6, 8, 10, 12, 14, 15]),
+        ("edm", {"nfe": 4, "solver": "euler"}, 4, [0, 1, 2, 3, 4]),
+        ("kernel", {}, 10, list(range(11))),
+    ],
+)
+def test_a_process_leads_from_the_prior_to_the_samples(
+    runs: dict[str, Path], run: str, how: dict[str, Any], steps: int, costs: list[int]
+) -> None:
+    chosen = sampler(runs[run], **how)
+    states = chosen.process(500, seed=0)
+    assert (chosen.sampling_steps, [nfe for nfe, _ in states]) == (steps, costs)
+    assert torch.equal(states[-1].x, chosen.draw(500, seed=0)[1])
+    prior = chosen.model.schedule.prior
+    assert states[0].x.std().item() == pytest.approx(prior.std, rel=0.1)
+
+
+def test_a_generator_has_no_process(runs: dict[str, Path]) -> None:
+    with pytest.raises(UserError, match="model 'gan' has no process of generation"):
+        sampler(runs["gan"]).process(4, seed=0)
+    assert sampler(runs["gan"]).sampling_steps is None
+
+
 def test_samples_follow_the_seed(runs: dict[str, Path]) -> None:
     chosen = sampler(runs["edm"], nfe=7)
     assert torch.equal(chosen.draw(5, seed=1)[1], chosen.draw(5, seed=1)[1])
@@ -143,11 +170,11 @@ def test_interpolations_start_and_end_in_samples(runs: dict[str, Path], run: str
     """Of latents or of prior points; neighbours lie closer together than the ends."""
     chosen = sampler(runs[run])
     for method in ("linear", "spherical", "cauchy-linear", "spherical-cauchy-linear"):
-        x = interpolate(chosen, rows=3, columns=9, seed=4, method=method)
+        x = interpolate(chosen, rows=3, columns=9, seed=4, method=method).x
         assert x.shape == (3, 9, 2)
         noise = torch.randn(2, 3, *chosen.model.noise_shape, generator=torch.Generator().manual_seed(4))
-        torch.testing.assert_close(x[:, 0], chosen.transport(noise[0], 4), atol=1e-4, rtol=1e-4)
-        torch.testing.assert_close(x[:, -1], chosen.transport(noise[1], 4), atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(x[:, 0], chosen.transport(noise[0], 4).x, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(x[:, -1], chosen.transport(noise[1], 4).x, atol=1e-4, rtol=1e-4)
 
 
 def test_unknown_interpolations_are_refused(runs: dict[str, Path]) -> None:
