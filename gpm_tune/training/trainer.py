@@ -160,13 +160,18 @@ class Trainer:
             self.evaluated_step - self.evaluated_step % every + every,
             self.experiment.training.steps,
         )
-        while self.step < end:
-            if should_stop():
-                return None
-            self._train_until(min(self.step - self.step % CHECK_EVERY + CHECK_EVERY, end), should_stop)
-        return self._evaluate()
+        self.train_until(end, should_stop)
+        return self._evaluate() if self.step == end else None
 
-    def _train_until(self, end: int, should_stop: Callable[[], bool]) -> None:
+    def train_until(self, end: int, should_stop: Callable[[], bool] = lambda: False) -> None:
+        """Train up to a step, unless asked to stop before, without an evaluation.
+
+        Raises DivergedError where losses are no longer finite.
+        """
+        while self.step < end and not should_stop():
+            self._train_and_check(min(self.step - self.step % CHECK_EVERY + CHECK_EVERY, end), should_stop)
+
+    def _train_and_check(self, end: int, should_stop: Callable[[], bool]) -> None:
         started = time.perf_counter()
         with torch.random.fork_rng():
             while self.step < end and not should_stop():
@@ -183,14 +188,24 @@ class Trainer:
         torch.manual_seed(self.experiment.seed * 2**32 + self.step)
         model = self.model
         if "flow" in self._optimizers:
-            real = to_float(self._real[self._batches.indices(self.step)])
-            self._descend("flow", model.fit(real, self._rng))
+            self.fit_flow()
         if isinstance(model, GeneratorModel) and (self.step + 1) % model.flow_steps == 0:
             batch_size = self.experiment.training.batch_size
             self._descend("generator", {"generator": model.generator_loss(batch_size, self._rng)})
         if self._average:
             self._average.update_parameters(model)
         self.step += 1
+
+    def fit_flow(self) -> Terms:
+        """One optimiser step of the flow's network alone; returns the terms of its loss before the step."""
+        real = to_float(self._real[self._batches.indices(self.step)])
+        terms = self.model.fit(real, self._rng)
+        self._descend("flow", terms)
+        return terms
+
+    def reseed(self, seed: int) -> None:
+        """Draw particles and noise from another seed than the experiment's, from here on."""
+        self._rng.manual_seed(seed)
 
     def _descend(self, part: str, terms: Terms) -> None:
         """One optimiser step of a part of the model along the sum of its loss's terms."""

@@ -162,7 +162,7 @@ def test_generator_and_flow_have_optimisers_of_their_own() -> None:
 def test_losses_are_means_over_the_steps_that_had_them() -> None:
     """A generator's loss counts in the steps in which the generator moved."""
     trainer = Trainer(experiment_of(model=MODELS["gan"]))
-    trainer._train_until(4, lambda: False)
+    trainer.train_until(4)
     assert (trainer._means["fake"].terms, trainer._means["generator"].terms) == (4, 2)
     assert {"loss/fake", "loss/real", "loss/generator"} <= set(trainer.run_interval().metrics)
 

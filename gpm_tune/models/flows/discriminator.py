@@ -45,9 +45,12 @@ class DiscriminatorFlow(Flow):
     def direction(self, x: Tensor, t: Tensor | None, rng: torch.Generator) -> Tensor:
         """∇(-c∘f(·, t))(x)."""
         del rng
-        f = self._at(t)
         with frozen(self.network):
-            return -input_gradient(lambda y: self.losses.particle(f(y)), x)
+            return -input_gradient(lambda y: self.particle_loss(y, t), x)
+
+    def particle_loss(self, x: Tensor, t: Tensor | None) -> Tensor:
+        """c(f(x, t)) at particles x (B, *shape), which they descend (16): (B,)."""
+        return self.losses.particle(self._at(t)(x))
 
     def _at(self, t: Tensor | None) -> Discriminator:
         """f(·, t)."""

@@ -122,16 +122,19 @@ class ScoreDifference(Flow):
     def direction(self, x: Tensor, t: Tensor | None, rng: torch.Generator) -> Tensor:
         """Δ at x + σn (line 5): an estimate of ∇h for h smoothed over noise levels, drawn from (28)."""
         del t
-        assert self.teacher is not None, "a Score GAN without its teacher can only generate"
         sigma = self._draw(x, rng)
         noised = x + per_sample(sigma, x) * randn_like(x, rng)
-        with evaluating(self.network):
-            data = scaled_score(self.teacher, noised, sigma)
-            generated = scaled_score(self.network, noised, sigma)
+        data, generated = self.scaled_scores(noised, sigma)
         if self.stochastic:
             # σ s_gen is minus the expected noise, so that noise of unit variance matches it (21)(22).
             generated = torch.lerp(generated, randn_like(x, rng), self.stochastic)
         return self.alpha * data - self.beta * generated
+
+    def scaled_scores(self, noised: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        """σ s_data and σ s_gen at noised particles (B, *shape), without a graph; sigma: (B,)."""
+        assert self.teacher is not None, "a Score GAN without its teacher can only generate"
+        with evaluating(self.network):
+            return scaled_score(self.teacher, noised, sigma), scaled_score(self.network, noised, sigma)
 
     def _draw(self, x: Tensor, rng: torch.Generator) -> Tensor:
         return self.noise.at(torch.rand(len(x), device=x.device, generator=rng))
