@@ -26,7 +26,7 @@ def trials_table(record: StudyRecord, limit: int | None = None) -> Table:
     table.add_column("trial", justify="right", no_wrap=True)
     table.add_column("state", no_wrap=True)
     for path in record.search:
-        table.add_column(_short(path, record.search), justify="right", overflow="fold")
+        table.add_column(short_path(path, record.search), justify="right", overflow="fold")
     for column in (*_objective_labels(record), "NFE", "steps", "duration"):
         table.add_column(column, justify="right", no_wrap=True)
     for trial in trials[:limit]:
@@ -52,7 +52,7 @@ def show_value(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-def _short(path: str, paths: list[str]) -> str:
+def short_path(path: str, paths: list[str]) -> str:
     """The end of a path that tells it from all others."""
     keys = path.split(".")
     for length in range(1, len(keys)):

@@ -1,0 +1,154 @@
+"""One page of a study, complete in itself: it opens offline, and loads nothing."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Iterable
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from plotly.offline import get_plotlyjs
+
+import gpm_tune
+from gpm_tune.analysis import study_frames
+from gpm_tune.analysis.charts import Chart, for_plotly
+from gpm_tune.analysis.study_data import StudyData
+from gpm_tune.analysis.study_figures import study_charts
+from gpm_tune.study.provenance import PACKAGES
+from gpm_tune.study.results import failures, lineage, show_value, states
+
+HERE = Path(__file__).parent
+MOST_ROWS = 2000  # of a table under a figure
+REPEATED = {"study", "run", "checkpoint", "reason"}  # the table of trials has them
+
+
+def render(data: StudyData) -> str:
+    """The page, as HTML."""
+    environment = Environment(
+        loader=FileSystemLoader(HERE),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    scripts = [get_plotlyjs(), (HERE / "report.js").read_text(encoding="utf-8")]
+    record = data.record
+    return environment.get_template("report.html").render(
+        name=record.name,
+        scripts=scripts,
+        hashes=" ".join(f"'sha256-{_digest(script)}'" for script in scripts),
+        facts=list(_facts(data)),
+        notes=[*data.notes, *_say_versions(data)],
+        best=_best(data),
+        charts=[_chart(chart) for chart in study_charts(data)],
+        trials=_trials(data),
+        failures=[*failures(record), *(failures(data.stage) if data.stage else [])],
+        lineage=lineage(record),
+        yaml=data.yaml,
+    )
+
+
+def _digest(script: str) -> str:
+    """As a Content-Security-Policy names the script that alone may run."""
+    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+
+
+def _facts(data: StudyData) -> Iterable[tuple[str, str]]:
+    record, tags = data.record, data.tags
+    yield "trials", states(record)
+    yield "state", "still running" if data.running else "not running"
+    yield "objectives", "; ".join(f"{goal.mode} {data.title(goal.metric)}" for goal in record.objectives)
+    yield "model", record.experiment["model"]["name"]
+    yield (
+        "data",
+        f"{record.experiment['data']['name']}, fingerprint {tags.get('gpm.data_fingerprint', 'unknown')}",
+    )
+    yield "spent", f"{record.hours:.2f} hours, {record.gpu_hours:.2f} GPU-hours"
+    yield "gpm_tune", ", ".join(data.versions()) or "unknown"
+    found = [
+        f"{package} {tags[f'gpm.{package}']}" for package in ("python", *PACKAGES) if f"gpm.{package}" in tags
+    ]
+    yield "with", ", ".join(found) or "unknown"
+    yield "machine", " ".join(tags[key] for key in ("gpm.gpu", "gpm.platform") if key in tags) or "unknown"
+    yield "git commit", tags.get("gpm.git_commit", "unknown")
+    started, ended = data.runs["started"].min(), max(data.ended.values(), default=None)
+    if pd.notna(started):
+        yield "first trial began", f"{started:%Y-%m-%d %H:%M} UTC"
+    if ended is not None and pd.notna(ended):
+        yield "last trial ended", f"{ended.astimezone(timezone.utc):%Y-%m-%d %H:%M} UTC"
+    now = datetime.now(timezone.utc)
+    yield "this report", f"{now:%Y-%m-%d %H:%M} UTC, by gpm_tune {gpm_tune.__version__}"
+
+
+def _say_versions(data: StudyData) -> Iterable[str]:
+    versions = data.versions()
+    if len(versions) > 1:
+        counts = data.runs["version"].value_counts()
+        listed = ", ".join(f"{version} ({counts[version]} runs)" for version in versions)
+        yield f"Several versions of the program trained these trials: {listed}. Values may differ for it."
+
+
+def _best(data: StudyData) -> dict[str, Any] | None:
+    """The best trial: what it is called, its values, what was measured, and its samples."""
+    trial = next(iter(data.record.ranked()), None)
+    if trial is None:
+        return None
+    picture = data.picture
+    return {
+        "number": trial.number,
+        "state": trial.state,
+        "step": trial.best_step,
+        "scores": [
+            (data.title(goal.metric), _cell(score))
+            for goal, score in zip(data.record.objectives, trial.scores or (), strict=True)
+        ],
+        "searched": [(path, _cell(value)) for path, value in trial.values.items()],
+        "metrics": [(name, _cell(value)) for name, value in sorted(trial.metrics.items())],
+        "checkpoint": trial.checkpoint,
+        "picture": None if picture is None else base64.b64encode(picture).decode(),
+    }
+
+
+def _trials(data: StudyData) -> dict[str, Any]:
+    """The table of trials, best first."""
+    frame = study_frames.trials(data)
+    order = {trial.number: rank for rank, trial in enumerate(data.record.ranked())}
+    ranks = frame["trial"].map(lambda number: order.get(number, len(order) + number))
+    last = ["reason", "run", "checkpoint"]
+    columns = [column for column in frame if column not in ("study", *last)]
+    return _table(frame.iloc[ranks.argsort()][[*columns, *last]])
+
+
+def _chart(chart: Chart) -> dict[str, Any]:
+    """A chart for the page; its table has once, above it, what all its rows share."""
+    frame = chart.frame
+    own = frame[[column for column in frame if column not in REPEATED]]
+    shared = [
+        c for c in ("metric", "features", "samples", "split", "seed") if c in own and own[c].nunique() == 1
+    ]
+    return {
+        "key": chart.key,
+        "title": chart.title,
+        "alt": chart.alt,
+        "note": chart.note,
+        "panels": [for_plotly(panel) for panel in chart.panels],
+        "shared": ", ".join(f"{column} {own[column].dropna().iloc[0]}" for column in shared),
+        "table": _table(own.drop(columns=[*shared, *(c for c in own if own[c].isna().all())])),
+    }
+
+
+def _table(frame: pd.DataFrame) -> dict[str, Any]:
+    rows = [[_cell(value) for value in row] for row in frame.head(MOST_ROWS).itertuples(index=False)]
+    return {"columns": list(frame), "rows": rows, "left_out": max(0, len(frame) - MOST_ROWS)}
+
+
+def _cell(value: Any) -> str:
+    if value is None or (not isinstance(value, list | dict) and pd.isna(value)):
+        return "–"
+    if isinstance(value, float):
+        return f"{value:.0f}" if value.is_integer() and abs(value) < 1e6 else f"{value:.5g}"
+    return show_value(value)
