@@ -26,7 +26,7 @@ ROW_PIXELS = 34  # of a bar
 TITLE_WIDTH = 36  # characters of an axis's title before it goes on in a second line
 FEW_DECADES = 300  # ratio of the ends of a logarithmic axis, up to which it has ticks at 2 and 5
 FEW_WHOLE = 10  # whole numbers of an axis that each have a tick
-OPAQUE, FAINT = 1.0, 0.4
+OPAQUE, FAINT = 1.0, 0.5
 SYMBOLS = {  # plotly's names of matplotlib's markers
     "o": "circle",
     "s": "square",
@@ -95,7 +95,7 @@ def draw(chart: Chart) -> Figure:
                 if series.label:
                     handles.setdefault(series.label, handle)
             _dress(axes, panel)
-        if len(handles) > 1:
+        if handles:
             figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=4)
     return figure
 
@@ -193,7 +193,7 @@ def for_plotly(panel: Panel) -> dict[str, Any]:
         "plot_bgcolor": "rgba(0,0,0,0)",
         "font": {"family": "inherit", "size": 13},
         "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
-        "showlegend": len({label for label in labels if label}) > 1,
+        "showlegend": any(labels),
         "hovermode": "closest",
         "xaxis": _axis(panel.x_title, panel.x_log, x),
         "yaxis": _axis(panel.y_title, panel.y_log, y),
@@ -240,7 +240,7 @@ def _trace(series: Series, is_first: bool) -> dict[str, Any]:
 def _axis(title: str, log: bool, values: list[Any]) -> dict[str, Any]:
     kind = _kind(log, values)
     text = "<br>".join(textwrap.wrap(title, TITLE_WIDTH))
-    axis: dict[str, Any] = {"title": {"text": text, "font": {"size": 12}}, "automargin": True}
+    axis: dict[str, Any] = {"title": {"text": text, "font": {"size": 12}, "standoff": 12}, "automargin": True}
     axis |= {"type": "linear" if kind == "whole" else kind, "zeroline": False}
     if kind == "log":
         ticks = _ticks(values)

@@ -28,7 +28,7 @@ STATES = {  # colour and marker
 BEST = (VERMILLION, "*")
 STOPPED = ("pruned", "fail")
 FEW = 20  # trials below which importance is a hint
-THIRDS = (("best third", BLUE), ("middle third", SKY), ("last third", AMBER))
+THIRDS = (("best third", BLUE, "o"), ("middle third", SKY, "s"), ("last third", AMBER, "v"))
 WIDE_SPREAD = 30.0  # ratio of values from which their axis is logarithmic
 MINUTES_PER_HOUR = 60
 NOTHING = "No trial has been measured yet."
@@ -59,7 +59,7 @@ def best_so_far(data: StudyData) -> Chart:
     for at, title in costs.values():
         placed, line = measured.assign(at=at), frame.assign(at=at).dropna(subset="best")
         series = [*_by_state(placed, "at", "value"), _best_line(line["at"], line["best"])]
-        panels.append(Panel(title, metric, series, y_log=_spreads(measured["value"])))
+        panels.append(Panel(title, metric, series, y_log=spreads(measured["value"])))
     return Chart(
         "best",
         "Best so far",
@@ -108,7 +108,7 @@ def learning_curves(data: StudyData) -> Chart:
         f"{metric} against training steps, one line per trial; trials that were stopped early or failed "
         f"are marked where they ended. " + _say_best(data),
         frame,
-        [Panel("training steps", metric, series + ends, y_log=_spreads(frame["value"]))] if series else [],
+        [Panel("training steps", metric, series + ends, y_log=spreads(frame["value"]))] if series else [],
         f"{without} trials ended, or are, before their first evaluation." if without else "",
     )
 
@@ -136,7 +136,7 @@ def value_by_nfe(data: StudyData) -> Chart:
     ]
     front = frame[frame["front"]].sort_values("nfe")
     panel = Panel(
-        "NFE", metric, [*series, _front(front, "nfe", "value", "steps")], True, _spreads(frame["value"])
+        "NFE", metric, [*series, _front(front, "nfe", "value", "steps")], True, spreads(frame["value"])
     )
     words = ", ".join(f"NFE {r.nfe}: {r.value:.4g} (trial {r.trial})" for r in front.itertuples())
     note = "Each trial at its best evaluation; the front is of all trials."
@@ -154,7 +154,7 @@ def pareto(data: StudyData) -> Chart:
         rows = frame[frame["front"]].sort_values(one)
         front = _front(rows, one, other, "steps" if is_stair else "points")
         titles = data.title(one), data.title(other)
-        panels.append(Panel(*titles, [*points, front], _spreads(frame[one]), _spreads(frame[other])))
+        panels.append(Panel(*titles, [*points, front], spreads(frame[one]), spreads(frame[other])))
     trials = ", ".join(str(number) for number in frame[frame["front"]]["trial"])
     alt = f"{' and '.join(goals)} of each trial against each other. Pareto front: trials {trials}."
     ok = len(frame) > 0
@@ -207,7 +207,7 @@ def slices(data: StudyData) -> Chart:
         if isinstance(data.search[str(path)], Choice):
             rows = rows.assign(at=rows["at"].astype(str))
         series = _by_state(rows, "at", "value")
-        panels.append(Panel(str(path), metric, series, is_log, _spreads(frame["value"])))
+        panels.append(Panel(str(path), metric, series, is_log, spreads(frame["value"])))
     alt = f"{metric} against each searched value, a point per trial. " + _say_best(data)
     note = "" if panels else NOTHING
     return Chart("slices", "Each searched value", alt, frame, panels, note)
@@ -242,11 +242,11 @@ def _row_of(rows: pd.DataFrame, names: dict[str, str], is_best: bool, rank: floa
     number = rows["trial"].iloc[0]
     rows = rows.set_index("parameter").reindex(list(names))  # a gap where a value is not searched
     hover = [f"trial {number}: {names[path]} {show_value(at)}" for path, at in rows["at"].items()]
-    label, color = THIRDS[min(2, int(rank * 3 - 1e-9))]
+    label, color, marker = THIRDS[min(2, int(rank * 3 - 1e-9))]
     look: dict[str, Any] = {"color": color, "label": label, "opacity": 0.6}
     if is_best:
         look = {"color": BEST[0], "label": f"best: trial {number}", "width": 3.0}
-    return Series(list(rows["position"]), list(names.values()), hover=hover, marker="o", **look)
+    return Series(list(rows["position"]), list(names.values()), hover=hover, marker=marker, **look)
 
 
 def _ends(data: StudyData, path: str, frame: pd.DataFrame) -> list[tuple[float, str]]:
@@ -257,7 +257,7 @@ def _ends(data: StudyData, path: str, frame: pd.DataFrame) -> list[tuple[float, 
         return [(index / last, show_value(value)) for index, value in enumerate(searched.choice)]
     values = frame[frame["parameter"] == path]["at"]
     low, high = (values.min(), values.max()) if searched is None else searched.bounds
-    return [(0.0, show_value(low)), (1.0, show_value(high))]
+    return [(0.0, f"{low:.4g}"), (1.0, f"{high:.4g}")]
 
 
 def budget(data: StudyData) -> Chart:
@@ -353,7 +353,7 @@ def _front(rows: pd.DataFrame, x: str, y: str, kind: Any) -> Series:
     return Series(list(rows[x]), list(rows[y]), BEST[0], "front", kind, BEST[1], 2.5, hover=hover)
 
 
-def _spreads(values: pd.Series[Any]) -> bool:
+def spreads(values: pd.Series[Any]) -> bool:
     """Whether values spread so widely that their axis is logarithmic."""
     known = values.dropna()
     return bool(len(known) and known.min() > 0 and known.max() / known.min() > WIDE_SPREAD)
