@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from gpm_tune.errors import DivergedError
+from gpm_tune.metrics.frechet import FrechetDistance
 
 CHUNK = 1000  # rows of a distance matrix that are in memory at once
 
@@ -56,10 +57,14 @@ def mean_distance_within(x: Tensor) -> float:
 
 
 def _sum_of_distances(x: Tensor, y: Tensor) -> float:
-    # The matrix-product form of the distance would lose the digits of points that are close.
-    direct = "donot_use_mm_for_euclid_dist"
-    sums = [torch.cdist(chunk, y, compute_mode=direct).sum(dtype=torch.float64) for chunk in x.split(CHUNK)]
+    sums = [pairwise_distances(chunk, y).sum(dtype=torch.float64) for chunk in x.split(CHUNK)]
     return torch.stack(sums).sum().item()
+
+
+def pairwise_distances(x: Tensor, y: Tensor) -> Tensor:
+    """‖x_i - y_j‖, (n, m), of x (n, D) and y (m, D), exact for points that are close too."""
+    # The matrix-product form of the distance would lose their digits.
+    return torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist")
 
 
 def sliced_wasserstein(x: Tensor, y: Tensor, projections: int = 1000) -> float:
@@ -81,16 +86,8 @@ def _quantiles(values: Tensor, levels: Tensor) -> Tensor:
 
 
 def frechet_distance(x: Tensor, y: Tensor) -> float:
-    """‖μ_x - μ_y‖² + tr(Σ_x + Σ_y - 2 (Σ_x Σ_y)^½): squared Wasserstein-2 between Gaussian fits.
-
-    x: (n, D), y: (m, D).
-    """
-    x, y = x.double(), y.double()
-    covariances = torch.cov(x.T), torch.cov(y.T)
-    root = torch.linalg.eigvals(covariances[0] @ covariances[1]).sqrt().real.sum()
-    traces = covariances[0].trace() + covariances[1].trace()
-    squared: float = ((x.mean(0) - y.mean(0)).square().sum() + traces - 2 * root).item()
-    return max(0.0, squared)
+    """Squared Wasserstein-2 between Gaussian fits of x (n, D) and y (m, D)."""
+    return FrechetDistance(y)(x).item()
 
 
 def nearest_modes(x: Tensor, means: Tensor, std: float) -> Tensor:

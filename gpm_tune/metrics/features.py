@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -14,6 +15,7 @@ from gpm_tune.errors import UserError
 
 SMALL_WEIGHTS = Path(__file__).with_name("small_features.safetensors")
 SIDE = 32
+BATCH = 500
 INCEPTION_FEATURES = 2048
 INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
 
@@ -100,3 +102,43 @@ def fingerprint(network: nn.Module) -> str:
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+class FeatureExtractor:
+    """A feature network, and the form in which it takes images."""
+
+    def __init__(self, features: str, weights: Path | None, device: torch.device | str) -> None:
+        """features: "small" or "inception", whose local weights file may be given.
+
+        Raises UserError where Inception's weights cannot be had.
+        """
+        network = small_features() if features == "small" else inception_features(weights)
+        self.network = network.to(device)
+        self._features, self._device = features, device
+
+    def batches(self, images: Tensor) -> Iterator[Tensor]:
+        """Images (N, C, H, W) in [-1, 1] as the network takes them, on its device.
+
+        Inception takes bytes in three channels, the small network [0, 1].
+        """
+        for batch in images.split(BATCH):
+            on_device = batch.to(self._device)
+            if self._features == "inception":
+                yield _to_bytes(on_device).expand(-1, 3, -1, -1)
+            else:
+                yield on_device.clamp(-1, 1) / 2 + 0.5
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> Tensor:
+        """Features (N, d), on the CPU, of images (N, C, H, W) in [-1, 1]."""
+        return torch.cat([self.network(batch).cpu() for batch in self.batches(images)])
+
+    def key(self, images: Tensor) -> str:
+        """A name for the features of these images: of the network, its weights, and the images' bytes."""
+        digest = hashlib.sha256(self._features.encode() + fingerprint(self.network).encode())
+        digest.update(str(tuple(images.shape)).encode() + _to_bytes(images).cpu().numpy().tobytes())
+        return f"{self._features}-{digest.hexdigest()[:32]}"
+
+
+def _to_bytes(images: Tensor) -> Tensor:
+    return ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
-import tempfile
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from gpm_tune.errors import DivergedError
-from gpm_tune.metrics.features import fingerprint, inception_features, small_features
+from gpm_tune.metrics.cache import load_tensors, store_tensors
+from gpm_tune.metrics.features import FeatureExtractor
 
-BATCH = 500
 STATISTICS = ("real_features_sum", "real_features_cov_sum", "real_features_num_samples")
 
 
@@ -42,17 +37,17 @@ class ImageMetrics:
         """
         from torchmetrics.image.fid import FrechetInceptionDistance
 
-        network = small_features() if features == "small" else inception_features(weights)
-        self._integer_input = features == "inception"
+        self._extractor = FeatureExtractor(features, weights, device)
+        network = self._extractor.network
         self._fid = FrechetInceptionDistance(network, reset_real_features=False).to(device)
-        self._device = device
-        key = hashlib.sha256(features.encode() + fingerprint(network).encode())
-        key.update(str(tuple(reference.shape)).encode() + _to_bytes(reference).cpu().numpy().tobytes())
-        file = cache / f"fid-{features}-{key.hexdigest()[:32]}.safetensors" if cache else None
-        if not (file and self._load(file)):
-            self._update(reference, real=True)
-            if file:
-                self._store(file)
+        file = cache / f"fid-{self._extractor.key(reference)}.safetensors" if cache else None
+        if statistics := load_tensors(file, STATISTICS) if file else None:
+            for name, tensor in statistics.items():
+                setattr(self._fid, name, tensor.to(device))
+            return
+        self._update(reference, real=True)
+        if file:
+            store_tensors(file, {name: getattr(self._fid, name) for name in STATISTICS})
 
     def __call__(self, samples: Tensor) -> dict[str, float]:
         """{"fid": …} of at least two samples (n, C, H, W); raises DivergedError if not finite."""
@@ -63,34 +58,5 @@ class ImageMetrics:
         return {"fid": max(0.0, float(self._fid.compute()))}
 
     def _update(self, images: Tensor, *, real: bool) -> None:
-        for batch in images.split(BATCH):
-            self._fid.update(self._prepare(batch.to(self._device)), real=real)
-
-    def _prepare(self, images: Tensor) -> Tensor:
-        """What the feature network takes: bytes in three channels, or [0, 1] for the small one."""
-        if self._integer_input:
-            return _to_bytes(images).expand(-1, 3, -1, -1)
-        return images.clamp(-1, 1) / 2 + 0.5
-
-    def _load(self, file: Path) -> bool:
-        """Take the statistics from a file; False where there is none, or it is damaged."""
-        try:
-            statistics = load_file(file, str(self._device))
-            tensors = [statistics[name] for name in STATISTICS]
-        except (OSError, KeyError, SafetensorError):
-            return False
-        for name, tensor in zip(STATISTICS, tensors, strict=True):
-            setattr(self._fid, name, tensor)
-        return True
-
-    def _store(self, file: Path) -> None:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        statistics: dict[str, Any] = {name: getattr(self._fid, name).cpu() for name in STATISTICS}
-        with tempfile.NamedTemporaryFile(dir=file.parent, delete=False) as partial:
-            pass
-        save_file(statistics, partial.name)
-        os.replace(partial.name, file)  # noqa: PTH105 (atomic: readers see all of it or nothing)
-
-
-def _to_bytes(images: Tensor) -> Tensor:
-    return ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+        for batch in self._extractor.batches(images):
+            self._fid.update(batch, real=real)

@@ -1,0 +1,30 @@
+"""Tensors on disk that can be computed again, shared safely between processes."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+
+def load_tensors(file: Path, names: Sequence[str]) -> dict[str, Tensor] | None:
+    """The tensors of these names; None where there is no such file, or it is damaged."""
+    try:
+        found = load_file(file)
+        return {name: found[name] for name in names}
+    except (OSError, KeyError, SafetensorError):
+        return None
+
+
+def store_tensors(file: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write the file, making its folder if need be."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=file.parent, delete=False) as partial:
+        pass
+    save_file({name: tensor.cpu() for name, tensor in tensors.items()}, partial.name)
+    os.replace(partial.name, file)  # noqa: PTH105 (atomic: readers see all of it or nothing)
