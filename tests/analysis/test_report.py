@@ -1,0 +1,272 @@
+"""The report of a study: what a browser without a network shows of it, and studies that lack something."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import json
+import re
+import shutil
+import sqlite3
+import subprocess
+from contextlib import closing
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from examples import study_of
+from hand_made import EVERY, STORIES, evaluation, open_ledger, png
+
+from gpm_tune.analysis.report import render
+from gpm_tune.analysis.study_data import read_data
+from gpm_tune.cli.reports import report
+from gpm_tune.errors import UserError
+from gpm_tune.study.guards import only_once
+from gpm_tune.study.home import Home
+from gpm_tune.study.ledger import Ledger
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+FLAGS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-sync",
+    "--window-size=1280,1000",
+    "--host-resolver-rules=MAP * ~NOTFOUND",
+    "--proxy-server=127.0.0.1:9",
+    "--enable-logging=stderr",
+    "--virtual-time-budget=10000",
+)
+# Writes down what each figure holds and draws, and whatever the page asked a network for.
+PROBE = """
+addEventListener("load", () => setTimeout(() => {
+  const found = { plots: {}, requests: performance.getEntriesByType("resource").map((entry) => entry.name) };
+  for (const canvas of document.querySelectorAll(".canvas")) {
+    const key = canvas.closest("section").id;
+    (found.plots[key] ??= []).push({
+      traces: canvas._fullData.map(({ name, x, y }) => ({ name, x: [...x], y: [...y] })),
+      points: canvas.querySelectorAll(".scatterlayer .point").length,
+      width: canvas.querySelector(".main-svg").clientWidth,
+      alt: canvas.getAttribute("aria-label"),
+    });
+  }
+  found.image = document.querySelector("img").naturalWidth;
+  const report = document.createElement("pre");
+  report.id = "probe";
+  report.textContent = JSON.stringify(found);
+  document.body.append(report);
+}, 500));
+"""
+
+
+class Page(HTMLParser):
+    """What a page's elements are called, and where they point."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.targets: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.targets += [value or "" for name, value in attrs if name in ("src", "href", "srcset", "action")]
+
+
+def page_of(home: Home, name: str) -> str:
+    return render(read_data(home, name))
+
+
+@pytest.fixture(scope="module")
+def page(told: Home) -> str:
+    return page_of(told, "told")
+
+
+def words(page: str) -> str:
+    """The page's text without its scripts and style."""
+    bare = re.sub(r"<(script|style).*?</\1>", " ", page, flags=re.S)
+    return html.unescape(re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", bare)))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine")
+def test_a_browser_without_a_network_shows_the_studys_values(page: str, told: Home, tmp_path: Path) -> None:
+    found, messages = look_at(page, tmp_path)
+    assert found["requests"] == []
+    assert not [line for line in messages.splitlines() if "CONSOLE" in line], messages
+    plots = found["plots"]
+    curves = {tuple(trace["y"]) for trace in plots["curves"][0]["traces"] if len(trace["y"]) > 1}
+    assert curves == {
+        tuple(values[: 2 if n == 5 else 3]) for n, (values, _) in enumerate(STORIES) if len(values) > 1
+    }
+    best = next(trace for trace in plots["best"][0]["traces"] if trace["name"] == "best so far")
+    assert (best["x"], best["y"]) == ([1, 2, 3, 4, 5, 6], [50, 40, 40, 30, 30, 30])
+    record = read_data(told, "told").record
+    eta = {trial.values["model.eta"]: trial.value for trial in record.trials if trial.scores}
+    assert points_of(plots["slices"][0]) == pytest.approx(eta)
+    assert [plot["points"] for plot in plots["slices"]] == [5, 5, 5], "a mark per measured trial is drawn"
+    front = next(trace for trace in plots["nfe"][0]["traces"] if trace["name"] == "front")
+    assert dict(zip(front["x"], front["y"], strict=True)) == {1: 60, 3: 30}
+    assert sum(plots["budget"][0]["traces"][0]["x"]) * 60 == pytest.approx(11 * EVERY * 0.5)
+    assert len(plots["importance"][0]["traces"][0]["x"]) == 3
+    assert all(plot["alt"] and plot["width"] > 200 for group in plots.values() for plot in group)
+    assert found["image"] == 4, "the picture of samples"
+
+
+def look_at(page: str, folder: Path) -> tuple[dict[str, Any], str]:
+    """What the probe found in a real browser, and what the browser said."""
+    digest = base64.b64encode(hashlib.sha256(PROBE.encode()).digest()).decode()
+    probed = page.replace("script-src ", f"script-src 'sha256-{digest}' ", 1)
+    probed = probed.replace("</body>", f"<script>{PROBE}</script></body>")
+    file = folder / "report.html"
+    file.write_text(probed, encoding="utf-8")
+    assert CHROMIUM
+    command = [CHROMIUM, *FLAGS, f"--user-data-dir={folder / 'profile'}", "--dump-dom", file.as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    match = re.search(r'<pre id="probe">(.*?)</pre>', done.stdout, re.S)
+    assert match, done.stderr
+    found: dict[str, Any] = json.loads(html.unescape(match[1]))
+    return found, done.stderr
+
+
+def points_of(plot: dict[str, Any]) -> dict[float, float]:
+    return {x: y for trace in plot["traces"] for x, y in zip(trace["x"], trace["y"], strict=True)}
+
+
+def test_the_page_is_complete_in_itself(page: str) -> None:
+    found = Page(page)
+    assert all(target.startswith("data:") for target in found.targets)
+    assert not {"link", "iframe", "object", "embed", "base"} & set(found.tags)
+    policy = re.search(r'Content-Security-Policy" content="([^"]+)"', page)
+    assert policy
+    assert html.unescape(policy[1]).startswith("default-src 'none'; script-src 'sha256-")
+    assert "http" not in policy[1]
+    assert page.count("plotly.js v") == 1
+
+
+def test_the_page_says_what_its_numbers_depend_on(page: str) -> None:
+    text = words(page)
+    assert "2 complete, 2 fail, 2 pruned" in text
+    assert "not running" in text
+    assert "FID (small features, 20 samples, validation split)" in text
+    assert "loss was nan at step 9" in text
+    assert "CUDA is out of memory" in text
+    assert re.search(r"fingerprint [0-9a-f]{16}", text)
+    assert re.search(r"git commit [0-9a-f]{40}|git commit unknown", text)
+    assert "gradient_penalty" in text, "the resolved YAML"
+    assert base64.b64encode(png(3)).decode() in page, "the samples of the best trial"
+
+
+def empty_home(folder: Path) -> Home:
+    return Home(folder, f"sqlite:///{folder / 'mlflow.db'}")
+
+
+def small_ledger(home: Home, **changes: Any) -> Ledger:
+    return open_ledger(home, study_of(**changes))
+
+
+def test_an_empty_study_has_a_report(tmp_path: Path) -> None:
+    home = empty_home(tmp_path)
+    small_ledger(home)
+    text = words(page_of(home, "small"))
+    assert "no trials" in text
+    assert "No trial has a result yet." in text
+    assert "MLflow: 'small': nothing has been tracked" in text
+    assert "unknown" in text, "the versions"
+
+
+def test_a_running_study_has_a_report(tmp_path: Path) -> None:
+    home = empty_home(tmp_path)
+    ledger = small_ledger(home)
+    with only_once("it", home.study("small")):
+        assert ledger.next()
+        assert "still running" in words(page_of(home, "small"))
+        ledger.report(0, EVERY, evaluation(EVERY, 1.5, 4, "sliced_wasserstein"))
+        text = words(page_of(home, "small"))
+    assert "1 running" in text
+    assert "Trial 0 (running), measured at step 4" in text
+    assert "Its samples are gone" in text
+
+
+def test_a_study_whose_trials_all_failed_tells_why_and_reasons_stay_text(tmp_path: Path) -> None:
+    home = empty_home(tmp_path)
+    reason = "</script><script>alert('&')</script><img src=x onerror=alert(1)>"
+    ledger = small_ledger(home, budget={"trials": 2})
+    while assignment := ledger.next():
+        if assignment.number:  # with a curve, whose marks name the reason's trial
+            ledger.report(assignment.number, EVERY, evaluation(EVERY, 1.5, 4, "sliced_wasserstein"))
+        ledger.fail(assignment.number, reason)
+    page = page_of(home, "small")
+    assert "alert('" not in page
+    assert "img" not in Page(page).tags
+    assert Page(page).tags.count("script") == page.count('<script type="application/json">') + 2
+    assert f"trial 0 failed: {reason}" in html.unescape(page)
+
+
+def test_what_was_deleted_is_missed_and_the_rest_is_shown(tmp_path: Path) -> None:
+    home = empty_home(tmp_path)
+    ledger = small_ledger(home, budget={"trials": 1})
+    assert ledger.next()
+    ledger.report(0, EVERY, evaluation(EVERY, 1.5, 4, "sliced_wasserstein"))
+    checkpoint = home.study("small") / "checkpoint"
+    checkpoint.mkdir()
+    (checkpoint / "best.png").write_bytes(png(0))
+    ledger.keep_checkpoint(0, str(checkpoint))
+    ledger.complete(0)
+    whole = page_of(home, "small")
+    assert base64.b64encode(png(0)).decode() in whole
+    shutil.rmtree(home.study("small"))
+    rest = page_of(home, "small")
+    assert "Its samples are gone" in words(rest)
+    assert "The study's file study.yaml is gone" in words(rest)
+    assert rest.count('class="canvas"') == whole.count('class="canvas"') > 6
+
+
+def test_mlflow_alone_is_enough(told: Home, tmp_path: Path) -> None:
+    home = copy_of(told, tmp_path)
+    (tmp_path / "optuna.db").unlink()
+    data, known = read_data(home, "told"), read_data(told, "told")
+    assert "Optuna's storage does not hold this study: what follows is from MLflow alone." in data.notes
+    for mine, theirs in zip(data.record.trials, known.record.trials, strict=True):
+        assert (mine.number, mine.state, mine.scores) == (theirs.number, theirs.state, theirs.scores)
+        assert (mine.values, mine.metrics, mine.seconds) == (theirs.values, theirs.metrics, theirs.seconds)
+    key = ["trial", "step"]
+    mine, theirs = (d.curves.sort_values(key).to_numpy().tolist() for d in (data, known))
+    assert mine == theirs
+    assert "loss was nan at step 9" in words(render(data))
+
+
+def test_several_versions_are_named(told: Home, tmp_path: Path) -> None:
+    home = copy_of(told, tmp_path)
+    run = read_data(home, "told").runs["run"].iloc[0]
+    home.mlflow().set_tag(run, "gpm.version", "9.9.9")
+    text = words(page_of(home, "told"))
+    assert "Several versions of the program trained these trials" in text
+    assert "9.9.9 (1 runs)" in text
+
+
+def copy_of(told: Home, folder: Path) -> Home:
+    """The databases of a home, without its folders."""
+    for name in ("mlflow.db", "optuna.db"):
+        with (
+            closing(sqlite3.connect(told.root / name)) as source,
+            closing(sqlite3.connect(folder / name)) as target,
+        ):
+            source.backup(target)  # with what is in the write-ahead log alone
+    return empty_home(folder)
+
+
+def test_the_command_writes_the_page_and_refuses_bad_input(told: Home, tmp_path: Path) -> None:
+    file = tmp_path / "page.html"
+    report("told", file, told.root, told.tracking_uri)
+    assert file.read_text(encoding="utf-8").lstrip().startswith("<!DOCTYPE html>")
+    with pytest.raises(UserError, match="no study is named 'tolt'; did you mean 'told'"):
+        report("tolt", file, told.root, told.tracking_uri)
+    with pytest.raises(UserError, match="there is no folder"):
+        report("told", tmp_path / "no" / "page.html", told.root)
+    with pytest.raises(UserError, match="a report is a page"):
+        report("told", tmp_path / "page.pdf", told.root)
