@@ -26,6 +26,7 @@ ROW_PIXELS = 34  # of a bar
 TITLE_WIDTH = 36  # characters of an axis's title before it goes on in a second line
 FEW_DECADES = 300  # ratio of the ends of a logarithmic axis, up to which it has ticks at 2 and 5
 FEW_WHOLE = 10  # whole numbers of an axis that each have a tick
+FEW_VALUES = 6  # whole numbers of a logarithmic axis that each have a tick
 OPAQUE, FAINT = 1.0, 0.5
 SYMBOLS = {  # plotly's names of matplotlib's markers
     "o": "circle",
@@ -166,8 +167,13 @@ def _kind(log: bool, values: list[Any]) -> str:
 
 
 def _ticks(values: list[Any]) -> list[float]:
-    """Ticks of a logarithmic axis at 1, 2 and 5, where it has few decades; else those at 1 will do."""
+    """Ticks of a logarithmic axis: its values if they are few whole numbers, as NFE are; else at 1, 2 and 5.
+
+    None where it has many decades: those at 1 will do.
+    """
     known = [value for value in values if pd.notna(value) and value > 0]
+    if _kind(False, known) == "whole" and len(set(known)) <= FEW_VALUES:
+        return [float(value) for value in sorted(set(known))]
     if not known or max(known) / min(known) > FEW_DECADES:
         return []
     decades = range(math.floor(math.log10(min(known))), math.floor(math.log10(max(known))) + 1)

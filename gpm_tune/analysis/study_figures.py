@@ -14,6 +14,7 @@ from gpm_tune.analysis.figures import COLORS
 from gpm_tune.analysis.study_data import StudyData
 from gpm_tune.study.confirmation import confirmed, rank_agreement
 from gpm_tune.study.distributions import Choice
+from gpm_tune.study.records import TrialRecord
 from gpm_tune.study.results import short_path, show_value
 
 BLUE, VERMILLION, GREEN, PINK, AMBER, SKY, _ = COLORS
@@ -26,7 +27,7 @@ STATES = {  # colour and marker
     "interrupted": (GREEN, "D"),
 }
 BEST = (VERMILLION, "*")
-STOPPED = ("pruned", "fail")
+ENDS = {"pruned": "stopped here", "fail": "failed after this"}
 FEW = 20  # trials below which importance is a hint
 THIRDS = (("best third", BLUE, "o"), ("middle third", SKY, "s"), ("last third", AMBER, "v"))
 WIDE_SPREAD = 30.0  # ratio of values from which their axis is logarithmic
@@ -77,31 +78,19 @@ def learning_curves(data: StudyData) -> Chart:
     metric = data.title(data.record.objective.metric)
     best = next((trial.number for trial in data.record.ranked()), None)
     series, ends = [], []
-    for number, rows in frame.groupby("trial"):
-        state = rows["state"].iloc[0]
-        color, marker = STATES[state]
-        hover = [
-            f"trial {number} ({state}), step {s}: {v:.4g}"
-            for s, v in zip(rows["step"], rows["value"], strict=True)
-        ]
-        is_best = number == best
-        look: dict[str, Any] = (
-            {"color": BEST[0], "width": 3.0} if is_best else {"color": color, "opacity": 0.6}
-        )
-        label = f"best: trial {number}" if is_best else state
-        dot = "o" if len(rows) == 1 else ""
-        series.append(
-            Series(list(rows["step"]), list(rows["value"]), label=label, hover=hover, marker=dot, **look)
-        )
-        if state in STOPPED:
-            last = rows.tail(1)
-            label = {"pruned": "stopped here", "fail": "failed after this"}[state]
-            ends.append(
-                Series(
-                    list(last["step"]), list(last["value"]), color, label, "points", marker, hover=hover[-1:]
-                )
-            )
-    without = len(data.record.trials) - frame["trial"].nunique()
+    for trial in data.record.trials:
+        rows = frame[frame["trial"] == trial.number]
+        if rows.empty:
+            continue
+        donor, step = frames.fork_point(trial) or (None, None)
+        before = frame[(frame["trial"] == donor) & (frame["step"] == step)]  # a fork goes on from there
+        series.append(_curve(pd.concat([before, rows]), trial, trial.number == best))
+        if trial.state in ENDS:
+            x, y = list(rows["step"])[-1:], list(rows["value"])[-1:]
+            color, marker = STATES[trial.state]
+            ends.append(Series(x, y, color, ENDS[trial.state], "points", marker, hover=series[-1].hover[-1:]))
+    without = len(data.record.trials) - len(series)
+    series.sort(key=lambda curve: curve.width)  # the best one is drawn over the others
     return Chart(
         "curves",
         "Learning curves",
@@ -109,8 +98,19 @@ def learning_curves(data: StudyData) -> Chart:
         f"are marked where they ended. " + _say_best(data),
         frame,
         [Panel("training steps", metric, series + ends, y_log=spreads(frame["value"]))] if series else [],
-        f"{without} trials ended, or are, before their first evaluation." if without else "",
+        f"Trials without any evaluation: {without}." if without else "",
     )
+
+
+def _curve(rows: pd.DataFrame, trial: TrialRecord, is_best: bool) -> Series:
+    steps, values = list(rows["step"]), list(rows["value"])
+    color, _ = STATES[trial.state]
+    look: dict[str, Any] = {"color": color, "opacity": 0.6, "label": trial.state}
+    if is_best:
+        look = {"color": BEST[0], "width": 3.0, "label": f"best: trial {trial.number}"}
+    named = f"trial {trial.number} ({trial.state})"
+    hover = [f"{named}, step {step}: {value:.4g}" for step, value in zip(steps, values, strict=True)]
+    return Series(steps, values, hover=hover, marker="o" if len(rows) == 1 else "", **look)
 
 
 def value_by_nfe(data: StudyData) -> Chart:
@@ -228,6 +228,7 @@ def parallel(data: StudyData) -> Chart:
     series = [
         _row_of(frame[frame["trial"] == number], names, number == best, ranks[number]) for number in order
     ]
+    series.sort(key=lambda line: line.width)  # the best one is drawn over the others
     texts = []
     for path in paths:
         for position, value in _ends(data, path, frame):

@@ -258,5 +258,13 @@ def _shown(value: Any) -> Any:
 
 def _own_seconds(trial: TrialRecord) -> float:
     """Training time; of a fork only since it forked, in proportion to the steps."""
-    forked_at = int(re.findall(r"\d+", trial.forked_from)[1]) if trial.forked_from else 0
+    _, forked_at = fork_point(trial) or (None, 0)
     return trial.seconds * (trial.step - forked_at) / trial.step if trial.step else trial.seconds
+
+
+def fork_point(trial: TrialRecord) -> tuple[int, int] | None:
+    """The trial that a fork comes from, and the step at which it left; None for one that is no fork."""
+    if trial.forked_from is None:
+        return None
+    donor, step = re.findall(r"\d+", trial.forked_from)
+    return int(donor), int(step)
