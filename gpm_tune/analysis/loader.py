@@ -112,7 +112,8 @@ def _is_parent(run: Run) -> bool:
 
 def _row(name: str, run: Run) -> dict[str, Any]:
     tags, params = run.data.tags, run.data.params
-    values = {f"{PARAM}{path}": yaml.safe_load(text) for path, text in params.items()}
+    # MLflow keeps a null as Python writes it.
+    values = {f"{PARAM}{p}": None if text == "None" else yaml.safe_load(text) for p, text in params.items()}
     study = tags.get("gpm.study", name)
     stage = "single"
     if "gpm.study" in tags:

@@ -13,6 +13,7 @@ from gpm_tune.study.home import Home
 from gpm_tune.study.records import StudyRecord, TrialRecord, read_study, study_names
 from gpm_tune.study.results import best_trial
 from gpm_tune.study.runs import RUN_ID, checkpoint_of
+from gpm_tune.study.specification import CONFIRMATION
 from gpm_tune.training import Experiment
 from gpm_tune.training.saved import read_experiment
 
@@ -41,48 +42,71 @@ class Subject:
         """The model's name in configurations."""
         return self.experiment.model.name
 
+    @property
+    def kind(self) -> tuple[str, str]:
+        """Model and data."""
+        return self.model, self.experiment.data.name
 
-def find_subjects(home: Home, words: Sequence[str]) -> list[Subject]:
+    @property
+    def unseeded(self) -> str:
+        """What its replicates share: the experiment but for the seed."""
+        return self.experiment.model_copy(update={"seed": 0}).model_dump_json()
+
+
+def find_subjects(home: Home, words: Sequence[str], *, replicates: bool = False) -> list[Subject]:
     """The models of these words: STUDY (its best trial), STUDY/TRIAL, an MLflow run id, or a checkpoint.
 
-    LABEL=WORD gives a model its name in the figure; else it is the kind of model, and where several are of
-    a kind, its origin too. One that cannot be had, as its checkpoint is gone, is left out with a warning.
-    Raises UserError where that leaves none.
+    STUDY/* stands for all of a study's trials that have a checkpoint; STUDY.confirm is its stage of new
+    seeds. LABEL=WORD gives a model its name in the figure; else it is the kind of model, and where several
+    are of a kind, and of the same data, its origin too. replicates: models whose experiments differ in
+    nothing but their seed share a label. One that cannot be had, as its checkpoint is gone, is left out
+    with a warning. Raises UserError where that leaves none.
     """
-    found, problems = [], []
+    found: list[Subject] = []
+    problems: list[str] = []
     for word in words:
         try:
-            found.append(_find(home, word))
+            found += _find(home, word)
         except UserError as error:
             problems.append(str(error))
     if not found:
         raise UserError("\n".join(problems) or "no run was given: name a study, a run id, or a checkpoint")
     for problem in problems:
         _log.warning("left out: %s", problem)
-    return _distinguish(found)
+    return _distinguish(found, replicates)
 
 
-def _find(home: Home, word: str) -> Subject:
-    label, given, rest = word.partition("=")
-    reference = rest if given else word
-    origin, folder = _locate(home, reference)
-    experiment = read_experiment(folder)
-    return Subject(label if given else "", origin, folder, experiment)
+def _find(home: Home, word: str) -> list[Subject]:
+    before, given, after = word.partition("=")
+    label, reference = (before, after) if given else ("", word)
+    return [
+        Subject(label, origin, folder, read_experiment(folder)) for origin, folder in _locate(home, reference)
+    ]
 
 
-def _locate(home: Home, reference: str) -> tuple[str, Path]:
-    """What to call it, and its checkpoint."""
+def _locate(home: Home, reference: str) -> list[tuple[str, Path]]:
+    """What to call each model, and its checkpoint."""
     if RUN_ID.match(reference) or Path(reference).is_dir():
-        return reference, checkpoint_of(reference, home)
+        return [(reference, checkpoint_of(reference, home))]
     name, _, number = reference.partition("/")
-    if name not in study_names(home.optuna_uri):
-        checkpoint_of(reference, home)  # says what is valid, unless it is a folder
+    if name.removesuffix(CONFIRMATION) not in study_names(home.optuna_uri):
+        checkpoint_of(reference, home)  # says what a run may be
     record = read_study(home.optuna_uri, name)
-    trial = _trial(record, number) if number else best_trial(record)
-    if trial.checkpoint is None or not (Path(trial.checkpoint) / "checkpoint.json").is_file():
-        where = trial.checkpoint or "none was written"
-        raise UserError(f"trial {trial.number} of study '{name}' has no checkpoint any more ({where})")
-    return f"{name}/{trial.number}", Path(trial.checkpoint)
+    if number == "*":
+        trials = [trial for trial in record.trials if _has_checkpoint(trial)]
+    else:
+        trials = [_trial(record, number) if number else best_trial(record)]
+    if not trials or not _has_checkpoint(trials[0]):
+        which = f"trial {trials[0].number} of study" if trials else "no trial of study"
+        where = trials[0].checkpoint if trials else None
+        raise UserError(
+            f"{which} '{name}' has a checkpoint on this machine" + (f": {where}" if where else "")
+        )
+    return [(f"{name}/{trial.number}", Path(str(trial.checkpoint))) for trial in trials]
+
+
+def _has_checkpoint(trial: TrialRecord) -> bool:
+    return trial.checkpoint is not None and (Path(trial.checkpoint) / "checkpoint.json").is_file()
 
 
 def _trial(record: StudyRecord, number: str) -> TrialRecord:
@@ -92,16 +116,22 @@ def _trial(record: StudyRecord, number: str) -> TrialRecord:
     raise UserError(f"study '{record.name}' has no trial {number}; it has {len(record.trials)} trials")
 
 
-def _distinguish(subjects: list[Subject]) -> list[Subject]:
-    """With a label for each that has none, unlike all others."""
-    kinds = Counter(subject.model for subject in subjects if not subject.label)
-    labelled = []
-    for subject in subjects:
-        name = MODEL_NAMES[subject.model]
-        kind = name if kinds[subject.model] == 1 else f"{name} ({subject.origin})"
-        labelled.append(replace(subject, label=subject.label or kind))
-    counts = Counter(subject.label for subject in labelled)
-    twice = [label for label, count in counts.items() if count > 1]
-    if twice:
-        raise UserError(f"two models are called '{twice[0]}': give them labels, LABEL=RUN")
-    return labelled
+def _distinguish(subjects: list[Subject], replicates: bool) -> list[Subject]:
+    """With a label for each that has none, unlike those of all others on the same data."""
+    groups: dict[str, list[Subject]] = {}
+    for index, subject in enumerate(subjects):
+        key = f"{subject.label} {subject.unseeded}" if replicates else str(index)
+        groups.setdefault(key, []).append(subject)
+    kinds = Counter(group[0].kind for group in groups.values() if not group[0].label)
+    labels = {key: group[0].label or _name(group[0], kinds) for key, group in groups.items()}
+    uses = Counter((labels[key], group[0].experiment.data.name) for key, group in groups.items())
+    for (label, _), count in uses.items():
+        if count > 1:
+            why = ", which differ in more than their seed" if replicates else ""
+            raise UserError(f"'{label}' names {count} models{why}: give each a label of its own, LABEL=RUN")
+    return [replace(subject, label=labels[key]) for key, group in groups.items() for subject in group]
+
+
+def _name(subject: Subject, kinds: Counter[tuple[str, str]]) -> str:
+    name = MODEL_NAMES[subject.model]
+    return name if kinds[subject.kind] == 1 else f"{name} ({subject.origin})"

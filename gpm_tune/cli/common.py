@@ -63,9 +63,15 @@ RunsArgument = Annotated[
 FigureOption = Annotated[
     Path, typer.Option("-o", "--output", help="Where to write: OUTPUT.csv, OUTPUT.png and OUTPUT.svg.")
 ]
+NFEOption = Annotated[
+    int | None, typer.Option("--nfe", min=1, help="Evaluations per sample (default: the model's full NFE).")
+]
 SplitOption = Annotated[str, typer.Option(help="`validation` or `test`.")]
 SamplesOption = Annotated[
     int | None, typer.Option(min=2, help="Generated samples (default: the experiment's).")
+]
+ResamplesOption = Annotated[
+    int, typer.Option(min=0, help="Bootstrap resamples behind standard errors over samples; 0 for none.")
 ]
 SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Of the noise.")]
 DeviceOption = Annotated[

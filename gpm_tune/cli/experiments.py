@@ -14,6 +14,8 @@ from gpm_tune.cli.common import (
     JsonOption,
     ListsCommand,
     NameOption,
+    NFEOption,
+    ResamplesOption,
     SamplesOption,
     SeedOption,
     SetOption,
@@ -35,9 +37,6 @@ RunArgument = Annotated[
     str, typer.Argument(metavar="RUN", help="A checkpoint's folder, or an MLflow run id.")
 ]
 OutputOption = Annotated[Path, typer.Option("-o", "--output", help="A .png, or a .npz with the samples.")]
-NFEOption = Annotated[
-    int | None, typer.Option("--nfe", min=1, help="Evaluations per sample (default: the model's full NFE).")
-]
 SolverOption = Annotated[
     str | None, typer.Option("--solver", help="`euler`, `heun` or `langevin` (default: the model's own).")
 ]
@@ -139,6 +138,8 @@ def evaluate(
     ] = None,
     split: SplitOption = "validation",
     samples: SamplesOption = None,
+    steps: StepsOption = None,
+    resamples: ResamplesOption = 0,
     seed: SeedOption = 0,
     device: DeviceOption = None,
     as_json: JsonOption = False,
@@ -148,7 +149,8 @@ def evaluate(
     """Measure the best weights of a run, at several NFE and with several solvers."""
     from gpm_tune.study.runs import checkpoint_of, choose_device
     from gpm_tune.study.tables import measurements_table
-    from gpm_tune.training.generation import evaluate as evaluate_checkpoint
+    from gpm_tune.training.sweep import Conditions
+    from gpm_tune.training.sweep import evaluate as evaluate_checkpoint
 
     place = home_at(home, tracking_uri)
     folder = checkpoint_of(run, place)
@@ -156,9 +158,8 @@ def evaluate(
         folder,
         nfe=nfe or (),
         solvers=solver or (),
-        split=split,
-        samples=samples,
-        seed=seed,
+        steps=steps,
+        conditions=Conditions(split, samples, seed, resamples),
         cache=place.cache,
         device=choose_device(device),
     )

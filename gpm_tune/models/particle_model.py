@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -224,36 +223,40 @@ class FreeParticleModel(ParticleModel):
         grid; else from stopping on the way (Figure 7a).
         """
         solver = solver or self.solver
-        start = self._start(noise)
         if not self.schedule.any_grid or steps:
-            return self._path(start, solver, steps or self.steps, nfe, rng)
+            return self._states(noise, solver, steps or self.steps, nfe, rng)
         found: dict[int, Tensor] = {}
         lengths = {length for k in nfe if 0 < (length := solver.steps(k)) < self.steps}
         for length in sorted({*lengths, self.steps}):
-            (end,) = self._path(start, solver, length, (), rng)
+            (end,) = self._states(noise, solver, length, (), rng)
             found[end.nfe] = end.x
         return [Samples(cost, x) for cost, x in found.items()]
 
     def process(
         self, noise: Tensor, rng: torch.Generator, solver: Solver | None = None, steps: int | None = None
-    ) -> list[Samples]:
-        """The particles of noise (n, *noise_shape) on their whole path: NFE 0, and after every step.
+    ) -> Iterator[Samples]:
+        """The particles of noise (n, *noise_shape) on their path: NFE 0, and after every step.
 
-        solver, steps: in place of the model's own.
+        solver, steps: in place of the model's own. What lies beyond the last one taken is not computed.
         """
-        start = self._start(noise)
-        every = range(sys.maxsize)
-        path = self._path(start, solver or self.solver, steps or self.steps, every, rng)
-        return [Samples(0, start), *path]
+        x, rows = self._start(noise), 0
+        yield Samples(0, x)
+        grid = self.schedule.grid(steps or self.steps)
+        path = (solver or self.solver).path(lambda y, tau: self.velocity(y, tau, rng), x, grid, rng)
+        for _ in grid[1:]:
+            with count_evaluations(self.flow.network) as counter:  # not of what others do between the steps
+                x = next(path)
+            rows += counter.rows
+            yield Samples(round(rows / len(x)), x)
 
-    def _path(
-        self, start: Tensor, solver: Solver, steps: int, stops: Sequence[int], rng: torch.Generator
+    def _states(
+        self, noise: Tensor, solver: Solver, steps: int, stops: Sequence[int], rng: torch.Generator
     ) -> list[Samples]:
-        """The particles at the end of a grid, and where it has just used up an NFE among the stops."""
-        n, states = len(start), []
-        with count_evaluations(self.flow.network) as counter:
-            field = lambda x, tau: self.velocity(x, tau, rng)  # noqa: E731
-            for i, x in enumerate(solver.path(field, start, self.schedule.grid(steps), rng), start=1):
-                if i == steps or counter.nfe(n) in stops:
-                    states.append(Samples(counter.nfe(n), x))
-        return states
+        """The particles where they have just used up an NFE among the stops, and at the end of the grid."""
+        states, end = [], None
+        for state in self.process(noise, rng, solver, steps):
+            if end is not None and end.nfe in stops:
+                states.append(end)
+            end = state
+        assert end is not None, "a path has a start"
+        return [*states, end]

@@ -10,7 +10,7 @@ from rich.table import Table
 from gpm_tune.models import ModelConfig
 from gpm_tune.study.progress import metric_label
 from gpm_tune.training.description import Description
-from gpm_tune.training.generation import Measurement
+from gpm_tune.training.sweep import Measurement
 
 
 def taxonomy_table() -> Table:
@@ -43,12 +43,19 @@ def measurements_table(measurements: list[Measurement]) -> Table:
     first = measurements[0]
     title = f"{first.samples} samples, {first.split} set, seed {first.seed}"
     table = Table("solver", title=title, box=SIMPLE_HEAD)
+    table.add_column("sampling steps", justify="right")
     table.add_column("NFE", justify="right")
     for name in first.metrics:
         table.add_column(metric_label(name, first.features), justify="right")
     for row in measurements:
-        table.add_row(row.solver, str(row.nfe), *(f"{value:.4g}" for value in row.metrics.values()))
+        steps = "-" if row.sampling_steps is None else str(row.sampling_steps)
+        table.add_row(row.solver, steps, str(row.nfe), *(_with_error(name, row) for name in row.metrics))
     return table
+
+
+def _with_error(name: str, row: Measurement) -> str:
+    error = f" ± {row.errors[name]:.1g}" if name in row.errors else ""
+    return f"{row.metrics[name]:.4g}{error}"
 
 
 def _scaled(value: float) -> str:

@@ -1,9 +1,8 @@
-"""What trained models generate: samples at an NFE, their metrics, and interpolations."""
+"""What trained models generate: samples at an NFE, how they come about, and interpolations."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +20,7 @@ from gpm_tune.sampling.solvers import Solver, SolverConfig
 from gpm_tune.training.experiment import Experiment
 from gpm_tune.training.pictures import picture
 from gpm_tune.training.saved import load_model
-from gpm_tune.training.trainer import build_metrics, draw
-
-SPLITS = ("train", "validation", "test")
+from gpm_tune.training.trainer import draw
 
 
 @dataclass(frozen=True)
@@ -83,7 +80,7 @@ class Sampler:
     @property
     def sampling_steps(self) -> int | None:
         """N of the grid; None for a generator."""
-        steps: int | None = self._options().get("steps")
+        steps: int | None = self.options.get("steps")
         return steps
 
     def _solver(self) -> Solver:
@@ -98,7 +95,7 @@ class Sampler:
         """The NFE, counted, and n samples (n, *shape) on the CPU. Raises UserError as `check` does."""
         self.check()
         rng = torch.Generator(self.model.origin.device).manual_seed(seed)
-        found = draw(self.model, n, rng, **self._options())
+        found = draw(self.model, n, rng, **self.options)
         nfe = max((cost for cost in found if self.nfe is None or cost <= self.nfe), default=None)
         if nfe is None:
             raise UserError(f"no state of the path is reached with NFE {self.nfe}; the first: {min(found)}")
@@ -108,7 +105,7 @@ class Sampler:
         """The NFE, and the samples (n, *shape) that are made from given noise (n, *noise_shape)."""
         self.check()
         rng = torch.Generator(self.model.origin.device).manual_seed(seed)
-        found = self.model.transport(noise.to(self.model.origin), rng, **self._options())
+        found = self.model.transport(noise.to(self.model.origin), rng, **self.options)
         nfe, x = [state for state in found if self.nfe is None or state.nfe <= self.nfe][-1]
         return Samples(nfe, x.cpu())
 
@@ -118,7 +115,7 @@ class Sampler:
         The last ones are those that `draw` gives. Raises UserError where the model has a generator.
         """
         self.check()
-        model, options = self.model, self._options()
+        model, options = self.model, self.options
         if not isinstance(model, FreeParticleModel):
             raise UserError(
                 f"model '{self.experiment.model.name}' has no process of generation: a single evaluation "
@@ -128,7 +125,8 @@ class Sampler:
         path = model.process(model.noise(n, rng), rng, options["solver"], options["steps"])
         return [Samples(nfe, x.cpu()) for nfe, x in path if self.nfe is None or nfe <= self.nfe]
 
-    def _options(self) -> dict[str, Any]:
+    @property
+    def options(self) -> dict[str, Any]:
         """Of `ParticleModel.sample`, so that nothing is simulated beyond what is asked for."""
         if not isinstance(self.model, FreeParticleModel):
             return {}
@@ -144,66 +142,12 @@ def _name(solver: Solver) -> str:
     return "euler" if isinstance(solver, Euler) else str(getattr(solver, "name"))  # noqa: B009
 
 
-@dataclass(frozen=True)
-class Measurement:
-    """The metrics of a model at one NFE, and everything that the numbers depend on."""
-
-    solver: str
-    nfe: int
-    samples: int
-    split: str
-    features: str | None
-    seed: int
-    metrics: dict[str, float]
-
-    def plain(self) -> dict[str, Any]:
-        """As JSON data."""
-        return asdict(self)
-
-
-def evaluate(
-    folder: Path,
-    *,
-    nfe: Sequence[int],
-    solvers: Sequence[str],
-    split: str,
-    samples: int | None,
-    seed: int,
-    cache: Path,
-    device: str,
-) -> list[Measurement]:
-    """Measure a checkpoint's best weights at every NFE with every solver, or with the model's own.
-
-    Raises UserError where the model cannot be sampled like this, before anything is computed.
-    """
-    if split not in SPLITS:
-        raise UserError(f"unknown split '{split}'; {nearest(split, SPLITS)}")
-    experiment, model = load_model(folder, device)
-    samplers = [
-        Sampler(experiment, model, n, solver) for solver in (solvers or (None,)) for n in (nfe or (None,))
-    ]
-    for sampler in samplers:
-        sampler.check()
-    data = experiment.data.load(experiment.seed)
-    metrics, full = build_metrics(experiment, getattr(data, split), cache, torch.device(device))
-    count = samples or full
-    found: dict[tuple[str, int], Measurement] = {}
-    for sampler in samplers:
-        cost, x = sampler.draw(count, seed)
-        key = (sampler.solver_name, cost)
-        if key not in found:
-            values = metrics(x.to(device))
-            found[key] = Measurement(*key, count, split, experiment.features, seed, values)
-    return list(found.values())
-
-
 def interpolate(sampler: Sampler, *, rows: int, columns: int, seed: int, method: str) -> Samples:
     """Samples (rows, columns, *shape) between pairs of noises, by one of the four methods (appendix C.3).
 
     Raises UserError where the method is unknown or the model cannot be sampled like this.
     """
-    if method not in INTERPOLATIONS:
-        raise UserError(f"unknown interpolation '{method}'; {nearest(method, INTERPOLATIONS)}")
+    check_method(method)
     rng = torch.Generator().manual_seed(seed)
     shape = sampler.model.noise_shape
     ends = torch.randn(2, rows, *shape, generator=rng).flatten(2)
@@ -211,6 +155,12 @@ def interpolate(sampler: Sampler, *, rows: int, columns: int, seed: int, method:
     noise = between.transpose(0, 1).reshape(rows * columns, *shape)
     nfe, x = sampler.transport(noise, seed)
     return Samples(nfe, x.unflatten(0, (rows, columns)))
+
+
+def check_method(method: str) -> None:
+    """Raise UserError unless there is such an interpolation."""
+    if method not in INTERPOLATIONS:
+        raise UserError(f"unknown interpolation '{method}'; {nearest(method, INTERPOLATIONS)}")
 
 
 def load_sampler(

@@ -11,7 +11,6 @@ from examples import IMAGE_MODELS, IMAGES, KERNEL_FLOW, MODELS, experiment_of
 from gpm_tune.errors import UserError
 from gpm_tune.training import Experiment, Trainer
 from gpm_tune.training.generation import (
-    evaluate,
     interpolate,
     load_sampler,
     write_interpolation,
@@ -115,54 +114,6 @@ def test_impossible_requests_are_refused(
 ) -> None:
     with pytest.raises(UserError, match=message):
         sampler(runs[run], **how)
-
-
-def test_an_evaluation_measures_every_solver_at_every_nfe(runs: dict[str, Path], tmp_path: Path) -> None:
-    found = evaluate(
-        runs["edm"],
-        nfe=[4, 8],
-        solvers=["euler", "heun"],
-        split="test",
-        samples=300,
-        seed=0,
-        cache=tmp_path,
-        device="cpu",
-    )
-    assert [(m.solver, m.nfe) for m in found] == [("euler", 4), ("euler", 8), ("heun", 3), ("heun", 7)]
-    assert all(set(m.metrics) >= {"sliced_wasserstein", "frechet"} for m in found)
-    assert {(m.samples, m.split, m.seed, m.features) for m in found} == {(300, "test", 0, None)}
-
-
-def test_images_are_evaluated_by_fid(runs: dict[str, Path], tmp_path: Path) -> None:
-    (found,) = evaluate(
-        runs["images"],
-        nfe=(),
-        solvers=(),
-        split="validation",
-        samples=None,
-        seed=0,
-        cache=tmp_path,
-        device="cpu",
-    )
-    assert (found.solver, found.nfe, found.samples, found.features) == ("heun", 3, 20, "small")
-    assert found.metrics["fid"] > 0
-
-
-def test_an_evaluation_reproduces_what_training_measured(tmp_path: Path) -> None:
-    trainer = Trainer(experiment_of(model=MODELS["gan"]))
-    measured = trainer.run_interval()
-    assert measured is not None
-    trainer.save(tmp_path)
-    keys: dict[str, Any] = {"nfe": (), "solvers": (), "samples": None, "cache": tmp_path, "device": "cpu"}
-    (found,) = evaluate(tmp_path, split="validation", seed=0, **keys)
-    for name, value in found.metrics.items():
-        assert value == pytest.approx(measured.metrics[name])
-
-
-def test_unknown_splits_are_refused(runs: dict[str, Path], tmp_path: Path) -> None:
-    keys: dict[str, Any] = {"nfe": (), "solvers": (), "samples": None, "cache": tmp_path, "device": "cpu"}
-    with pytest.raises(UserError, match="unknown split 'valid'; did you mean 'validation'"):
-        evaluate(runs["gan"], split="valid", seed=0, **keys)
 
 
 @pytest.mark.parametrize("run", ["gan", "edm", "discr_flow"])

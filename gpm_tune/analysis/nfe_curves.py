@@ -1,0 +1,101 @@
+"""Figure 7: quality against NFE, with the Pareto front over all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter, StrMethodFormatter
+
+from gpm_tune.analysis.figures import look, metric_title, new_figure
+from gpm_tune.analysis.quality import pareto_front
+from gpm_tune.analysis.subjects import Subject
+from gpm_tune.errors import UserError
+from gpm_tune.metrics import ImageQuality, PointQuality
+
+
+def default_nfe(subjects: Sequence[Subject]) -> list[int]:
+    """Powers of two up to the longest grid among the models."""
+    longest = max(1, *(_sampling_steps(subject) for subject in subjects))
+    return [2**k for k in range(longest.bit_length())]
+
+
+def with_a_process(subjects: Sequence[Subject]) -> list[Subject]:
+    """Those that have a process of generation. Raises UserError where none has."""
+    found = [subject for subject in subjects if _sampling_steps(subject)]
+    if not found:
+        raise UserError("these models sample by their generator, at NFE 1: there is nothing to stop early")
+    return found
+
+
+def stops(subjects: Sequence[Subject], every: int, steps: int | None) -> list[int]:
+    """Every so many NFE of the longest process, and the end of each; a second-order solver needs twice N."""
+    ends = {_sampling_steps(subject) for subject in subjects}
+    longest = 2 * max(*ends, steps or 0)
+    return sorted({*range(every, longest + 1, every), *ends, longest})
+
+
+def _sampling_steps(subject: Subject) -> int:
+    """N of the model's own grid; 0 for a generator."""
+    has_generator = getattr(subject.experiment.model, "generator", None) is not None
+    return 0 if has_generator else int(getattr(subject.experiment.model, "sampling_steps", 0))
+
+
+def with_front(points: pd.DataFrame) -> pd.DataFrame:
+    """The points, each with the name of its `series`, and whether it is on the `pareto` front of all."""
+    metric = points["metric"].iloc[0]
+    directions = ImageQuality.directions | PointQuality.directions
+    sign = 1 if directions[metric] == "min" else -1
+    front = pareto_front(points["nfe"].to_numpy(), sign * points["value"].to_numpy())
+    series = [_series(row.label, row.model, row.solver, row.sampling_steps) for row in points.itertuples()]
+    return points.assign(series=series, pareto=front).sort_values(["series", "nfe"], ignore_index=True)
+
+
+def _series(label: str, model: str, solver: str, steps: float) -> str:
+    """What the points of a line have in common."""
+    if solver == "generator":
+        return label
+    return f"{label}, {solver}" if model == "edm" else f"{label}, N = {steps:.0f}, stopped early"
+
+
+def draw(points: pd.DataFrame, *, front: bool = True) -> Figure:
+    """A line per series against NFE, both axes logarithmic where values allow."""
+    figure, axes = new_figure()
+    for index, (name, line) in enumerate(points.groupby("series", sort=False)):
+        color, marker = look(index)
+        axes.errorbar(
+            line["nfe"],
+            line["value"],
+            yerr=line["error"].fillna(0.0),
+            label=f"{name}{_seeds(line)}",
+            color=color,
+            marker=marker,
+            capsize=3,
+            linewidth=1.2,
+        )
+    if front:
+        best = points[points["pareto"]].sort_values("nfe")
+        axes.step(best["nfe"], best["value"], where="post", color="0.5", linestyle=":", label="Pareto front")
+    first = points.iloc[0]
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_locator(LogLocator(base=2))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    if (points["value"] > 0).all():
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(ScalarFormatter())
+        axes.yaxis.set_minor_formatter(NullFormatter() if _spans_decades(points) else ScalarFormatter())
+    axes.set_xlabel("NFE")
+    features = None if pd.isna(first.features) else str(first.features)
+    axes.set_ylabel(metric_title(first.metric, features, int(first.samples), first.split))
+    axes.legend(fontsize=8)
+    return figure
+
+
+def _spans_decades(points: pd.DataFrame) -> bool:
+    return bool(points["value"].max() > 30 * points["value"].min())
+
+
+def _seeds(line: pd.DataFrame) -> str:
+    most = int(line["seeds"].max())
+    return f" ({most} seeds)" if most > 1 else ""

@@ -1,0 +1,137 @@
+"""Trained models measured at many NFE, as a tidy frame: over seeds where there are, with error bars."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from gpm_tune.analysis.loader import refuse_mixed
+from gpm_tune.analysis.subjects import Subject
+from gpm_tune.config import nearest
+from gpm_tune.errors import UserError
+from gpm_tune.models import EDMConfig
+from gpm_tune.study.home import Home
+from gpm_tune.training.sweep import Conditions, Measurement, evaluate
+
+CONDITIONS = ["features", "samples", "split"]  # and the data: what values must share to be compared
+RESAMPLES = 50
+
+
+def measure(
+    subjects: Sequence[Subject],
+    home: Home,
+    conditions: Conditions,
+    device: str,
+    *,
+    nfe: Sequence[int] = (),
+    solvers: Sequence[str] = (),
+    one_grid: bool = False,
+    steps: int | None = None,
+) -> pd.DataFrame:
+    """A row per model, solver and NFE: origin, conditions, every metric, and METRIC_error.
+
+    NFE and solvers that a kind of model does not have are left out for it: a generator has NFE 1, a
+    Discriminator Flow at most its own. one_grid: lower NFE leave one grid early for all models, of
+    so many `steps` where the model knows every grid; else that one takes a grid for each NFE.
+    """
+    rows = []
+    for subject in subjects:
+        model: Any = subject.experiment.model
+        found = evaluate(
+            subject.folder,
+            nfe=_possible_nfe(subject, nfe),
+            solvers=[name for name in solvers if name in getattr(model, "solvers", ())],
+            conditions=conditions,
+            cache=home.cache,
+            device=device,
+            steps=(steps or model.sampling_steps) if one_grid and knows_every_grid(subject) else None,
+        )
+        rows += [_row(subject, measurement) for measurement in found]
+    return pd.DataFrame(rows)
+
+
+def refuse_different(subjects: Sequence[Subject], samples: int | None) -> None:
+    """Raise UserError, before anything is measured, where models cannot share an axis."""
+    rows = [
+        {
+            "label": subject.label,
+            "data": subject.experiment.data.name,
+            "shape": subject.experiment.data.shape,
+            "evaluation.features": subject.experiment.features,
+            "evaluation.samples": samples or subject.experiment.evaluation.samples,
+        }
+        for subject in subjects
+    ]
+    refuse_mixed(pd.DataFrame(rows), "the models", [key for key in rows[0] if key != "label"])
+
+
+def knows_every_grid(subject: Subject) -> bool:
+    """Whether a model's sampling steps are free, as they are where its flow knows every noise level."""
+    return isinstance(subject.experiment.model, EDMConfig)
+
+
+def _possible_nfe(subject: Subject, nfe: Sequence[int]) -> list[int]:
+    """Those of the wanted NFE that a model with a grid of its own can spend; none for a generator."""
+    model: Any = subject.experiment.model
+    if getattr(model, "generator", None) is not None:
+        return []
+    return [n for n in nfe if knows_every_grid(subject) or n <= model.sampling_steps]
+
+
+def _row(subject: Subject, measured: Measurement) -> dict[str, Any]:
+    errors = {f"{metric}_error": value for metric, value in measured.errors.items()}
+    return {
+        "label": subject.label,
+        "model": subject.model,
+        "data": subject.experiment.data.name,
+        "origin": subject.origin,
+        "checkpoint": str(subject.folder),
+        "seed": subject.experiment.seed,
+        "solver": measured.solver,
+        "sampling_steps": measured.sampling_steps,
+        "nfe": measured.nfe,
+        "features": measured.features,
+        "samples": measured.samples,
+        "split": measured.split,
+        "sampling_seed": measured.seed,
+        **measured.metrics,
+        **errors,
+    }
+
+
+def over_seeds(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """A row per label, solver, grid and NFE: `value`, `error`, and the number of `seeds`.
+
+    error: of one seed the standard error over samples, of several the standard deviation over them.
+    """
+    keys = ["label", "model", "data", "solver", "sampling_steps", "nfe", *CONDITIONS]
+    frame = frame.assign(**{f"{metric}_error": frame.get(f"{metric}_error", np.nan)})
+    rows = []
+    for key, group in frame.groupby(keys, dropna=False, sort=False):
+        spread = group[metric].std(ddof=1) if len(group) > 1 else group[f"{metric}_error"].iloc[0]
+        values = {"metric": metric, "value": group[metric].mean(), "error": spread, "seeds": len(group)}
+        rows.append({**dict(zip(keys, key, strict=True)), **values, "origin": " ".join(group["origin"])})
+    return pd.DataFrame(rows)
+
+
+def check_metric(metric: str | None, frame: pd.DataFrame, default: str) -> str:
+    """The metric asked for, or the default. Raises UserError where it was not measured."""
+    known = [name.removesuffix("_error") for name in frame if str(name).endswith("_error")]
+    chosen = metric or default
+    if chosen not in frame:
+        raise UserError(f"--metric {chosen}: not measured; {nearest(chosen, known)}")
+    return chosen
+
+
+def pareto_front(costs: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Which points are such that no other is at most as costly and better, or cheaper and as good.
+
+    costs, values: (n,), less is better for both. Returns a mask (n,).
+    """
+    no_worse = (costs[:, None] <= costs) & (values[:, None] <= values)
+    better = (costs[:, None] < costs) | (values[:, None] < values)
+    dominated: np.ndarray = np.any(no_worse & better, axis=0)
+    return ~dominated

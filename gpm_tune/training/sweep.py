@@ -1,0 +1,239 @@
+"""The sweep: what a trained model is worth at many NFE, with as few simulations as its grids allow."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import gpm_tune
+from gpm_tune.config import nearest
+from gpm_tune.data import GaussiansConfig, to_float
+from gpm_tune.errors import UserError
+from gpm_tune.metrics import ImageQuality, PointQuality, Quality
+from gpm_tune.models import FreeParticleModel, Samples
+from gpm_tune.models.flow import evaluating
+from gpm_tune.training import checkpoint
+from gpm_tune.training.experiment import Experiment
+from gpm_tune.training.generation import Sampler
+from gpm_tune.training.saved import load_model
+from gpm_tune.training.trainer import SAMPLED_AT_ONCE
+
+SPLITS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """The metrics of a model at one NFE, and everything that the numbers depend on."""
+
+    solver: str
+    sampling_steps: int | None  # of the grid; None for a generator
+    nfe: int
+    samples: int
+    split: str
+    features: str | None
+    seed: int
+    metrics: dict[str, float]
+    errors: dict[str, float]  # standard errors over samples, by the bootstrap
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON data."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """How samples are measured."""
+
+    split: str
+    samples: int | None  # generated; None for the experiment's
+    seed: int
+    resamples: int  # of the bootstrap; 0 for no standard errors
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """One run along a grid, and the NFE at which it is looked at; None stands for its end."""
+
+    sampler: Sampler
+    asked: tuple[int | None, ...]
+
+    def states(self, n: int, rng: torch.Generator) -> Iterator[Samples]:
+        """n samples (n, *shape) at the highest NFE that each of those asked for allows, ascending."""
+        model, options = self.sampler.model, self.sampler.options
+        if not isinstance(model, FreeParticleModel):
+            return iter(model.sample(n, rng))
+        path = model.process(model.noise(n, rng), rng, options["solver"], options["steps"])
+        return last_within(path, self.asked)
+
+
+def last_within(path: Iterable[Samples], asked: Sequence[int | None]) -> Iterator[Samples]:
+    """Of a path, the last state that each NFE allows, once, ascending; None allows its end.
+
+    The path is not followed further than needed.
+    """
+    waiting = sorted({nfe for nfe in asked if nfe is not None})
+    before = None
+    for state in path:
+        while waiting and state.nfe > waiting[0]:
+            waiting.pop(0)
+            if before is not None and before.nfe > 0:
+                yield before
+                before = None
+        if not waiting and None not in asked:
+            return
+        before = state
+    if before is not None:
+        yield before
+
+
+def plan(samplers: Sequence[Sampler]) -> list[Simulation]:
+    """The fewest simulations that serve these requests: those with the same solver and grid share one."""
+    shared: dict[tuple[str, int | None], list[Sampler]] = {}
+    for sampler in samplers:
+        shared.setdefault((sampler.solver_name, sampler.options.get("steps")), []).append(sampler)
+    return [Simulation(group[0], tuple(sampler.nfe for sampler in group)) for group in shared.values()]
+
+
+def evaluate(
+    folder: Path,
+    *,
+    nfe: Sequence[int],
+    solvers: Sequence[str],
+    conditions: Conditions,
+    cache: Path,
+    device: str,
+    steps: int | None = None,
+) -> list[Measurement]:
+    """Measure a checkpoint's best weights at every NFE with every solver, or with the model's own.
+
+    steps: of a grid that lower NFE leave early; None for the model's own or, where it knows every grid,
+    for the one that fits each NFE. What was measured before, of the same weights in the same way, is
+    taken from the cache.
+    Raises UserError where the model cannot be sampled like this, before anything is computed.
+    """
+    if conditions.resamples == 1:
+        raise UserError("--resamples 1: a standard error needs at least 2 resamples; 0 leaves it out")
+    if conditions.split not in SPLITS:
+        raise UserError(f"unknown split '{conditions.split}'; {nearest(conditions.split, SPLITS)}")
+    experiment, model = load_model(folder, device)
+    wanted = [(solver, n) for solver in (solvers or (None,)) for n in (nfe or (None,))]
+    samplers = [Sampler(experiment, model, n, solver, steps) for solver, n in wanted]
+    for sampler in samplers:
+        sampler.check()
+    bench = _Bench(experiment, conditions, cache, torch.device(device))
+    store = cache / "measurements"
+    found: list[Measurement] = []
+    for simulation in plan(samplers):
+        file = store / f"{_key(folder, conditions, simulation)}.json"
+        found += _load(file) or _keep(file, bench.measure(simulation))
+    return found
+
+
+class _Bench:
+    """Measures simulations of one model under the same conditions."""
+
+    def __init__(
+        self, experiment: Experiment, conditions: Conditions, cache: Path, device: torch.device
+    ) -> None:
+        self._experiment, self._conditions = experiment, conditions
+        self._cache, self._device = cache, device
+
+    @cached_property
+    def _quality(self) -> tuple[Quality, int]:
+        """Made when the first simulation has to be measured: the data have to be loaded for it."""
+        experiment, conditions = self._experiment, self._conditions
+        reference = getattr(experiment.data.load(experiment.seed), conditions.split)
+        quality = build_quality(experiment, reference, self._cache, self._device)
+        default = experiment.evaluation.samples or (
+            len(reference) if experiment.features else experiment.evaluated_samples
+        )
+        return quality, conditions.samples or default
+
+    def measure(self, simulation: Simulation) -> list[Measurement]:
+        """Every state that the simulation is looked at, each batch's features extracted as it comes."""
+        quality, count = self._quality
+        sampler, conditions = simulation.sampler, self._conditions
+        resamples, seed = conditions.resamples, conditions.seed
+        rng = torch.Generator(self._device).manual_seed(seed)
+        features: dict[int, list[Tensor]] = {}
+        with evaluating(sampler.model):
+            for start in range(0, count, SAMPLED_AT_ONCE):
+                for nfe, x in simulation.states(min(SAMPLED_AT_ONCE, count - start), rng):
+                    features.setdefault(nfe, []).append(quality.features(x))
+        return [
+            Measurement(
+                solver=sampler.solver_name,
+                sampling_steps=sampler.options.get("steps"),
+                nfe=nfe,
+                samples=count,
+                split=conditions.split,
+                features=self._experiment.features,
+                seed=seed,
+                metrics=quality.measure(x),
+                errors=quality.errors(x, conditions.resamples, conditions.seed)
+                if conditions.resamples
+                else {},
+            )
+            for nfe, x in ((nfe, torch.cat(parts)) for nfe, parts in features.items())
+        ]
+
+
+def build_quality(
+    experiment: Experiment, reference: Tensor, cache: Path | None, device: torch.device
+) -> Quality:
+    """All metrics of the experiment's kind of data, against reference samples.
+
+    Raises UserError where Inception's weights cannot be had.
+    """
+    if experiment.features is None:
+        data = experiment.data
+        assert isinstance(data, GaussiansConfig)
+        real = reference[: experiment.evaluated_samples]
+        return PointQuality(real, data.means, data.std, device=device)
+    return ImageQuality(
+        to_float(reference),
+        experiment.features,
+        weights=experiment.evaluation.inception_weights,
+        cache=cache,
+        device=device,
+    )
+
+
+def _key(folder: Path, conditions: Conditions, simulation: Simulation) -> str:
+    """A digest of all that measurements depend on."""
+    record = checkpoint.read_record(folder)
+    sampler = simulation.sampler
+    parts = [
+        gpm_tune.__version__,
+        record["files"],
+        record["experiment"],
+        asdict(conditions),
+        sampler.solver_name,
+        sampler.options.get("steps"),
+        simulation.asked,
+    ]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
+
+
+def _load(file: Path) -> list[Measurement]:
+    """What was kept; nothing where there is no such file, or it is damaged."""
+    try:
+        return [Measurement(**plain) for plain in json.loads(file.read_text())]
+    except (OSError, ValueError, TypeError):
+        return []
+
+
+def _keep(file: Path, found: list[Measurement]) -> list[Measurement]:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_suffix(".partial")
+    partial.write_text(json.dumps([measurement.plain() for measurement in found]))
+    partial.replace(file)
+    return found

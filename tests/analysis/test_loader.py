@@ -1,0 +1,120 @@
+"""The way from MLflow, and from words, to frames and models."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from gpm_tune.analysis.loader import COLUMNS, POINTS, load_points, load_runs, refuse_mixed
+from gpm_tune.analysis.subjects import find_subjects
+from gpm_tune.errors import UserError
+from gpm_tune.study.home import Home
+from gpm_tune.study.records import StudyRecord, read_study
+from gpm_tune.study.tracking import Tracker
+
+slow = pytest.mark.slow  # the finished study takes a real Ray cluster
+
+
+@pytest.fixture
+def home(finished: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    return Home(finished)
+
+
+@pytest.fixture
+def record(home: Home) -> StudyRecord:
+    return read_study(home.optuna_uri, "digits")
+
+
+@slow
+def test_runs_are_the_studys_trials(home: Home, record: StudyRecord) -> None:
+    runs = load_runs(home, ["digits"])
+    assert list(runs.columns[: len(COLUMNS)]) == COLUMNS
+    assert list(runs["trial"]) == [trial.number for trial in record.trials]
+    assert list(runs["state"]) == [trial.state for trial in record.trials]
+    assert list(runs["checkpoint"]) == [trial.checkpoint for trial in record.trials]
+    assert list(runs["param.model.eta"]) == pytest.approx([t.values["model.eta"] for t in record.trials])
+    assert set(runs["stage"]) == {"search"}
+    assert (runs["ended"] >= runs["started"]).all()
+
+
+@slow
+def test_points_are_what_optuna_knows(home: Home, record: StudyRecord) -> None:
+    runs = load_runs(home, ["digits"])
+    points = load_points(home, runs, ["fid"])
+    assert list(points.columns) == POINTS
+    assert set(points["metric"]) == {"fid"}
+    plain = points[points["nfe"].isna()]
+    best = plain.groupby("trial")["value"].min()
+    assert best.to_dict() == pytest.approx({trial.number: trial.value for trial in record.trials})
+    assert not points.duplicated(["run", "metric", "nfe", "step"]).any()
+    assert {1, 2} <= set(points["nfe"].dropna()), "the NFE of evaluation.nfe"
+    assert {"seconds", "loss/real"} <= set(load_points(home, runs)["metric"])
+
+
+@slow
+@pytest.mark.parametrize(
+    ("word", "origins"),
+    [("digits/1", ["digits/1"]), ("digits/*", [f"digits/{n}" for n in range(4)])],
+)
+def test_words_name_models(home: Home, word: str, origins: list[str]) -> None:
+    assert [subject.origin for subject in find_subjects(home, [word])] == origins
+
+
+@slow
+def test_a_study_stands_for_its_best_trial_and_a_run_for_itself(home: Home, record: StudyRecord) -> None:
+    best = record.ranked()[0]
+    runs = load_runs(home, ["digits"]).set_index("trial")
+    by_study, by_run = find_subjects(home, ["digits", f"mine={runs.loc[best.number, 'run']}"])
+    assert by_study.folder == by_run.folder == Path(str(best.checkpoint))
+    assert (by_study.label, by_run.label) == ("Discriminator Flow", "mine")
+
+
+@slow
+def test_a_checkpoint_that_is_gone_is_left_out_with_a_warning(
+    home: Home, record: StudyRecord, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    kept = tmp_path / "kept"
+    shutil.copytree(str(record.trials[0].checkpoint), kept)
+    with caplog.at_level(logging.WARNING):
+        (subject,) = find_subjects(home, [str(kept), "digits/77"])
+    assert subject.folder == kept
+    assert "left out: study 'digits' has no trial 77; it has 4 trials" in caplog.text
+    with pytest.raises(UserError, match="has no trial 77"):
+        find_subjects(home, ["digits/77"])
+
+
+def test_labels_tell_models_apart(models: dict[str, Path]) -> None:
+    home = Home(models["gan"])
+    pair = [str(models["gan"]), str(models["gan_again"])]
+    assert [subject.label for subject in find_subjects(home, pair, replicates=True)] == ["GAN", "GAN"]
+    assert [s.label for s in find_subjects(home, pair)] == [f"GAN ({folder})" for folder in pair]
+    with pytest.raises(UserError, match="'x' names 2 models, which differ in more than their seed"):
+        find_subjects(home, [f"x={models['gan']}", f"x={models['edm']}"], replicates=True)
+
+
+def test_nothing_tracked_and_unknown_names_are_told(tmp_path: Path) -> None:
+    home = Home(tmp_path, f"sqlite:///{tmp_path / 'mlflow.db'}")
+    with pytest.raises(UserError, match="'any': nothing has been tracked"):
+        load_runs(home, ["any"])
+    with Tracker(tmp_path / "spool", home.tracking_uri, "known", home.artifact_root) as tracker:
+        tracker.open_run("known", name="known", params={}, tags={"gpm.study": "known"})
+    empty = load_runs(home, ["known"])
+    assert empty.empty
+    assert list(empty.columns) == COLUMNS
+    assert list(load_points(home, empty).columns) == POINTS
+    with pytest.raises(UserError, match=r"'know': no study or experiment of this name.*did you mean 'known'"):
+        load_runs(home, ["know"])
+    with pytest.raises(UserError, match="neither the folder of a checkpoint"):
+        find_subjects(home, ["nowhere"])
+
+
+def test_what_was_measured_differently_is_refused_by_name() -> None:
+    frame = pd.DataFrame({"label": ["a", "b", "c"], "features": ["small", "inception", "small"]})
+    with pytest.raises(UserError, match=r"differ in features .*small: a, c; inception: b"):
+        refuse_mixed(frame, "the models", ["features"])
+    refuse_mixed(frame[frame["features"] == "small"], "the models", ["features"])

@@ -1,0 +1,144 @@
+"""The sweep: every NFE and solver from few simulations, with the values that each would have alone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from examples import IMAGE_MODELS, IMAGES, MODELS, experiment_of
+
+from gpm_tune.errors import UserError
+from gpm_tune.metrics import PointMetrics
+from gpm_tune.models import Samples
+from gpm_tune.training import Experiment, Trainer, sweep
+from gpm_tune.training.generation import Sampler, load_sampler
+from gpm_tune.training.sweep import Conditions, Measurement, evaluate, last_within, plan
+
+
+def saved(folder: Path, experiment: Experiment) -> Path:
+    trainer = Trainer(experiment)
+    trainer.run_interval()
+    trainer.save(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A checkpoint of each kind of model."""
+    root = tmp_path_factory.mktemp("runs")
+    experiments = {
+        "discr_flow": experiment_of(model__sampling_steps=6),
+        "edm": experiment_of(model={**MODELS["edm"], "sampling_steps": 8}),
+        "gan": experiment_of(model=MODELS["gan"]),
+        "images": experiment_of(**{**IMAGES, "model": IMAGE_MODELS["edm"]}),
+    }
+    return {name: saved(root / name, experiment) for name, experiment in experiments.items()}
+
+
+def measure(folder: Path, cache: Path, **changes: Any) -> list[Measurement]:
+    how = {"split": "test", "samples": 300, "seed": 0, "resamples": 0}
+    conditions = Conditions(**{**how, **{key: changes.pop(key) for key in how if key in changes}})
+    keys: dict[str, Any] = {"nfe": (), "solvers": (), "cache": cache, "device": "cpu", **changes}
+    return evaluate(folder, conditions=conditions, **keys)
+
+
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [((2, 3), [2, 2]), ((3, None), [2, 8]), ((None,), [8]), ((100,), [8]), ((1,), []), ((2, 4, 5), [2, 4])],
+)
+def test_the_last_state_within_each_nfe_is_taken(asked: tuple[int | None, ...], expected: list[int]) -> None:
+    path = [Samples(nfe, torch.zeros(1)) for nfe in (0, 2, 4, 8)]
+    assert [state.nfe for state in last_within(path, asked)] == sorted(set(expected))
+
+
+def test_nothing_is_simulated_beyond_the_last_nfe() -> None:
+    def path():
+        yield Samples(0, torch.zeros(1))
+        yield Samples(1, torch.zeros(1))
+        yield Samples(2, torch.zeros(1))
+        raise AssertionError("followed too far")
+
+    assert [state.nfe for state in last_within(path(), (1,))] == [1]
+
+
+def test_early_stops_share_one_simulation_and_grids_of_their_own_do_not(runs: dict[str, Path]) -> None:
+    def simulations(run: str, **how: Any) -> list[tuple[int | None, ...]]:
+        whole = load_sampler(runs[run], nfe=None, solver=None, steps=None, device="cpu")
+        samplers = [Sampler(whole.experiment, whole.model, n, **how) for n in (1, 2, 4)]
+        return [simulation.asked for simulation in plan(samplers)]
+
+    assert simulations("discr_flow") == [(1, 2, 4)]
+    assert simulations("edm", solver="euler", steps=8) == [(1, 2, 4)]
+    assert simulations("edm", solver="euler") == [(1,), (2,), (4,)]
+    assert simulations("edm", solver="heun") == [(1, 2), (4,)], "NFE 2 does not pay for a second step"
+
+
+@pytest.mark.parametrize(("run", "nfe"), [("discr_flow", [1, 3, 6]), ("edm", [1, 5, 9]), ("gan", [1])])
+def test_a_sweep_has_the_values_of_single_evaluations(
+    run: str, nfe: list[int], runs: dict[str, Path], tmp_path: Path
+) -> None:
+    together = measure(runs[run], tmp_path / "a", nfe=nfe)
+    alone = [found for n in nfe for found in measure(runs[run], tmp_path / "b", nfe=[n])]
+    assert together == alone
+    assert [found.nfe for found in together] == nfe
+
+
+def test_samples_are_those_that_the_sampler_draws(runs: dict[str, Path], tmp_path: Path) -> None:
+    (found,) = measure(runs["discr_flow"], tmp_path, nfe=[4], samples=1200)
+    sampler = load_sampler(runs["discr_flow"], nfe=4, solver=None, steps=None, device="cpu")
+    data = sampler.experiment.data.load(sampler.experiment.seed)
+    expected = PointMetrics(data.test[:200], sampler.experiment.data.means, sampler.experiment.data.std)
+    assert found.metrics == pytest.approx(expected(sampler.draw(1200, seed=0)[1]))
+
+
+def test_what_was_measured_is_not_measured_again(
+    runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = measure(runs["edm"], tmp_path, nfe=[4, 8], solvers=["euler"])
+    monkeypatch.setattr(sweep, "build_quality", None)  # measuring would fail
+    assert measure(runs["edm"], tmp_path, nfe=[4, 8], solvers=["euler"]) == first
+    for other in ({"seed": 1}, {"samples": 200}, {"split": "validation"}, {"resamples": 3}):
+        with pytest.raises(TypeError):
+            measure(runs["edm"], tmp_path, nfe=[4], solvers=["euler"], **other)
+
+
+def test_a_damaged_record_is_measured_again(runs: dict[str, Path], tmp_path: Path) -> None:
+    first = measure(runs["gan"], tmp_path)
+    (record,) = (tmp_path / "measurements").glob("*.json")
+    record.write_text(json.dumps([{"nfe": 1}]))
+    assert measure(runs["gan"], tmp_path) == first
+    assert json.loads(record.read_text())[0]["metrics"] == first[0].metrics
+
+
+def test_errors_come_with_resamples(runs: dict[str, Path], tmp_path: Path) -> None:
+    (found,) = measure(runs["images"], tmp_path, samples=40, resamples=5)
+    assert set(found.errors) == set(found.metrics) >= {"fid", "kid", "precision", "recall", "fid_infinity"}
+    assert found.errors["fid"] > 0
+    assert (found.solver, found.sampling_steps, found.features) == ("heun", 2, "small")
+    with pytest.raises(UserError, match="needs at least 2 resamples"):
+        measure(runs["images"], tmp_path, resamples=1)
+
+
+def test_an_evaluation_measures_every_solver_at_every_nfe(runs: dict[str, Path], tmp_path: Path) -> None:
+    found = measure(runs["edm"], tmp_path, nfe=[4, 8], solvers=["euler", "heun"])
+    assert [(m.solver, m.nfe) for m in found] == [("euler", 4), ("euler", 8), ("heun", 3), ("heun", 7)]
+    assert all(set(m.metrics) >= {"sliced_wasserstein", "frechet"} for m in found)
+    assert {(m.samples, m.split, m.seed, m.features) for m in found} == {(300, "test", 0, None)}
+
+
+def test_an_evaluation_reproduces_what_training_measured(tmp_path: Path) -> None:
+    trainer = Trainer(experiment_of(model=MODELS["gan"]))
+    measured = trainer.run_interval()
+    assert measured is not None
+    trainer.save(tmp_path)
+    (found,) = measure(tmp_path, tmp_path, split="validation", samples=None)
+    for name, value in found.metrics.items():
+        assert value == pytest.approx(measured.metrics[name])
+
+
+def test_unknown_splits_are_refused(runs: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="unknown split 'valid'; did you mean 'validation'"):
+        measure(runs["gan"], tmp_path, split="valid")
