@@ -1,0 +1,263 @@
+"""Particles in the plane, where their flow points, and what they descend (Figures 8 to 12).
+
+Free particles are shown over inference time, along their path; those of a generator over training time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gpm_tune.analysis.retraining import Origin, start, train_to
+from gpm_tune.data import GaussiansConfig
+from gpm_tune.errors import UserError
+from gpm_tune.models import FreeParticleModel, GeneratorModel, KernelFlowConfig, ParticleModel
+from gpm_tune.models.flow import Flow, evaluating
+from gpm_tune.models.flows.discriminator import DiscriminatorFlow
+from gpm_tune.models.flows.score import ScoreDifference
+from gpm_tune.models.particle_model import NoiseLevels
+from gpm_tune.study.home import Home
+from gpm_tune.training import Trainer
+from gpm_tune.training.description import build_empty
+from gpm_tune.training.generation import Sampler
+from gpm_tune.training.saved import load_model
+
+CROWD = 500  # a kernel flow's particles interact: so many are simulated, however few are shown
+DRAWS = 64  # a Score GAN's direction is an expectation over noise, of which this is the mean
+PIXELS = 100  # of the background, along a side
+MARGIN = 1.05  # of the frame
+TAILS = 3  # standard deviations of the data's Gaussians that are within the frame
+Spacing = Literal["even", "geometric"]
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Particles at one moment, and where their flow points."""
+
+    title: str
+    moment: dict[str, float]  # step, t, sigma, nfe: what the moment is called in tables
+    x: Tensor  # (n, 2)
+    arrows: dict[str, Tensor]  # name -> (n, 2); none where the path has ended
+    half: float  # of the frame's width
+    loss: Tensor | None = None  # c(f) on a grid of the frame, (PIXELS, PIXELS)
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What is seen at all moments: the model, the data, and how many particles."""
+
+    origin: Origin
+    model: ParticleModel  # without weights
+    data: Tensor  # (n, 2)
+    seed: int
+    noise: float | None = None  # σ of noised particles
+
+    @property
+    def steps(self) -> int:
+        """The last step: of sampling for free particles, of training for a generator's."""
+        if isinstance(self.model, FreeParticleModel):
+            return self.model.steps
+        return self.origin.experiment.training.steps
+
+    @property
+    def trace(self) -> dict[str, Any]:
+        """Columns of every row of the table."""
+        experiment, free = self.origin.experiment, isinstance(self.model, FreeParticleModel)
+        return {
+            "run": self.origin.name,
+            "checkpoint": self.origin.checkpoint if free else None,
+            "model": experiment.model.name,
+            "solver": Sampler(experiment, self.model).solver_name,
+            "sampling_steps": self.steps if free else None,
+            "training_steps": experiment.training.steps,
+            "training_seed": experiment.seed,
+            "noise": self.noise,
+            "seed": self.seed,
+        }
+
+    @property
+    def particles(self) -> int:
+        """How many are shown."""
+        return len(self.data)
+
+    @property
+    def simulated(self) -> int:
+        """How many are simulated."""
+        interact = isinstance(self.origin.experiment.model, KernelFlowConfig)
+        return max(self.particles, CROWD) if interact else self.particles
+
+    def frame(self, x: Tensor) -> float:
+        """Half the width of a frame around the data and the particles (n, 2)."""
+        mixture = self.origin.experiment.data
+        assert isinstance(mixture, GaussiansConfig)
+        return MARGIN * max(mixture.radius + TAILS * mixture.std, x.abs().max().item())
+
+
+def new_scene(origin: Origin, particles: int, seed: int, noise: float | None) -> Scene:
+    """A scene with as many points of the validation data as particles.
+
+    noise: for a Score GAN, the noise level at which its direction is split into its two parts.
+    Raises UserError where the data have no two dimensions, or other models are to be split.
+    """
+    experiment = origin.experiment
+    if not isinstance(experiment.data, GaussiansConfig):
+        raise UserError(
+            f"{origin.name}: its data, '{experiment.data.name}', are images; particles and arrows are drawn "
+            "for data in the plane: 'gaussians'"
+        )
+    if noise is not None and experiment.model.name != "score_gan":
+        raise UserError(
+            f"--noise: only the direction of a 'score_gan' has two scores; {origin.name} is a "
+            f"'{experiment.model.name}'"
+        )
+    data = experiment.data.load(experiment.seed).validation[:particles]
+    if len(data) < particles:
+        raise UserError(f"--particles {particles}: the validation data have {len(data)} points only")
+    return Scene(origin, build_empty(experiment)[0], data, seed, noise)
+
+
+def choose(scene: Scene, panels: int, spacing: Spacing | None) -> list[int]:
+    """Steps from 0 to the last one; those of training come after a generator's update.
+
+    spacing: geometric ones are each twice as late as the one before; None for even steps of sampling, and
+    geometric ones of training.
+    """
+    total, free = scene.steps, isinstance(scene.model, FreeParticleModel)
+    multiple = scene.model.flow_steps if isinstance(scene.model, GeneratorModel) else 1
+    if (spacing or ("even" if free else "geometric")) == "even":
+        wanted = np.linspace(0, total, panels)
+    else:
+        wanted = np.append(0, total * 2.0 ** np.arange(2 - panels, 1))
+    steps = {min(total, int(np.ceil(step / multiple)) * multiple) for step in wanted}
+    return sorted(steps)
+
+
+def check_steps(scene: Scene, steps: Sequence[int]) -> list[int]:
+    """The steps in order. Raises UserError where one lies beyond the last."""
+    if max(steps) > scene.steps:
+        what = "sampling" if isinstance(scene.model, FreeParticleModel) else "training"
+        raise UserError(f"--at {max(steps)}: the last {what} step of {scene.origin.name} is {scene.steps}")
+    return sorted(set(steps))
+
+
+def take(scene: Scene, steps: Sequence[int], home: Home, device: str) -> list[Snapshot]:
+    """A snapshot after each of the steps, ascending: of a run's best weights, or of training again.
+
+    Raises UserError where the run, its data or its teacher cannot be had.
+    """
+    origin = scene.origin
+    if isinstance(scene.model, GeneratorModel):
+        return list(over_training(start(origin.experiment, home, device), scene, steps))
+    if origin.checkpoint is not None:
+        _, model = load_model(origin.checkpoint, device)
+    else:
+        trainer = start(origin.experiment, home, device)
+        train_to(trainer, origin.experiment.training.steps, origin.experiment.training.steps)
+        model = trainer.evaluated_model
+    assert isinstance(model, FreeParticleModel)
+    return over_inference(model, scene, steps)
+
+
+def over_inference(model: FreeParticleModel, scene: Scene, steps: Sequence[int]) -> list[Snapshot]:
+    """Free particles after so many sampling steps each, from the prior (step 0) to the end."""
+    rng = torch.Generator(model.origin.device).manual_seed(scene.seed)
+    with evaluating(model):
+        states = list(model.process(model.noise(scene.simulated, rng), rng))
+        return [_on_path(model, scene, step, *states[step], rng) for step in steps]
+
+
+def _on_path(
+    model: FreeParticleModel, scene: Scene, step: int, nfe: int, x: Tensor, rng: torch.Generator
+) -> Snapshot:
+    grid = model.schedule.grid(model.steps)
+    is_noise = isinstance(model.schedule, NoiseLevels)
+    tau, name, symbol = grid[step], "sigma" if is_noise else "t", "σ" if is_noise else "t"
+    # The last step was made by the flow as it is before the end, where nothing was trained or defined.
+    t = x.new_full((len(x),), grid[min(step, model.steps - 1)])
+    ended = is_noise and step == model.steps
+    arrows = {} if ended else {"direction": model.flow.direction(x, t, rng)}
+    half = scene.frame(x[: scene.particles])
+    return _snapshot(
+        f"{symbol} = {tau:.3g}, NFE {nfe}",
+        {"step": step, name: tau, "nfe": nfe},
+        x[: scene.particles],
+        {key: arrow[: scene.particles] for key, arrow in arrows.items()},
+        half,
+        _loss(model.flow, half, t[:1]),
+    )
+
+
+def over_training(trainer: Trainer, scene: Scene, steps: Iterable[int]) -> Iterator[Snapshot]:
+    """A generator's particles, of the same latent noise, after so many training steps each, ascending."""
+    model, total = trainer.model, trainer.experiment.training.steps
+    assert isinstance(model, GeneratorModel)
+    rng = torch.Generator(model.origin.device).manual_seed(scene.seed)
+    z = model.noise(scene.simulated, rng)
+    epsilon = torch.randn(len(z), 2, device=z.device, generator=rng)
+    for step in steps:
+        train_to(trainer, step, total)
+        # The same random numbers at every moment: what differs between them is the model.
+        rng.manual_seed(scene.seed)
+        with evaluating(model):
+            x = model.generator(z)
+            if scene.noise is not None:
+                x = x + scene.noise * epsilon
+                arrows = _parts(model.flow, x, scene.noise)
+            else:
+                arrows = {"direction": _mean_direction(model.flow, x, rng)}
+            half = scene.frame(x[: scene.particles])
+            yield _snapshot(
+                _training_title(step, total, model.flow_steps),
+                {"step": step, "t": step / total, "generator_updates": step // model.flow_steps},
+                x[: scene.particles],
+                {key: arrow[: scene.particles] for key, arrow in arrows.items()},
+                half,
+                _loss(model.flow, half, None),
+            )
+
+
+def _training_title(step: int, total: int, flow_steps: int) -> str:
+    updates = f", {step // flow_steps:,} of generator" if flow_steps > 1 else ""
+    return f"t = {step / total:.3g}: step {step:,}{updates}"
+
+
+def _mean_direction(flow: Flow, x: Tensor, rng: torch.Generator) -> Tensor:
+    """The flow's direction at particles (B, 2); its mean where it draws noise."""
+    draws = DRAWS if isinstance(flow, ScoreDifference) else 1
+    return torch.stack([flow.direction(x, None, rng) for _ in range(draws)]).mean(0)
+
+
+def _parts(flow: Flow, noised: Tensor, noise: float) -> dict[str, Tensor]:
+    """α σ s_data and -β σ s_gen at particles (B, 2) of this noise level (19)(27)."""
+    assert isinstance(flow, ScoreDifference)
+    data, generated = flow.scaled_scores(noised, noised.new_full((len(noised),), noise))
+    return {"data_score": flow.alpha * data, "generated_score": -flow.beta * generated}
+
+
+def _loss(flow: Flow, half: float, t: Tensor | None) -> Tensor | None:
+    """c(f(x, t)) on a grid of the frame, rows from below; None without a discriminator. t: (1,)."""
+    if not isinstance(flow, DiscriminatorFlow):
+        return None
+    device = next(flow.parameters()).device
+    line = torch.linspace(-half, half, PIXELS, device=device)
+    y, x = torch.meshgrid(line, line, indexing="ij")
+    points = torch.stack([x, y], dim=-1).view(-1, 2)
+    times = None if t is None else t.expand(len(points))
+    return flow.particle_loss(points, times).view(PIXELS, PIXELS)
+
+
+def _snapshot(
+    title: str,
+    moment: dict[str, float],
+    x: Tensor,
+    arrows: dict[str, Tensor],
+    half: float,
+    loss: Tensor | None,
+) -> Snapshot:
+    on_cpu = {key: arrow.cpu() for key, arrow in arrows.items()}
+    return Snapshot(title, moment, x.cpu(), on_cpu, half, None if loss is None else loss.cpu())

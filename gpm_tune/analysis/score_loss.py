@@ -1,0 +1,274 @@
+"""How well K score steps follow a moving generator: their loss between its updates, and quality against K.
+
+Figure 6 and appendix C.4.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+
+from gpm_tune.analysis.figures import COLORS, STYLE, metric_title, new_figure
+from gpm_tune.analysis.loader import PARAM, load_points, load_runs, refuse_mixed
+from gpm_tune.analysis.retraining import Origin, start, train_to
+from gpm_tune.config import nearest
+from gpm_tune.errors import UserError
+from gpm_tune.metrics import ImageMetrics, PointMetrics
+from gpm_tune.models import ScoreGANConfig
+from gpm_tune.study import space
+from gpm_tune.study.guards import interruptible, only_once
+from gpm_tune.study.home import Home
+from gpm_tune.training import Experiment, Trainer, checkpoint
+from gpm_tune.training.resuming import resume
+
+LOSS = "denoising"  # the term of the score's loss
+KEPT_EVERY = 5000  # steps of training between states that are kept on the way
+VARIED = ("model.score_steps", "seed", "training.steps", "evaluation.every")
+
+_log = logging.getLogger("gpm_tune")
+
+
+def with_score_steps(origin: Origin, score_steps: int, updates: int) -> Experiment:
+    """The experiment with K = score_steps, and as many training steps as these generator updates take.
+
+    What evaluations need is not loaded: none is made. Raises UserError where it is no Score GAN.
+    """
+    experiment = origin.experiment
+    if not isinstance(experiment.model, ScoreGANConfig):
+        raise UserError(
+            f"{origin.name}: a '{experiment.model.name}' has no score of the generated distribution; "
+            "give a 'score_gan'"
+        )
+    plain = experiment.model_dump(mode="json")
+    plain["model"]["score_steps"] = score_steps
+    plain["training"]["steps"] = score_steps * updates
+    plain["evaluation"] = {"samples": 2, "features": "small" if experiment.features else None}
+    return Experiment.model_validate(plain)
+
+
+def follow(
+    experiment: Experiment, updates: Sequence[int], home: Home, device: str, *, repeats: int, seed: int
+) -> pd.DataFrame:
+    """For each number of generator updates, the score's loss at each of the K steps that follow the last one.
+
+    The run is trained up to there; then, `repeats` times from the same state with other random numbers,
+    K score steps are made while the generator rests. Columns besides those of K and learning rates:
+    generator_updates, score_steps (made since the update, before the loss was taken), loss (their mean),
+    standard_error, repeats. Raises UserError where data or teacher cannot be had.
+    """
+    assert isinstance(experiment.model, ScoreGANConfig)
+    k = experiment.model.score_steps
+    folder = kept_in(experiment, home)
+    frames = []
+    with only_once(f"the training in {folder}", folder):
+        trainer = start(experiment, home, device)
+        for count in sorted(set(updates)):
+            place = reach(trainer, count * k, folder)
+            losses = np.array([_score_steps(trainer, place, seed + i, k) for i in range(repeats)])
+            error = losses.std(0, ddof=1) / np.sqrt(repeats)
+            columns = {"score_steps": range(k), "loss": losses.mean(0), "standard_error": error}
+            frames.append(pd.DataFrame({"generator_updates": count, "training_step": count * k, **columns}))
+    score, generator = learning_rates(experiment)
+    return pd.concat(frames, ignore_index=True).assign(
+        k=k,
+        repeats=repeats,
+        batch_size=experiment.training.batch_size,
+        lr_score=score,
+        lr_generator=generator,
+        data=experiment.data.name,
+        training_seed=experiment.seed,
+    )
+
+
+def kept_in(experiment: Experiment, home: Home) -> Path:
+    """Where the states of a run that was trained for this figure are kept; its length makes no difference."""
+    plain = experiment.model_dump_json(exclude={"training": {"steps"}, "evaluation": True})
+    return home.cache / "score_loss" / hashlib.sha256(plain.encode()).hexdigest()[:16]
+
+
+def reach(trainer: Trainer, step: int, folder: Path) -> Path:
+    """Train up to a step, from the newest state that is kept, and keep that state too; where it is kept.
+
+    Raises KeyboardInterrupt after a Ctrl-C, once the state is kept.
+    """
+    place = checkpoint.next_folder(folder, step)
+    resume(trainer, [kept for kept in checkpoint.newest_first(folder) if kept.name <= place.name])
+    if trainer.step == step and checkpoint.is_whole(place):
+        return place
+    interrupts: list[bool] = []
+    passing = None
+    with interruptible(lambda: interrupts.append(True)):
+        while trainer.step < step and not interrupts:
+            train_to(trainer, min(step, trainer.step + KEPT_EVERY), step, lambda: bool(interrupts))
+            trainer.save(checkpoint.next_folder(folder, trainer.step))
+            if passing:
+                shutil.rmtree(passing)
+            passing = checkpoint.next_folder(folder, trainer.step)
+    if trainer.step < step:
+        raise KeyboardInterrupt
+    return place
+
+
+def _score_steps(trainer: Trainer, place: Path, seed: int, k: int) -> list[float]:
+    """The loss at each of k score steps from a state that is kept."""
+    trainer.restore(place)
+    trainer.reseed(seed)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)  # of dropout
+        losses = [trainer.fit_flow()[LOSS].detach() for _ in range(k)]
+    values: list[float] = torch.stack(losses).tolist()
+    return values
+
+
+def rates(score: float, generator: float) -> str:
+    """Learning rates in words."""
+    if score == generator:
+        return f"equal learning rates, {score:g}"
+    return f"learning rates: score {score:g}, generator {generator:g}"
+
+
+def learning_rates(experiment: Experiment) -> tuple[float, float]:
+    """Of the score of the generated distribution, and of the generator."""
+    training = experiment.training
+    return training.optimizer.lr, (training.generator_optimizer or training.optimizer).lr
+
+
+def draw_losses(losses: pd.DataFrame, name: str) -> Figure:
+    """A panel per number of generator updates (Figure 6). losses: what `follow` returns."""
+    first, counts = losses.iloc[0], losses["generator_updates"].unique()
+    with rc_context(STYLE):
+        figure = Figure(figsize=(4.4 * len(counts), 3.6), layout="constrained")
+        for axes, count in zip(figure.subplots(1, len(counts), squeeze=False).flat, counts, strict=True):
+            rows = losses[losses["generator_updates"] == count]
+            x, mean, error = (rows[column].to_numpy() for column in ("score_steps", "loss", "standard_error"))
+            axes.plot(x, mean, color=COLORS[0], marker=".", markersize=4, linewidth=1)
+            axes.fill_between(x, mean - error, mean + error, color=COLORS[0], alpha=0.25, linewidth=0)
+            axes.set_title(f"after generator update {count:,}", fontsize=10)
+            axes.set_xlabel("score updates since the generator's")
+            axes.set_ylabel("loss of the generated distribution's score")
+        known = (
+            f"{name}, {first['data']}, K = {first['k']}, {rates(first['lr_score'], first['lr_generator'])}"
+        )
+        figure.suptitle(f"{known}; mean of {first['repeats']} restarts ± standard error", fontsize=9)
+    return figure
+
+
+def best_by_run(home: Home, names: Sequence[str], metric: str | None) -> pd.DataFrame:
+    """A row per finished Score GAN of the studies, or single experiments: its K, and its best value.
+
+    metric: None for the data's first. Runs that are not finished are left out with a warning.
+    Raises UserError where that leaves none, or where they cannot share an axis.
+    """
+    runs = load_runs(home, names)
+    found = runs[(runs["model"] == "score_gan") & (runs["state"] == "complete")].copy()
+    if found.empty:
+        states = ", ".join(f"{count} {state}" for state, count in runs["state"].value_counts().items())
+        raise UserError(f"{', '.join(names)}: no finished run of a score_gan yet (runs: {states or 'none'})")
+    if len(found) < len(runs):
+        _log.warning("left out: %d runs that are not finished score_gans", len(runs) - len(found))
+    found["samples"] = [_samples(row) for row in found.to_dict("records")]
+    found["label"] = found["name"]
+    refuse_mixed(found, "quality against K", ["data", "features", "samples"])
+    directions = PointMetrics.directions if found["features"].isna().all() else ImageMetrics.directions
+    chosen = metric or next(iter(directions))
+    if chosen not in directions:
+        raise UserError(f"--metric {chosen}; {nearest(chosen, directions)}")
+    _say_what_differs(found)
+    points = load_points(home, found, [chosen])
+    plain = points[points["nfe"].isna()]
+    best = plain.groupby("run")["value"].agg(directions[chosen])
+    return (
+        pd.DataFrame(
+            {
+                **{name: found[name] for name in ("study", "stage", "trial", "run", "checkpoint", "seed")},
+                "k": found["param.model.score_steps"],
+                "training_steps": found["steps"],
+                "generator_updates": found["steps"] // found["param.model.score_steps"],
+                "lr_score": found["param.training.optimizer.lr"],
+                "lr_generator": _generator_rates(found),
+                "metric": chosen,
+                "features": found["features"],
+                "samples": found["samples"],
+                "split": "validation",
+                "value": found["run"].map(best),
+            }
+        )
+        .dropna(subset="value")
+        .sort_values(["k", "seed"], ignore_index=True)
+    )
+
+
+def _generator_rates(runs: pd.DataFrame) -> pd.Series:
+    """The generator's learning rate, which is the score's where there is none of its own."""
+    own = "param.training.generator_optimizer.lr"
+    score = runs["param.training.optimizer.lr"]
+    return runs[own].fillna(score) if own in runs else score
+
+
+def _samples(run: Mapping[str, Any]) -> int:
+    """How many samples a run's evaluations generated."""
+    known = {key.removeprefix(PARAM): value for key, value in run.items() if key.startswith(PARAM)}
+    values = {key: value for key, value in known.items() if isinstance(value, list) or pd.notna(value)}
+    return Experiment.model_validate(space.put({}, values)).evaluated_samples
+
+
+def _say_what_differs(runs: pd.DataFrame) -> None:
+    """Warn where runs differ in more than K and seed: their spread has several causes."""
+    columns = [c for c in runs if c.startswith(PARAM) and c not in (f"{PARAM}{path}" for path in VARIED)]
+    differing = [c.removeprefix(PARAM) for c in columns if runs[c].map(str).nunique() > 1]
+    if differing:
+        _log.warning("the runs differ in more than K and seed: %s", ", ".join(differing))
+
+
+def over_seeds(runs: pd.DataFrame) -> pd.DataFrame:
+    """A row per K and number of generator updates: mean, and standard deviation where there are several."""
+    groups = runs.groupby(["k", "generator_updates"])["value"]
+    return groups.agg(mean="mean", std="std", runs="count").reset_index()
+
+
+def draw_quality(runs: pd.DataFrame) -> Figure:
+    """Quality against K. runs: the rows of `best_by_run`."""
+    first, summary = runs.iloc[0], over_seeds(runs)
+    features = None if pd.isna(first["features"]) else first["features"]
+    figure, axes = new_figure()
+    with rc_context(STYLE):
+        axes.plot(runs["k"], runs["value"], "o", color=COLORS[5], markersize=4, label="one run")
+        axes.errorbar(
+            summary["k"],
+            summary["mean"],
+            yerr=summary["std"],
+            color=COLORS[0],
+            marker="s",
+            markersize=5,
+            capsize=3,
+            label="mean ± standard deviation",
+        )
+        axes.set_xscale("log", base=2)
+        ticks = summary.groupby("k")["generator_updates"].agg(lambda n: "\n".join(f"{x:,}" for x in n))
+        axes.set_xticks(ticks.index, [f"{k}\n{updates}" for k, updates in ticks.items()])
+        axes.minorticks_off()
+        axes.set_xlabel("K, score steps per generator update; below it: generator updates")
+        axes.set_ylabel(
+            f"best {metric_title(first['metric'], features, int(first['samples']), 'validation')}"
+        )
+        axes.set_title("; ".join(_settings(runs)), fontsize=9)
+        axes.legend()
+    return figure
+
+
+def _settings(runs: pd.DataFrame) -> list[str]:
+    """What the runs have in common, in words."""
+    pairs = runs[["lr_score", "lr_generator"]].drop_duplicates()
+    same = rates(*pairs.iloc[0]) if len(pairs) == 1 else "several learning rates"
+    steps = sorted(runs["training_steps"].unique())
+    return [", ".join(f"{n:,}" for n in steps) + " score steps each", same]
