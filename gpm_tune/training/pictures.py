@@ -28,7 +28,8 @@ def tile(images: Tensor, columns: int) -> Tensor:
     """Images (n, C, H, W), clamped to [-1, 1], as one (3, height, width) in [0, 1] with so many columns."""
     from torchvision.utils import make_grid
 
-    grid: Tensor = make_grid(images.clamp(-1, 1) / 2 + 0.5, nrow=columns, pad_value=0.5)
+    gap = max(1, images.shape[-1] // 24)
+    grid: Tensor = make_grid(images.clamp(-1, 1) / 2 + 0.5, nrow=columns, padding=gap, pad_value=0.5)
     return grid
 
 

@@ -1,0 +1,58 @@
+"""Figure 5: interpolations between the noises from which samples are made."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gpm_tune.analysis import figures
+from gpm_tune.analysis.pictures import interpolation_figure, load_shown
+from gpm_tune.analysis.subjects import find_subjects
+from gpm_tune.cli import script
+from gpm_tune.cli.common import (
+    DeviceOption,
+    FigureOption,
+    HomeOption,
+    NFEOption,
+    RunsArgument,
+    SeedOption,
+    home_at,
+)
+from gpm_tune.sampling.interpolation import INTERPOLATIONS
+from gpm_tune.study.runs import choose_device
+from gpm_tune.training.generation import check_method
+
+
+def main(
+    runs: RunsArgument,
+    output: FigureOption = Path("interpolate"),
+    method: Annotated[
+        list[str] | None, typer.Option(help=f"One or several of {', '.join(INTERPOLATIONS)} (default: all).")
+    ] = None,
+    rows: Annotated[int, typer.Option(min=1, help="Pairs of end points.")] = 8,
+    columns: Annotated[int, typer.Option(min=2, help="Samples from one end to the other.")] = 8,
+    nfe: NFEOption = None,
+    seed: SeedOption = 0,
+    device: DeviceOption = None,
+    home: HomeOption = None,
+) -> None:
+    """Figure 5: interpolations at regular intervals, a row of panels per model, a panel per method.
+
+    Between latents of generators, and between points of the prior without one. All methods have the
+    same ends, and so have all models with noise of the same shape. With a generator transitions are smooth.
+
+        python analysis/interpolate.py edm discr_flow gan --method spherical-cauchy-linear -o figure5
+    """
+    output = figures.check_output(output)
+    methods = method or list(INTERPOLATIONS)
+    for name in methods:
+        check_method(name)
+    shown = load_shown(find_subjects(home_at(home), runs), nfe, choose_device(device))
+    for file in figures.write(*interpolation_figure(shown, methods, rows, columns, seed), output):
+        print(file)
+
+
+if __name__ == "__main__":
+    script(main)
