@@ -12,12 +12,12 @@ from gpm_tune.errors import DivergedError, UserError
 from gpm_tune.metrics.cache import load_tensors, store_tensors
 from gpm_tune.metrics.distances import PointMetrics, modes_covered, pairwise_distances, sliced_wasserstein
 from gpm_tune.metrics.features import FeatureExtractor
-from gpm_tune.metrics.frechet import BLOCKS, FrechetDistance, block_weights, extrapolate
+from gpm_tune.metrics.frechet import FrechetDistance, block_weights, extrapolate
 from gpm_tune.metrics.kid import KernelDistance
 from gpm_tune.metrics.precision_recall import Manifold
 from gpm_tune.metrics.resampling import bootstrap_weights, mean_over_pairs, means_between
 
-MIN_IMAGES = 2 * BLOCKS
+MIN_IMAGES = 10  # that third neighbours exist, and every part of FID∞ has some
 PROJECTIONS = 50  # of a resample: the directions' number hardly changes how resamples differ
 
 
@@ -91,8 +91,8 @@ class ImageQuality:
     def measure(self, features: Tensor) -> dict[str, float]:
         """Every metric; raises UserError for fewer than 10 samples.
 
-        FID∞ is meaningful where a fifth of the samples is more than features there are: with fewer, FID
-        does not grow with 1/N.
+        FID∞ takes about five times as many samples as there are features to be meaningful: with fewer it
+        may be too small, as FID then grows less than with 1/N.
         """
         _check_count(features, "the generated set")
         features = features.to(self._device)
