@@ -178,9 +178,7 @@ class _Bench:
                 features=self._experiment.features,
                 seed=seed,
                 metrics=quality.measure(x),
-                errors=quality.errors(x, conditions.resamples, conditions.seed)
-                if conditions.resamples
-                else {},
+                errors=quality.errors(x, resamples, seed) if resamples else {},
             )
             for nfe, x in ((nfe, torch.cat(parts)) for nfe, parts in features.items())
         ]
