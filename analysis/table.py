@@ -41,7 +41,7 @@ def main(
     device: DeviceOption = None,
     home: HomeOption = None,
 ) -> None:
-    """Table 3: test FID of models by data sets, each sampled as its experiment says; of points their distances.
+    """Table 3: models by data sets: test FID, or distances of points, each sampled as its experiment says.
 
     Runs that differ in nothing but their seed are one cell: mean ± standard deviation. The ± of a single
     seed is the standard error over samples. The CSV has every run.
