@@ -222,7 +222,7 @@ def over_training(trainer: Trainer, scene: Scene, steps: Iterable[int]) -> Itera
 
 
 def _training_title(step: int, total: int, flow_steps: int) -> str:
-    updates = f", {step // flow_steps:,} of generator" if flow_steps > 1 else ""
+    updates = f" ({step // flow_steps:,} of the generator)" if flow_steps > 1 else ""
     return f"t = {step / total:.3g}: step {step:,}{updates}"
 
 

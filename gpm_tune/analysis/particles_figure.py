@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from gpm_tune.analysis.figures import COLORS, STYLE
-from gpm_tune.analysis.particles import Scene, Snapshot
+from gpm_tune.analysis.particles import DRAWS, Scene, Snapshot
 from gpm_tune.analysis.process import REST, SECONDS, SLOWEST
 from gpm_tune.analysis.subjects import MODEL_NAMES
 
@@ -27,8 +27,8 @@ COLUMNS = 4
 SIDE = 2.5  # inches
 ARROW = 0.12  # the longest one, in widths of a panel
 BRIGHTEN = 0.6  # of the background's range, so that its lowest is not black
-GENERATED, DATA = COLORS[0], COLORS[4]
-ARROW_COLORS = {"direction": "#000000", "data_score": "#0072B2", "generated_score": "#E69F00"}
+GENERATED, DATA = COLORS[0], COLORS[2]
+ARROW_COLORS = {"direction": COLORS[6], "data_score": COLORS[5], "generated_score": COLORS[4]}
 ARROW_NAMES = {
     "direction": "direction of the flow",
     "data_score": "data score",
@@ -80,19 +80,19 @@ def draw(scene: Scene, snapshots: Sequence[Snapshot]) -> Figure:
 
 
 def _show(axes: Axes, scene: Scene, snapshot: Snapshot) -> None:
-    half, x = snapshot.half, snapshot.x
+    half, x, data = snapshot.half, snapshot.x.numpy(), scene.data.numpy()
     axes.grid(False)
     if snapshot.loss is not None:
         low, high = snapshot.loss.min().item(), snapshot.loss.max().item()
         extent = (-half, half, -half, half)
         dark = low - BRIGHTEN * (high - low)
         axes.imshow(snapshot.loss, cmap="gray", vmin=dark, vmax=high, extent=extent, origin="lower")
-    axes.scatter(scene.data[:, 0], scene.data[:, 1], s=9, marker="D", c=DATA, linewidths=0, alpha=0.8)
+    axes.scatter(data[:, 0], data[:, 1], s=9, marker="D", c=DATA, linewidths=0, alpha=0.8)
     longest = max((arrow.norm(dim=1).max().item() for arrow in snapshot.arrows.values()), default=0.0)
     for name, arrow in snapshot.arrows.items():
         axes.quiver(
             *x.T,
-            *arrow.T,
+            *arrow.numpy().T,
             color=ARROW_COLORS[name],
             angles="xy",
             scale_units="xy",
@@ -122,6 +122,8 @@ def _explain(figure: Figure, scene: Scene, snapshots: Sequence[Snapshot]) -> Non
     parts = [f"{model} ({scene.origin.name})"]
     if scene.noise is not None:
         parts.append(f"generated particles with noise of σ = {scene.noise:g}")
+    elif scene.origin.experiment.model.name == "score_gan":
+        parts.append(f"arrows: means over {DRAWS} draws of noise")
     if any(snapshot.loss is not None for snapshot in snapshots):
         parts.append("background: pointwise generator loss, darker is lower, renormalised in each panel")
     figure.suptitle("; ".join(parts), fontsize=8)

@@ -242,7 +242,7 @@ def draw_quality(runs: pd.DataFrame) -> Figure:
     features = None if pd.isna(first["features"]) else first["features"]
     figure, axes = new_figure()
     with rc_context(STYLE):
-        axes.plot(runs["k"], runs["value"], "o", color=COLORS[5], markersize=4, label="one run")
+        axes.plot(runs["k"], runs["value"], "o", color=COLORS[5], markersize=4, zorder=3, label="one run")
         axes.errorbar(
             summary["k"],
             summary["mean"],
@@ -258,9 +258,8 @@ def draw_quality(runs: pd.DataFrame) -> Figure:
         axes.set_xticks(ticks.index, [f"{k}\n{updates}" for k, updates in ticks.items()])
         axes.minorticks_off()
         axes.set_xlabel("K, score steps per generator update; below it: generator updates")
-        axes.set_ylabel(
-            f"best {metric_title(first['metric'], features, int(first['samples']), 'validation')}"
-        )
+        title = metric_title(first["metric"], features, int(first["samples"]), "validation")
+        axes.set_ylabel(f"best {title}", fontsize=9)
         axes.set_title("; ".join(_settings(runs)), fontsize=9)
         axes.legend()
     return figure
