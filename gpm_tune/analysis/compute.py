@@ -13,9 +13,10 @@ from gpm_tune.analysis.figures import look
 from gpm_tune.analysis.loader import load_points, refuse_mixed
 from gpm_tune.analysis.study_data import SPLIT, StudyData, read_data
 from gpm_tune.analysis.study_figures import MINUTES_PER_HOUR, spreads
-from gpm_tune.analysis.study_frames import DIRECTIONS, SECONDS_PER_HOUR
+from gpm_tune.analysis.study_frames import SECONDS_PER_HOUR
 from gpm_tune.analysis.subjects import MODEL_NAMES
 from gpm_tune.errors import UserError
+from gpm_tune.metrics import DIRECTIONS
 from gpm_tune.study.home import Home
 
 TARGETS = 4  # that are chosen where none is given

@@ -12,7 +12,7 @@ from gpm_tune.analysis.figures import look, metric_title, new_figure
 from gpm_tune.analysis.quality import pareto_front
 from gpm_tune.analysis.subjects import Subject
 from gpm_tune.errors import UserError
-from gpm_tune.metrics import ImageQuality, PointQuality
+from gpm_tune.metrics import DIRECTIONS
 
 
 def default_nfe(subjects: Sequence[Subject]) -> list[int]:
@@ -45,8 +45,7 @@ def _sampling_steps(subject: Subject) -> int:
 def with_front(points: pd.DataFrame) -> pd.DataFrame:
     """The points, each with the name of its `series`, and whether it is on the `pareto` front of all."""
     metric = points["metric"].iloc[0]
-    directions = ImageQuality.directions | PointQuality.directions
-    sign = 1 if directions[metric] == "min" else -1
+    sign = 1 if DIRECTIONS[metric] == "min" else -1
     front = pareto_front(points["nfe"].to_numpy(), sign * points["value"].to_numpy())
     series = [_series(row.label, row.model, row.solver, row.sampling_steps) for row in points.itertuples()]
     return points.assign(series=series, pareto=front).sort_values(["series", "nfe"], ignore_index=True)

@@ -10,7 +10,7 @@ import optuna
 import pandas as pd
 
 from gpm_tune.analysis.study_data import SPLIT, StudyData
-from gpm_tune.metrics import ImageMetrics, PointMetrics
+from gpm_tune.metrics import DIRECTIONS
 from gpm_tune.study.confirmation import confirmed
 from gpm_tune.study.distributions import Choice
 from gpm_tune.study.records import TrialRecord
@@ -18,7 +18,6 @@ from gpm_tune.training.objectives import AT_NFE, curve_of
 
 FEWEST = 4  # complete trials from which importance can be said at all
 SECONDS_PER_HOUR = 3600
-DIRECTIONS = ImageMetrics.directions | PointMetrics.directions
 TRIAL = ["study", "trial", "run", "state", "seed"]
 MEASURE = ["metric", "features", "samples", "split"]
 

@@ -5,4 +5,15 @@ from gpm_tune.metrics.features import check_features
 from gpm_tune.metrics.fid import ImageMetrics
 from gpm_tune.metrics.quality import ImageQuality, PointQuality, Quality
 
-__all__ = ["ImageMetrics", "ImageQuality", "PointMetrics", "PointQuality", "Quality", "check_features"]
+# Of every metric, whichever kind of data it is for: whether less or more is better.
+DIRECTIONS = ImageQuality.directions | PointQuality.directions
+
+__all__ = [
+    "DIRECTIONS",
+    "ImageMetrics",
+    "ImageQuality",
+    "PointMetrics",
+    "PointQuality",
+    "Quality",
+    "check_features",
+]
