@@ -25,7 +25,7 @@ def main() -> None:
 
 def script(function: Callable[..., None]) -> None:
     """Run a script's function as a command line of its own, with its parameters as options."""
-    own = typer.Typer(pretty_exceptions_enable=False, context_settings=HELP)
+    own = typer.Typer(pretty_exceptions_enable=False, add_completion=False, context_settings=HELP)
     own.command(cls=ListsCommand)(function)
     run(own)
 
