@@ -75,7 +75,7 @@ def draw(scene: Scene, snapshots: Sequence[Snapshot]) -> Figure:
             panel.set_visible(False)
         for panel, snapshot in zip(axes.flat, snapshots, strict=False):
             _show(panel, scene, snapshot)
-        _explain(figure, scene, snapshots)
+        _explain(figure, scene, snapshots, columns)
     return figure
 
 
@@ -87,7 +87,7 @@ def _show(axes: Axes, scene: Scene, snapshot: Snapshot) -> None:
         extent = (-half, half, -half, half)
         dark = low - BRIGHTEN * (high - low)
         axes.imshow(snapshot.loss, cmap="gray", vmin=dark, vmax=high, extent=extent, origin="lower")
-    axes.scatter(data[:, 0], data[:, 1], s=9, marker="D", c=DATA, linewidths=0, alpha=0.8)
+    axes.scatter(data[:, 0], data[:, 1], s=9, marker="D", c=DATA, edgecolors="white", linewidths=0.2)
     longest = max((arrow.norm(dim=1).max().item() for arrow in snapshot.arrows.values()), default=0.0)
     for name, arrow in snapshot.arrows.items():
         axes.quiver(
@@ -108,8 +108,8 @@ def _show(axes: Axes, scene: Scene, snapshot: Snapshot) -> None:
     axes.set_title(f"{snapshot.title}\n{size}", fontsize=7.5)
 
 
-def _explain(figure: Figure, scene: Scene, snapshots: Sequence[Snapshot]) -> None:
-    """The legend, and what the figure shows of which model."""
+def _explain(figure: Figure, scene: Scene, snapshots: Sequence[Snapshot], columns: int) -> None:
+    """The legend, and what the figure, of so many columns, shows of which model."""
     names = list(dict.fromkeys(name for snapshot in snapshots for name in snapshot.arrows))
     dots = [("generated", GENERATED, "o"), ("data", DATA, "D")]
     handles = [
@@ -117,7 +117,7 @@ def _explain(figure: Figure, scene: Scene, snapshots: Sequence[Snapshot]) -> Non
         for label, color, marker in dots
     ]
     handles += [Line2D([], [], color=ARROW_COLORS[name], label=ARROW_NAMES[name]) for name in names]
-    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), fontsize=8)
+    figure.legend(handles=handles, loc="outside lower center", ncols=max(2, columns), fontsize=8)
     model = MODEL_NAMES[scene.origin.experiment.model.name]
     parts = [f"{model} ({scene.origin.name})"]
     if scene.noise is not None:
@@ -126,21 +126,22 @@ def _explain(figure: Figure, scene: Scene, snapshots: Sequence[Snapshot]) -> Non
         parts.append(f"arrows: means over {DRAWS} draws of noise")
     if any(snapshot.loss is not None for snapshot in snapshots):
         parts.append("background: pointwise generator loss, darker is lower, renormalised in each panel")
-    figure.suptitle("; ".join(parts), fontsize=8)
+    figure.suptitle(("; " if columns > 2 else "\n").join(parts), fontsize=8)
 
 
 def animate(scene: Scene, snapshots: Sequence[Snapshot], file: Path) -> None:
     """Write a frame per snapshot."""
-    figure = Figure(figsize=(SIDE * 2, SIDE * 2 + 0.6), layout="constrained", dpi=100)
-    canvas, axes = FigureCanvasAgg(figure), figure.add_subplot()
-    _explain(figure, scene, snapshots)
     frames = []
-    for snapshot in snapshots:
-        axes.clear()
-        _show(axes, scene, snapshot)
-        canvas.draw()
-        figure.set_layout_engine("none")  # the first frame's, so that nothing trembles
-        frames.append(Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB"))
+    with rc_context(STYLE):
+        figure = Figure(figsize=(SIDE * 2, SIDE * 2 + 0.9), layout="constrained", dpi=100)
+        canvas, axes = FigureCanvasAgg(figure), figure.add_subplot()
+        _explain(figure, scene, snapshots, 1)
+        for snapshot in snapshots:
+            axes.clear()
+            _show(axes, scene, snapshot)
+            canvas.draw()
+            figure.set_layout_engine("none")  # the first frame's, so that nothing trembles
+            frames.append(Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB"))
     pace = min(SLOWEST, round(1000 * SECONDS / len(frames)))
     durations = [pace] * (len(frames) - 1) + [REST]
     frames[0].save(file, save_all=True, append_images=frames[1:], duration=durations, loop=0)
