@@ -157,6 +157,11 @@ def caption(figure: Figure, shown: Sequence[Shown]) -> None:
         figure.supxlabel(CAPTION, fontsize=7)
 
 
+def _height(shown: Shown, rows: int, columns: int) -> float:
+    """Inches of a panel with so many tiles, or with points, whose axes are square."""
+    return SIDE * (rows / columns if shown.real is None else 1.0)
+
+
 def samples_figure(
     shown: Sequence[Shown], n: int | None, columns: int, seed: int
 ) -> tuple[Figure, pd.DataFrame]:
@@ -166,10 +171,13 @@ def samples_figure(
     """
     across = min(len(shown), SIDE_BY_SIDE)
     down = math.ceil(len(shown) / across)
-    figure, axes = panels([SIDE + 0.5] * down, across, SIDE * across)
+    counts = [n or (64 if each.real is None else 1000) for each in shown]
+    highest = max(
+        _height(each, math.ceil(count / columns), columns) for each, count in zip(shown, counts, strict=True)
+    )
+    figure, axes = panels([highest + 0.5] * down, across, SIDE * across)
     rows = []
-    for i, each in enumerate(shown):
-        count = n or (64 if each.real is None else 1000)
+    for i, (each, count) in enumerate(zip(shown, counts, strict=True)):
         simulated = each.simulated(count)
         nfe, x = each.sampler.draw(simulated, seed)
         panel = axes[i // across][i % across]
@@ -187,8 +195,8 @@ def interpolation_figure(
 
     The table has a row per panel. Raises UserError where a method is unknown.
     """
-    height = SIDE * max(1.0, rows / columns) + 0.4
-    figure, axes = panels([height] * len(shown), len(methods), SIDE * len(methods) + 0.4)
+    heights = [_height(each, rows, columns) + 0.4 for each in shown]
+    figure, axes = panels(heights, len(methods), SIDE * len(methods) + 0.4)
     table = []
     for each, line in zip(shown, axes, strict=True):
         for method, panel in zip(methods, line, strict=True):
