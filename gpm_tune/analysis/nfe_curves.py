@@ -75,7 +75,9 @@ def draw(points: pd.DataFrame, *, front: bool = True) -> Figure:
         )
     if front:
         best = points[points["pareto"]].sort_values("nfe")
-        axes.step(best["nfe"], best["value"], where="post", color="0.5", linestyle=":", label="Pareto front")
+        costs = [*best["nfe"], points["nfe"].max()]  # the best holds for all that may cost more, too
+        values = [*best["value"], best["value"].iloc[-1]]
+        axes.step(costs, values, where="post", color="0.5", linestyle=":", label="Pareto front")
     first = points.iloc[0]
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_locator(LogLocator(base=2))
