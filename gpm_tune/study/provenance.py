@@ -7,9 +7,11 @@ import platform
 import subprocess
 from functools import cache
 from importlib.metadata import distributions, version
+from pathlib import Path
 
 import torch
 
+import gpm_tune
 from gpm_tune.data import DataConfig
 from gpm_tune.training import Experiment
 
@@ -35,6 +37,17 @@ def requirements() -> str:
     """Every installed package and its version, as pip's requirements."""
     names = {(found.metadata["Name"], found.version) for found in distributions()}
     return "".join(f"{name}=={number}\n" for name, number in sorted(names))
+
+
+@cache
+def code_digest() -> str:
+    """Digest of this package's source files, because versions alone do not tell two checkouts apart."""
+    package = Path(gpm_tune.__file__).parent
+    digest = hashlib.sha256()
+    for file in sorted(package.rglob("*.py")):
+        digest.update(file.relative_to(package).as_posix().encode())
+        digest.update(hashlib.sha256(file.read_bytes()).digest())
+    return digest.hexdigest()[:12]
 
 
 def data_fingerprint(experiment: Experiment) -> str:
