@@ -25,8 +25,10 @@ MARK = "GPM_TUNE_TEST_PROCESS"
 class Driver:
     """`gpm-tune run` of a study, started again as often as it is killed."""
 
-    def __init__(self, study: Path, home: Path, tracking_uri: str | None = None) -> None:
-        self._command = [*COMMAND, "run", str(study), "--home", str(home)]
+    def __init__(
+        self, study: Path, home: Path, tracking_uri: str | None = None, address: str = "local"
+    ) -> None:
+        self._command = [*COMMAND, "run", str(study), "--home", str(home), "--address", address]
         if tracking_uri:
             self._command += ["--tracking-uri", tracking_uri]
         self._folder = home.parent
@@ -71,10 +73,14 @@ class Driver:
             assert time.monotonic() < end, f"waited in vain:\n{self.output}"
             time.sleep(0.1)
 
+    def wait(self, seconds: float) -> int:
+        """Wait for the end of the driver; its exit code."""
+        assert self._process is not None
+        return self._process.wait(seconds)
+
     def finish(self, seconds: float) -> None:
         """Wait for the end of the study, which must be a good one."""
-        assert self._process is not None
-        assert self._process.wait(seconds) == 0, self.output
+        assert self.wait(seconds) == 0, self.output
 
     def kill(self) -> None:
         """Kill the driver alone, and wait for what Ray does about it; then clear away what lingers."""

@@ -9,29 +9,16 @@ from __future__ import annotations
 import os
 import random
 import time
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import optuna
 import pytest
-from examples import POINTS
-from mlflow.entities import Run
+from accounting import check_accounts, check_values, write_chaos_study
 from mlflow.tracking import MlflowClient
 from processes import Driver, Server
-from program import write_study
-
-from gpm_tune.study import space
-from gpm_tune.study.records import read_study
-from gpm_tune.training import Experiment, Trainer
 
 pytestmark = pytest.mark.slow
-
-STEPS, EVERY = 2400, 400
-EXPERIMENT = space.put(POINTS, {"training.steps": STEPS, "evaluation.every": EVERY, "evaluation.nfe": []})
-EVALUATIONS = list(range(EVERY, STEPS + 1, EVERY))
-METRIC = "sliced_wasserstein"
 
 
 @dataclass(frozen=True)
@@ -69,13 +56,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
 
 @pytest.fixture
 def driver(tmp_path: Path, server: Server) -> Iterator[Driver]:
-    path = write_study(
-        tmp_path,
-        name="chaos",
-        experiment=EXPERIMENT,
-        sampler={"name": "random", "seed": 0},
-        budget={"trials": PLAN.trials},
-    )
+    path = write_chaos_study(tmp_path, PLAN.trials)
     driver = Driver(path, tmp_path / "home", server.uri)
     yield driver
     driver.clear()
@@ -107,43 +88,5 @@ def play(driver: Driver, server: Server) -> None:
 def test_nothing_is_lost_and_nothing_is_there_twice(driver: Driver, server: Server, tmp_path: Path) -> None:
     play(driver, server)
     storage = f"sqlite:///{tmp_path / 'home' / 'optuna.db'}"
-    trials = optuna.load_study(study_name="chaos", storage=storage).trials
-    assert [trial.number for trial in trials] == list(range(PLAN.trials))
-    assert {trial.state.name for trial in trials} == {"COMPLETE"}
-    client = MlflowClient(server.uri)
-    children = children_of(client)
-    for trial in trials:
-        run = children[str(trial.number)]
-        assert (run.info.status, run.data.tags["gpm.state"]) == ("FINISHED", "complete")
-        assert sorted(trial.intermediate_values) == EVALUATIONS
-        for metric in run.data.metrics:
-            points = client.get_metric_history(run.info.run_id, metric)
-            steps = [run.data.metrics["nfe"]] if metric == f"{METRIC}_by_nfe" else EVALUATIONS
-            assert [point.step for point in points] == steps, (trial.number, metric)
-            if metric == METRIC:
-                assert {point.step: point.value for point in points} == trial.intermediate_values
+    check_accounts(storage, MlflowClient(server.uri), PLAN.trials)
     check_values(storage)
-
-
-def children_of(client: MlflowClient) -> dict[str, Run]:
-    """The one run of each trial, by its number; all are children of the one run of the study."""
-    experiment = client.get_experiment_by_name("chaos")
-    assert experiment is not None
-    runs = client.search_runs([experiment.experiment_id])
-    (parent,) = (run for run in runs if "mlflow.parentRunId" not in run.data.tags)
-    children = [run for run in runs if run is not parent]
-    assert {run.data.tags["mlflow.parentRunId"] for run in children} == {parent.info.run_id}
-    counts = Counter(run.data.tags["gpm.trial"] for run in children)
-    assert counts == Counter(map(str, range(PLAN.trials)))
-    return {run.data.tags["gpm.trial"]: run for run in children}
-
-
-def check_values(storage: str) -> None:
-    """A trial that went through all this has the values of one that nothing happened to."""
-    record = read_study(storage, "chaos")
-    for trial in record.trials[:2]:
-        trainer = Trainer(Experiment.model_validate(space.put(record.experiment, trial.values)))
-        while not trainer.done:
-            trainer.run_interval()
-        assert trainer.best is not None
-        assert trainer.best.metrics[METRIC] == pytest.approx(trial.value, rel=1e-6)
