@@ -64,6 +64,9 @@ class Case:
         return [node for node in self.nodes if not node.error] or [self.own]
 
 
+Check = Callable[[Case], Findings[None]]
+
+
 def examine_case(file: Path | None, home: Home, address: str, storage: str | None) -> Iterator[Finding]:
     """The findings of all checks, each as soon as it is made."""
     study = (yield from run_check("study", read_study_file, file)) if file else None
@@ -73,6 +76,8 @@ def examine_case(file: Path | None, home: Home, address: str, storage: str | Non
         folders = (str(home.root), tempfile.gettempdir())
         own = look(HERE, experiment, folders)
         nodes = look_everywhere(experiment, folders) if totals and address != "local" else []
+        if storage and "://" not in storage:
+            storage = str(Path(storage).absolute())  # nodes have other working folders
         case = Case(home, address, storage, study, totals, own, nodes)
         for name, check in CHECKS.items():
             yield from run_check(name, check, case)
@@ -332,25 +337,29 @@ def _upload(home: Home) -> None:
     """Put a file where a server keeps artifacts, and delete it."""
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
-    (experiment,) = home.mlflow().search_experiments(max_results=1)
-    artifacts = get_artifact_repository(experiment.artifact_location, tracking_uri=home.tracking_uri)
     name = f"gpm-tune-doctor-{uuid.uuid4().hex}"
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder, name)
-        file.write_text("written by gpm-tune doctor")
-        artifacts.log_artifact(str(file))
-    artifacts.delete_artifacts(name)
+    for experiment in home.mlflow().search_experiments(max_results=1):  # a server has one from the start
+        artifacts = get_artifact_repository(experiment.artifact_location, tracking_uri=home.tracking_uri)
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder, name)
+            file.write_text("written by gpm-tune doctor")
+            artifacts.log_artifact(str(file))
+        artifacts.delete_artifacts(name)
 
 
 def check_clocks(case: Case) -> Findings[None]:
     """Whether the nodes' clocks agree with this one."""
     if not case.nodes:
         return
-    offsets = {node: offset for node, offset in clock_offsets().items() if offset is not None}
-    advice = "Run a time service there, such as chrony: logs and credentials of buckets depend on it"
+    yield from judge_clocks(clock_offsets())
+
+
+def judge_clocks(offsets: Mapping[str, tuple[float, float]]) -> Findings[None]:
+    """What the seconds mean by which nodes' clocks are ahead, each with its doubt."""
     for node, (offset, doubt) in offsets.items():
         if abs(offset) > SKEW_WARN:
             found = f"node {node}: its clock is {abs(offset):.1f} s {'ahead' if offset > 0 else 'behind'}"
+            advice = "Run a time service there, such as chrony: buckets refuse what is signed at a wrong time"
             yield (fail if abs(offset) > SKEW_FAIL else warn)(f"{found} (± {doubt:.3f} s)", advice)
     if offsets and all(abs(offset) <= SKEW_WARN for offset, _ in offsets.values()):
         offset, doubt = max(offsets.values(), key=lambda pair: abs(pair[0]))
@@ -386,7 +395,7 @@ def check_room(case: Case) -> Findings[None]:
     yield ok(f"a trial takes {wanted.cpu} CPU and {wanted.gpu:g} GPU; {together} can run at a time")
 
 
-CHECKS: dict[str, Callable[[Case], Findings[None]]] = {
+CHECKS: dict[str, Check] = {
     "versions": check_versions,
     "GPUs": check_gpus,
     "data": check_data,

@@ -6,6 +6,7 @@ import platform
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import version
 from pathlib import Path
@@ -202,26 +203,24 @@ def ask_every_node(
     return answers
 
 
-def clock_offsets() -> dict[str, tuple[float, float] | None]:
+def clock_offsets() -> dict[str, tuple[float, float]]:
     """How many seconds the clock of each node is ahead of this one's, and how far that may be wrong.
 
-    As NTP does: of several round trips the shortest, with the node's clock read halfway. None where
-    a node does not answer.
+    As NTP does: of several round trips the shortest, with the node's clock read halfway. Nodes that do
+    not answer are left out.
     """
     import ray
 
-    offsets: dict[str, tuple[float, float] | None] = {}
+    offsets = {}
     for name, node in _nodes().items():
         task, trips = _on(node, _now), []
-        try:
+        with suppress(ray.exceptions.RayError):
             for _ in range(CLOCK_PROBES):
                 before = time.time()
                 there = ray.get(task.remote(), timeout=CLOCK_SECONDS)
                 after = time.time()
                 trips.append((after - before, there - (before + after) / 2))
-        except ray.exceptions.RayError:
-            offsets[name] = None
-        else:
+        if trips:
             trip, offset = min(trips)
             offsets[name] = offset, trip / 2
     return offsets
@@ -259,16 +258,20 @@ def _why(error: Exception) -> str:
 
 def _make_ready(plain: Mapping[str, Any]) -> tuple[str, str]:
     """The fingerprint of an experiment's data, and why it or the features' network cannot be had."""
+    experiment = Experiment.model_validate(plain)
     try:
-        experiment = Experiment.model_validate(plain)
         prepare_data(experiment)
         fingerprint = data_fingerprint(experiment)
         if experiment.features:
             check_features(experiment.features, experiment.evaluation.inception_weights)
     except UserError as error:
         return "", " ".join(str(error).split())
-    except Exception as error:  # whatever reading a damaged file raises
-        return "", f"data {plain['data']['name']}: {type(error).__name__}: {error}"
+    except Exception as error:  # whatever a damaged file leads to
+        reason = f"{type(error).__name__}: {error}".rstrip(": ")
+        return (
+            "",
+            f"the data set {experiment.data.name} is damaged ({reason}): delete it, and it is fetched again",
+        )
     return fingerprint, ""
 
 
