@@ -37,7 +37,7 @@ StorageOption = Annotated[
 @app.command()
 def doctor(
     file: Annotated[
-        Path | None, typer.Argument(metavar="[STUDY.yaml]", help="A study: are its data here, does it fit?")
+        Path | None, typer.Argument(metavar="STUDY.yaml", help="A study: are its data here, does it fit?")
     ] = None,
     address: AddressOption = "local",
     storage: StorageOption = None,

@@ -7,6 +7,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -52,9 +53,11 @@ def round_trip(storage: str, mark: str | None = None) -> Speed:
         if _read(storage, name) != data:
             raise UserError("what is read there is not what was written")
         read = time.perf_counter()
-    finally:
-        if _exists(storage, name):
+    except Exception:
+        with suppress(OSError):  # it may have been written; what counts is the first error
             delete(storage, name)
+        raise
+    delete(storage, name)
     if _exists(storage, name):
         raise UserError("a file that was deleted there is still there")
     return Speed(small - start, PROBE_BYTES / (written - small), PROBE_BYTES / (read - written))
