@@ -19,6 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 from gpm_tune.analysis.figures import metric_title
 from gpm_tune.analysis.loader import COLUMNS, PARAM, load_points, load_runs
 from gpm_tune.errors import UserError
+from gpm_tune.study import shared_storage
 from gpm_tune.study.distributions import AnyDistribution
 from gpm_tune.study.home import Home
 from gpm_tune.study.manage import is_running
@@ -234,9 +235,9 @@ def _picture(home: Home, record: StudyRecord, runs: pd.DataFrame) -> bytes | Non
     best = next(iter(record.ranked()), None)
     if best is None:
         return None
-    file = Path(best.checkpoint or ".") / "best.png"
-    if file.is_file():
-        return file.read_bytes()
+    file = f"{best.checkpoint}/best.png"
+    if best.checkpoint and shared_storage.exists(file):
+        return shared_storage.read(file)
     of_best = runs[(runs["stage"] == "search") & (runs["trial"] == best.number)]["run"]
     paths = ("checkpoint/best.png", f"samples/step_{best.best_step:07d}.png")
     found = (_artifact(home, run, path) for run in of_best for path in paths)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gpm_tune.errors import UserError
+from gpm_tune.study import shared_storage
 from gpm_tune.study.home import Home
 from gpm_tune.study.records import StudyRecord, TrialRecord, read_study, study_names
 from gpm_tune.study.results import best_trial
@@ -102,11 +103,12 @@ def _locate(home: Home, reference: str) -> list[tuple[str, Path]]:
         raise UserError(
             f"{which} '{name}' has a checkpoint on this machine" + (f": {where}" if where else "")
         )
-    return [(f"{name}/{trial.number}", Path(str(trial.checkpoint))) for trial in trials]
+    places = [shared_storage.local(str(trial.checkpoint), home.cache) for trial in trials]
+    return [(f"{name}/{trial.number}", place) for trial, place in zip(trials, places, strict=True)]
 
 
 def _has_checkpoint(trial: TrialRecord) -> bool:
-    return trial.checkpoint is not None and (Path(trial.checkpoint) / "checkpoint.json").is_file()
+    return trial.checkpoint is not None and shared_storage.exists(f"{trial.checkpoint}/checkpoint.json")
 
 
 def _trial(record: StudyRecord, number: str) -> TrialRecord:

@@ -12,6 +12,7 @@ from gpm_tune.cli.common import (
     AddressOption,
     HomeOption,
     JsonOption,
+    StorageOption,
     TrackingOption,
     app,
     home_at,
@@ -23,15 +24,6 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from gpm_tune.study.doctor import Finding
-
-StorageOption = Annotated[
-    str | None,
-    typer.Option(
-        envvar="GPM_TUNE_STORAGE",
-        metavar="URI",
-        help="What all nodes share: s3://BUCKET/PREFIX, gs://BUCKET/PREFIX, or a folder.",
-    ),
-]
 
 
 @app.command()
@@ -50,7 +42,7 @@ def doctor(
 
     console = new_console()
     findings = []
-    for finding in examine(file, home_at(home, tracking_uri), address, storage):
+    for finding in examine(file, home_at(home, tracking_uri, storage), address):
         findings.append(finding)
         if not as_json:
             _show(finding, console)

@@ -48,6 +48,15 @@ SetOption = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the file, as often as needed."),
 ]
 NameOption = Annotated[str | None, typer.Option("--name", help="Override the name.")]
+StorageOption = Annotated[
+    str | None,
+    typer.Option(
+        "--storage",
+        metavar="URI",
+        help="What all nodes share: s3://BUCKET/PREFIX, gs://BUCKET/PREFIX, or a folder (default: "
+        "$GPM_TUNE_STORAGE, else none).",
+    ),
+]
 AddressOption = Annotated[
     str, typer.Option(help="`local` starts Ray here, `auto` or HOST:PORT joins a cluster.")
 ]
@@ -130,11 +139,11 @@ def load(
     return document
 
 
-def home_at(root: Path | None, tracking_uri: str | None = None) -> Home:
+def home_at(root: Path | None, tracking_uri: str | None = None, storage: str | None = None) -> Home:
     """Where everything is."""
     from gpm_tune.study.home import Home
 
-    return Home(root, tracking_uri)
+    return Home(root, tracking_uri, storage)
 
 
 def this_command() -> str:

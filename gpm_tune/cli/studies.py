@@ -17,6 +17,7 @@ from gpm_tune.cli.common import (
     JsonOption,
     NameOption,
     SetOption,
+    StorageOption,
     TrackingOption,
     app,
     home_at,
@@ -45,6 +46,7 @@ def run(
     ] = False,
     home: HomeOption = None,
     tracking_uri: TrackingOption = None,
+    storage: StorageOption = None,
 ) -> None:
     """Run a study to the end of its budget; the same command again continues it."""
     from gpm_tune.study.specification import load_study
@@ -56,7 +58,7 @@ def run(
 
         preview(study, home_at(home), address, new_console())
         return
-    _run(study, home_at(home, tracking_uri), address)
+    _run(study, home_at(home, tracking_uri, storage), address)
 
 
 @app.command()
@@ -87,12 +89,13 @@ def resume(
     address: AddressOption = "local",
     home: HomeOption = None,
     tracking_uri: TrackingOption = None,
+    storage: StorageOption = None,
 ) -> None:
     """Continue a study where it stands: after Ctrl-C, a crash or a reboot, or with more trials."""
     from gpm_tune.study.records import read_study
     from gpm_tune.study.specification import load_study
 
-    place = home_at(home, tracking_uri)
+    place = home_at(home, tracking_uri, storage)
     read_study(place.optuna_uri, study)
     document = load(place.study(study) / "study.yaml", None, trials=trials)
     _run(load_study(document), place, address)
@@ -242,12 +245,13 @@ def delete(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     home: HomeOption = None,
     tracking_uri: TrackingOption = None,
+    storage: StorageOption = None,
 ) -> None:
     """Delete a study: its trials, checkpoints and tracked runs."""
     from gpm_tune.study.manage import delete as delete_study
     from gpm_tune.study.records import read_study
 
-    place = home_at(home, tracking_uri)
+    place = home_at(home, tracking_uri, storage)
     record = read_study(place.optuna_uri, study)
     question = f"Delete study '{study}', its {len(record.trials)} trials and their checkpoints?"
     if not yes and not sys.stdin.isatty():

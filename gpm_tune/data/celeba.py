@@ -40,7 +40,8 @@ class CelebAConfig(Config):
         return 19_867
 
     @property
-    def _folder(self) -> Path:
+    def files(self) -> Path:
+        """The folder of its files."""
         return (self.root or default_root()) / "celeba"
 
     def prepare(self) -> None:
@@ -60,12 +61,12 @@ class CelebAConfig(Config):
 
     def _partition(self) -> list[list[str]]:
         """The file names of the training, validation and test images."""
-        file = self._folder / "list_eval_partition.txt"
+        file = self.files / "list_eval_partition.txt"
         try:
             rows = [line.split() for line in file.read_text().splitlines() if line.strip()]
         except OSError:
             raise UserError(
-                f"CelebA is not in {self._folder}. Put its file list_eval_partition.txt and its folder "
+                f"CelebA is not in {self.files}. Put its file list_eval_partition.txt and its folder "
                 "img_align_celeba, unzipped, there (they are not downloaded: their host limits it), or "
                 "name the folder that holds celeba/ in GPM_TUNE_DATA or in the key data.root."
             ) from None
@@ -75,7 +76,7 @@ class CelebAConfig(Config):
 
     def _images(self, names: list[str]) -> np.ndarray:
         """The images of these files, (N, 3, 64, 64) in uint8, mapped into memory copy-on-write."""
-        cache = self._folder / f"gpm_tune_{SIDE}.npy"
+        cache = self.files / f"gpm_tune_{SIDE}.npy"
         with FileLock(f"{cache}.lock"):
             if not cache.is_file() or len(np.load(cache, mmap_mode="r")) != len(names):
                 self._write(cache, names)
@@ -83,7 +84,7 @@ class CelebAConfig(Config):
         return mapped
 
     def _write(self, cache: Path, names: list[str]) -> None:
-        folder = self._folder / "img_align_celeba"
+        folder = self.files / "img_align_celeba"
         present = {path.name for path in folder.glob("*")}
         missing = [name for name in names if name not in present]
         if missing:

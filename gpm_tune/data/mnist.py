@@ -37,6 +37,11 @@ class MNISTConfig(Config):
         """How many samples are held out for evaluations."""
         return TRAINING_IMAGES // 10
 
+    @property
+    def files(self) -> Path:
+        """The folder of its files."""
+        return (self.root or default_root()) / "MNIST"
+
     def prepare(self) -> None:
         """Make sure that the files are there, downloading them if need be.
 

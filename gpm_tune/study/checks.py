@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import socket
 import tempfile
 import time
 import uuid
@@ -16,6 +15,7 @@ from pathlib import Path
 import torch
 
 from gpm_tune.documents import Document
+from gpm_tune.study import shared_storage
 from gpm_tune.study.cluster import check_resources, connected, this_machine, trials_at_a_time
 from gpm_tune.study.doctor import Finding, Findings, fail, first_line, ok, run_check, warn
 from gpm_tune.study.home import Home
@@ -29,10 +29,10 @@ from gpm_tune.study.nodes import (
     look,
     look_everywhere,
 )
-from gpm_tune.study.probe import delete, round_trip, within, write
+from gpm_tune.study.probe import place_of, round_trip, within
 from gpm_tune.study.records import study_names
 from gpm_tune.study.specification import Study, find_file, load_study
-from gpm_tune.study.tracking import _without_login
+from gpm_tune.study.tracking import without_login
 
 HERE = "this machine"
 MOUNTS = Path("/proc/mounts")
@@ -41,7 +41,6 @@ NETWORK = re.compile(r"9p|afs|beegfs|ceph|cifs|gpfs|lustre|nfs4?|smb3|fuse\.(?!f
 USED_BY_OTHERS = 0.1  # of a GPU's memory; the driver itself takes a little
 SKEW_WARN, SKEW_FAIL = 1.0, 30.0  # seconds between clocks
 DISK_WARN, DISK_FAIL = 10e9, 1e9  # bytes free
-CONNECT_SECONDS = 5.0
 PROBE_SECONDS = 60.0  # for a storage to be written, read and tidied
 TRACKING_SECONDS = 30.0
 
@@ -52,7 +51,6 @@ class Case:
 
     home: Home
     address: str
-    storage: str | None  # a folder or an URI that all nodes share
     study: Study | None
     totals: Mapping[str, float]  # the resources of the cluster; empty where none answers
     own: NodeReport
@@ -67,18 +65,16 @@ class Case:
 Check = Callable[[Case], Findings[None]]
 
 
-def examine_case(file: Path | None, home: Home, address: str, storage: str | None) -> Iterator[Finding]:
+def examine_case(file: Path | None, home: Home, address: str) -> Iterator[Finding]:
     """The findings of all checks, each as soon as it is made."""
     study = (yield from run_check("study", read_study_file, file)) if file else None
     with ExitStack() as stack:
         totals = (yield from run_check("cluster", join, address, stack)) or {}
         experiment = study.base if study else None
         folders = (str(home.root), tempfile.gettempdir())
-        own = look(HERE, experiment, folders)
-        nodes = look_everywhere(experiment, folders) if totals and address != "local" else []
-        if storage and "://" not in storage:
-            storage = str(Path(storage).absolute())  # nodes have other working folders
-        case = Case(home, address, storage, study, totals, own, nodes)
+        own = look(HERE, experiment, folders, home.storage)
+        nodes = look_everywhere(experiment, folders, home.storage) if totals and address != "local" else []
+        case = Case(home, address, study, totals, own, nodes)
         for name, check in CHECKS.items():
             yield from run_check(name, check, case)
 
@@ -94,24 +90,9 @@ def join(address: str, stack: ExitStack) -> Findings[Mapping[str, float]]:
     """The resources of this machine, or of the cluster that is connected until the stack is unwound."""
     if address == "local":
         return this_machine()
-    try:
-        _call(address)
-        totals = stack.enter_context(connected(address))
-    except OSError as error:
-        yield fail(
-            f"--address {address} does not answer: {error.strerror or error}",
-            "Is this the head's address and port, is it up, and may this machine reach it?",
-        )
-        return {}
+    totals = stack.enter_context(connected(address))
     yield ok(f"it answers, and has {totals.get('CPU', 0):g} CPU cores and {totals.get('GPU', 0):g} GPUs")
     return totals
-
-
-def _call(address: str) -> None:
-    """Raise OSError where nobody listens at HOST:PORT: Ray itself would knock for a quarter of an hour."""
-    host, _, port = address.rpartition(":")
-    if host and port.isdecimal():
-        socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
 
 
 def check_versions(case: Case) -> Findings[None]:
@@ -241,7 +222,7 @@ def file_system(folder: Path, mounts: str) -> str:
 
 def check_storage(case: Case) -> Findings[None]:
     """Whether this process and every node can write, read and delete in the storage, and it is the same."""
-    if case.storage is None:
+    if case.home.storage is None:
         if len(case.nodes) > 1:
             yield warn(
                 f"none is set, and there are {_count(case.nodes)}",
@@ -251,20 +232,21 @@ def check_storage(case: Case) -> Findings[None]:
         else:
             yield ok("none is set: everything stays in the home")
         return
-    name, mark = _without_login(case.storage), f"gpm-tune-doctor-{uuid.uuid4().hex}"
+    name, mark = without_login(case.home.storage), f"gpm-tune-doctor-{uuid.uuid4().hex}"
     try:
-        speed = within(PROBE_SECONDS, round_trip, case.storage)
-        within(PROBE_SECONDS, write, case.storage, mark, b"written by gpm-tune doctor")
+        speed = within(PROBE_SECONDS, round_trip, case.home.storage)
+        place = place_of(case.home.storage, mark)
+        within(PROBE_SECONDS, shared_storage.write, place, b"written by gpm-tune doctor")
     except Exception as error:
-        yield fail(f"{name}: {_without_login(first_line(error))}", _storage_advice(case.storage))
+        yield fail(f"{name}: {without_login(first_line(error))}", _storage_advice(case.home.storage))
         return
     try:
         yield ok(f"{name}: {speed}")
         if case.nodes:
-            answers = ask_every_node(round_trip, case.storage, mark, seconds=PROBE_SECONDS)
+            answers = ask_every_node(round_trip, case.home.storage, mark, seconds=PROBE_SECONDS)
             broken = {node.node for node in case.nodes if node.error}  # has been said
             yield from _of_nodes(
-                (answer.node, fail(f"{name}: {answer.error}", _storage_advice(case.storage)))
+                (answer.node, fail(f"{name}: {answer.error}", _storage_advice(case.home.storage)))
                 for answer in answers
                 if answer.error and answer.node not in broken
             )
@@ -273,7 +255,7 @@ def check_storage(case: Case) -> Findings[None]:
                 slowest = min(speeds, key=lambda speed: speed.write)
                 yield ok(f"the same on {_count(speeds)}; the slowest: {slowest}")
     finally:
-        within(PROBE_SECONDS, delete, case.storage, mark)
+        within(PROBE_SECONDS, shared_storage.delete_file, place)
 
 
 def _storage_advice(storage: str) -> str:
@@ -288,7 +270,7 @@ def check_tracking(case: Case) -> Findings[None]:
     A registered model is made and deleted, as a study makes one, and a server is sent a file: of a run
     MLflow would keep a trace.
     """
-    name = _without_login(case.home.tracking_uri)
+    name = without_login(case.home.tracking_uri)
     if not case.home.is_tracked:
         yield ok(f"{name}, made by the first study")
         return
@@ -299,7 +281,7 @@ def check_tracking(case: Case) -> Findings[None]:
         seconds = within(TRACKING_SECONDS, _register, case.home)
     except Exception as error:
         yield fail(
-            f"{name}: {_without_login(_root(error))}",
+            f"{name}: {without_login(_root(error))}",
             "Start the server (by another name than localhost it answers with --allowed-hosts only), or name "
             "another store with --tracking-uri. A study runs without, and delivers what it measures later",
         )
@@ -310,7 +292,7 @@ def check_tracking(case: Case) -> Findings[None]:
             within(TRACKING_SECONDS, _upload, case.home)
         except Exception as error:
             yield fail(
-                f"{name} takes no files: {_without_login(_root(error))}",
+                f"{name} takes no files: {without_login(_root(error))}",
                 "May the server write to its --artifacts-destination? See its log",
             )
 

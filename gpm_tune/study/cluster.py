@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
+import sys
+import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
@@ -28,6 +32,10 @@ RAY_SETTINGS = {
     # Or Tune would keep every result of every trial in memory.
     "TUNE_ONLY_STORE_CHECKPOINT_SCORE_ATTRIBUTE": "1",
 }
+CONNECT_SECONDS = 5.0  # for the head to take a call
+HEAD_SILENCE = 45.0  # seconds; after 60 Ray ends the process from C++, and says nothing of use
+LOOK_EVERY = 5.0  # seconds between looks at the head
+HEAD_LOST = 3  # exit code
 ACCELERATOR = "accelerator_type:"  # begins Ray's resource for a kind of GPU
 
 
@@ -35,27 +43,87 @@ ACCELERATOR = "accelerator_type:"  # begins Ray's resource for a kind of GPU
 def connected(address: str) -> Iterator[dict[str, float]]:
     """Ray, started here for `local` or joined; gives the cluster's resources by Ray's names.
 
-    Raises UserError where no cluster answers.
+    They are those that it may grow to, where it starts nodes by itself. What is started here listens on
+    127.0.0.1 only. Raises UserError where no cluster answers, or it runs another Ray or Python.
     """
     os.environ.update(RAY_SETTINGS)
     import ray
 
+    started_here = {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
     try:
+        _call(address)
         ray.init(
             address=address,
-            include_dashboard=False if address == "local" else None,
             log_to_driver=False,
             logging_level=logging.ERROR,
+            **(started_here if address == "local" else {}),
         )
-    except ConnectionError as error:
+    except OSError as error:
         raise UserError(
             f"--address {address}: no Ray cluster answers ({error}). Start one with "
             "`ray start --head`, or use --address local"
         ) from None
+    except ray.exceptions.AuthenticationError as error:
+        said = str(error).partition("\n")[0]
+        raise UserError(
+            f"--address {address}: {said} Set RAY_AUTH_MODE=token, with the cluster's token in "
+            "~/.ray/auth_token"
+        ) from None
+    except RuntimeError as error:
+        if "ersion mismatch" not in str(error):
+            raise
+        raise UserError(
+            f"--address {address}: {error}\nInstall the cluster's versions here, or these on the cluster"
+        ) from None
+    leaving = threading.Event()
+    if address != "local":
+        head = ray.get_runtime_context().gcs_address
+        threading.Thread(target=_watch_head, args=(head, leaving), daemon=True).start()
     try:
-        yield ray.cluster_resources()
+        yield _totals()
     finally:
+        leaving.set()
         ray.shutdown()
+
+
+def _call(address: str) -> None:
+    """Raise OSError where nobody listens at HOST:PORT: Ray itself would knock for a quarter of an hour."""
+    host, _, port = address.rpartition(":")
+    if host and port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
+
+
+def _totals() -> dict[str, float]:
+    """The resources of the cluster; where it starts nodes by itself, of the largest that it may become."""
+    import ray
+    from ray._private.state import state  # no public interface tells what the autoscaler may start
+
+    totals: dict[str, float] = ray.cluster_resources()
+    largest = state.get_max_resources_from_cluster_config() or {}
+    return {name: max(totals.get(name, 0), largest.get(name, 0)) for name in {*totals, *largest}}
+
+
+def _watch_head(address: str, leaving: threading.Event) -> None:
+    """End the process with a message once the head of the cluster is gone for good.
+
+    No exception could do it: Ray's calls wait for the head, until Ray ends the process. The ledger and
+    the spools are on disk.
+    """
+    answered = time.monotonic()
+    while not leaving.wait(LOOK_EVERY):
+        try:
+            _call(address)
+            answered = time.monotonic()
+        except OSError as error:
+            if time.monotonic() - answered >= HEAD_SILENCE:
+                print(
+                    f"error: the head of the Ray cluster, {address}, has not answered for "
+                    f"{HEAD_SILENCE:g} s ({error}). Nothing that was measured is lost: start a cluster, and "
+                    "the same command continues the study",
+                    file=sys.stderr,
+                    flush=True,
+                )
+                os._exit(HEAD_LOST)
 
 
 def this_machine() -> dict[str, float]:

@@ -32,6 +32,7 @@ class Conductor:
     def __init__(self, ledger: Ledger, tracker: Tracker, observer: Observer) -> None:
         self.interrupted = False
         self.used_up: str | None = None  # which part of the budget ended the study
+        self.refused: str | None = None  # why a node cannot run its trials
         self.is_asked_to_stop: Callable[[], bool] = bool  # by another process
         self.on_stop: Callable[[], object] = bool  # called once, when trials have to checkpoint and stop
         self._ledger = ledger
@@ -172,6 +173,12 @@ class Conductor:
         """Leave a trial as it is, to be continued by a later run of the study."""
         self._ledger.suspend(number)
         self._close(number, "interrupted", "KILLED")
+
+    def refuse(self, number: int, reason: str) -> None:
+        """End the study, because a trial was given to a node that would train it otherwise than others."""
+        self.refused = reason
+        self.interrupt()
+        self.suspended(number)
 
     def _draw_curve(self, number: int, run: RunLog) -> None:
         """The first objective's metric against NFE, at the last evaluation of this process."""

@@ -55,7 +55,7 @@ def fail(found: str, advice: str) -> Finding:
     return Finding("fail", found, advice)
 
 
-def examine(file: Path | None, home: Home, address: str, storage: str | None) -> Iterator[Finding]:
+def examine(file: Path | None, home: Home, address: str) -> Iterator[Finding]:
     """All findings, each as soon as it is made.
 
     file: of a study, whose data and resources are then looked at, too.
@@ -68,7 +68,7 @@ def examine(file: Path | None, home: Home, address: str, storage: str | None) ->
     if is_sound:
         from gpm_tune.study.checks import examine_case
 
-        yield from examine_case(file, home, address, storage)
+        yield from examine_case(file, home, address)
 
 
 def run_check(name: str, check: Callable[..., Findings[T]], *arguments: Any) -> Findings[T | None]:

@@ -16,16 +16,26 @@ class Home:
     mlflow.db, artifacts/        MLflow's default store
     optuna.db                    every study and its trials: the source of truth
     cache/                       statistics of real data, by content
-    studies/NAME/                a study: study.yaml, its checkpoints, its tracking spool
+    studies/NAME/                a study: study.yaml, its tracking spool, its checkpoints
     experiments/NAME/            single experiments
+
+    On a cluster it is on the disk of the machine that runs the study; checkpoints are in its storage.
     """
 
-    def __init__(self, root: Path | None, tracking_uri: str | None = None) -> None:
-        """root: else $GPM_TUNE_HOME, else ./gpm-runs. tracking_uri: else $MLFLOW_TRACKING_URI."""
+    def __init__(
+        self, root: Path | None, tracking_uri: str | None = None, storage: str | None = None
+    ) -> None:
+        """root: else $GPM_TUNE_HOME, else ./gpm-runs. tracking_uri: else $MLFLOW_TRACKING_URI.
+
+        storage: a folder that all nodes share, or a bucket's URI; else $GPM_TUNE_STORAGE, else none.
+        """
         self.root = (root or Path(os.environ.get("GPM_TUNE_HOME") or "gpm-runs")).resolve()
         self.tracking_uri = (
             tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.root / 'mlflow.db'}"
         )
+        shared = (storage or os.environ.get("GPM_TUNE_STORAGE") or "").rstrip("/")
+        # Nodes have other working folders.
+        self.storage = (shared if "://" in shared else str(Path(shared).absolute())) if shared else None
 
     @property
     def artifact_root(self) -> str | None:
@@ -58,6 +68,14 @@ class Home:
     def study(self, name: str) -> Path:
         """Folder of a study."""
         return self.root / "studies" / name
+
+    def stored(self, name: str) -> str | None:
+        """Where the storage has a study; None without a storage."""
+        return f"{self.storage}/studies/{name}" if self.storage else None
+
+    def checkpoints(self, name: str) -> str:
+        """Where the checkpoints of a study's trials lie."""
+        return f"{self.stored(name) or self.study(name)}/checkpoints"
 
     def stop_file(self, name: str) -> Path:
         """Where it is, the process that runs the study stops as at a first Ctrl-C."""

@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
 import uuid
 import warnings
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
-from pathlib import Path
 from typing import Any
 
 import optuna
@@ -26,14 +24,14 @@ from optuna.trial import FrozenTrial, TrialState
 from pydantic import ValidationError
 
 from gpm_tune.errors import UserError
-from gpm_tune.study import population, space
+from gpm_tune.study import population, shared_storage, space
 from gpm_tune.study.meter import Meter
 from gpm_tune.study.population import Member
 from gpm_tune.study.records import is_own
 from gpm_tune.study.schedulers import PBT
 from gpm_tune.study.specification import Study
 from gpm_tune.study.warm_start import learn_from
-from gpm_tune.training import Experiment, checkpoint
+from gpm_tune.training import Experiment
 from gpm_tune.training.description import known_costs
 
 logging.getLogger("alembic").setLevel(logging.WARNING)
@@ -65,14 +63,14 @@ class Verdict(Enum):
 class Ledger:
     """Hands out the trials of a study and records what becomes of them."""
 
-    def __init__(self, study: Study, storage: str | None, folder: Path | None = None) -> None:
+    def __init__(self, study: Study, storage: str | None, checkpoints: str | None = None) -> None:
         """Open the study in the storage, or create it; None for one that is forgotten.
 
-        folder: the study's, for the checkpoints from which forks start.
+        checkpoints: where those of the study's trials lie, for forks to start from.
         Raises UserError where a study of this name has another base, search space or objective.
         """
         self.study = study
-        self._folder = folder
+        self._checkpoints = checkpoints
         self._optuna = optuna.create_study(
             storage=_open(storage),
             study_name=study.name,
@@ -211,23 +209,21 @@ class Ledger:
         if pbt is None or number not in self._members:
             return None
         donor = population.choose_donor(number, self._members, pbt, self.study.objective, steps)
-        if donor is None or self._folder is None:
+        if donor is None or self._checkpoints is None:
             return None
         forked = self._optuna.get_trials(deepcopy=False)[donor]
         source = forked.user_attrs.get("checkpoint")
         if source is None:
             return None
-        record = checkpoint.read_record(Path(source))
+        record = json.loads(shared_storage.read(f"{source}/checkpoint.json"))
         step = record["evaluated_step"]
         # A copy: the donor goes on, and drops what it no longer needs.
-        copy = self._folder / "checkpoints" / "forks" / f"{donor:04d}_{step:09d}_for_{number:04d}"
-        shutil.copytree(source, copy, dirs_exist_ok=True)
+        copy = f"{self._checkpoints}/forks/{donor:04d}_{step:09d}_for_{number:04d}"
+        shared_storage.copy(source, copy)
         params = population.perturb(forked.params, self.study.search, pbt, number, step)
         progress = {**forked.user_attrs["progress"], "step": step, "seconds": record["seconds"]}
         origin = {"trial": donor, "step": step}
-        self._optuna.enqueue_trial(
-            params, {"forked_from": origin, "checkpoint": str(copy), "progress": progress}
-        )
+        self._optuna.enqueue_trial(params, {"forked_from": origin, "checkpoint": copy, "progress": progress})
         del self._members[number]
         return self._optuna.ask()
 

@@ -10,11 +10,13 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from gpm_tune.errors import UserError
+from gpm_tune.study import shared_storage
 from gpm_tune.study.guards import is_held
 from gpm_tune.study.home import Home
 from gpm_tune.study.progress import metric_label
 from gpm_tune.study.records import StudyRecord, read_confirmation, read_study
 from gpm_tune.study.results import show_value, states
+from gpm_tune.study.specification import CONFIRMATION
 
 LOOK_EVERY = 0.5  # seconds
 
@@ -49,6 +51,8 @@ def delete(home: Home, name: str) -> None:
     stage = read_confirmation(home.optuna_uri, name)
     if home.is_tracked:
         _delete_runs(home, name)
+    for stored in filter(None, (home.stored(name), home.stored(name + CONFIRMATION))):
+        shared_storage.delete(stored)
     if stage is not None:
         optuna.delete_study(study_name=stage.name, storage=home.optuna_uri)
         shutil.rmtree(home.study(stage.name), ignore_errors=True)

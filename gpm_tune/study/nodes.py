@@ -16,9 +16,10 @@ import torch
 from filelock import FileLock
 
 import gpm_tune
-from gpm_tune.data.dataset import default_root
+from gpm_tune.data import CelebAConfig, MNISTConfig
 from gpm_tune.errors import UserError
 from gpm_tune.metrics import check_features
+from gpm_tune.study import shared_storage
 from gpm_tune.study.provenance import code_digest, data_fingerprint
 from gpm_tune.training import Experiment
 
@@ -76,14 +77,19 @@ class Answer(Generic[T]):
     error: str
 
 
-def look(node: str, experiment: Mapping[str, Any] | None = None, folders: Sequence[str] = ()) -> NodeReport:
+def look(
+    node: str,
+    experiment: Mapping[str, Any] | None = None,
+    folders: Sequence[str] = (),
+    storage: str | None = None,
+) -> NodeReport:
     """The report of the machine this runs on, under a name.
 
     experiment: as plain data; its data set, and the network of its features, are made ready.
-    folders: whose disks' free space is told.
+    folders: whose disks' free space is told. storage: may have the data set.
     """
     start = time.perf_counter()
-    data, lacks = _make_ready(experiment) if experiment else ("", "")
+    data, lacks = _make_ready(experiment, storage) if experiment else ("", "")
     driver, driver_cuda, gpus = _gpus()
     return NodeReport(
         node,
@@ -107,6 +113,7 @@ def look(node: str, experiment: Mapping[str, Any] | None = None, folders: Sequen
 def look_everywhere(
     experiment: Mapping[str, Any] | None = None,
     folders: Sequence[str] = (),
+    storage: str | None = None,
     seconds: float = LOOK_SECONDS,
 ) -> list[NodeReport]:
     """The reports of all nodes of the cluster that is connected, made at the same time.
@@ -119,12 +126,14 @@ def look_everywhere(
         NodeReport(answer.node, **{name: value for name, value in answer.value.items() if name in known})
         if answer.value is not None
         else NodeReport(answer.node, error=answer.error)
-        for answer in ask_every_node(_look_plain, experiment, folders, seconds=seconds)
+        for answer in ask_every_node(_look_plain, experiment, folders, storage, seconds=seconds)
     ]
 
 
-def _look_plain(experiment: Mapping[str, Any] | None, folders: Sequence[str]) -> dict[str, Any]:
-    return asdict(look("", experiment, folders))
+def _look_plain(
+    experiment: Mapping[str, Any] | None, folders: Sequence[str], storage: str | None
+) -> dict[str, Any]:
+    return asdict(look("", experiment, folders, storage))
 
 
 def check_same(own: NodeReport, others: Iterable[NodeReport]) -> None:
@@ -139,6 +148,15 @@ def check_same(own: NodeReport, others: Iterable[NodeReport]) -> None:
         lines = [f"{listed(names)}: {sentence}" for sentence, names in nodes.items()]
         title = "no trial was started: the nodes lack what the process that runs the study has"
         raise UserError("\n".join([title, *lines, *filter(None, dict.fromkeys(advice))]))
+
+
+def misfit(own: NodeReport, other: NodeReport) -> str | None:
+    """Why a node that has joined later cannot take part; None where it can."""
+    found = list(differences(own, other))
+    if not found:
+        return None
+    advice = " ".join(filter(None, dict.fromkeys(difference.advice for difference in found)))
+    return f"node {other.node}: {'; '.join(difference.sentence for difference in found)}. {advice}".strip()
 
 
 def differences(own: NodeReport, other: NodeReport) -> Iterator[Difference]:
@@ -256,11 +274,11 @@ def _why(error: Exception) -> str:
     return lines[0] if isinstance(cause, UserError) else f"{type(cause).__name__}: {lines[0]}"
 
 
-def _make_ready(plain: Mapping[str, Any]) -> tuple[str, str]:
+def _make_ready(plain: Mapping[str, Any], storage: str | None) -> tuple[str, str]:
     """The fingerprint of an experiment's data, and why it or the features' network cannot be had."""
     experiment = Experiment.model_validate(plain)
     try:
-        prepare_data(experiment)
+        prepare_data(experiment, storage)
         fingerprint = data_fingerprint(experiment)
         if experiment.features:
             check_features(experiment.features, experiment.evaluation.inception_weights)
@@ -275,18 +293,22 @@ def _make_ready(plain: Mapping[str, Any]) -> tuple[str, str]:
     return fingerprint, ""
 
 
-def prepare_data(experiment: Experiment) -> None:
+def prepare_data(experiment: Experiment, storage: str | None = None) -> None:
     """Make sure that this node has the experiment's data; of several processes one gets it, others wait.
 
-    Raises UserError where it cannot be had.
+    It is copied from the storage, where that has it. Raises UserError where it cannot be had.
     """
     data = experiment.data
-    if not hasattr(data, "root"):  # it needs no files
+    if not isinstance(data, MNISTConfig | CelebAConfig):  # it needs no files
         data.prepare()
         return
-    folder = data.root or default_root()
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / f"{data.name}.lock"):
+    data.files.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{data.files}.lock"):
+        source = f"{storage}/data/{data.files.name}"
+        if storage and not data.files.exists() and shared_storage.exists(source):
+            partial = data.files.with_name(f"{data.files.name}.partial")
+            shared_storage.copy(source, str(partial))
+            partial.replace(data.files)
         data.prepare()
 
 

@@ -10,9 +10,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from gpm_tune.errors import UserError
+from gpm_tune.study import shared_storage
 from gpm_tune.study.nodes import existing
 
 PROBE_BYTES = 4_000_000
@@ -41,61 +42,32 @@ def round_trip(storage: str, mark: str | None = None) -> Speed:
     mark: a file that another machine has written there. Raises UserError where it cannot be seen, or
     what is read is not what was written; else what pyarrow raises.
     """
-    if mark is not None and not _exists(storage, mark):
+    if mark is not None and not shared_storage.exists(place_of(storage, mark)):
         raise UserError("what another machine writes there is not seen: it is not the same storage")
-    name, data = f"gpm-tune-doctor-{uuid.uuid4().hex}", os.urandom(PROBE_BYTES)
+    place, data = place_of(storage, f"gpm-tune-doctor-{uuid.uuid4().hex}"), os.urandom(PROBE_BYTES)
     try:
         start = time.perf_counter()
-        write(storage, name, b"1")
+        shared_storage.write(place, b"1")
         small = time.perf_counter()
-        write(storage, name, data)
+        shared_storage.write(place, data)
         written = time.perf_counter()
-        if _read(storage, name) != data:
+        if shared_storage.read(place) != data:
             raise UserError("what is read there is not what was written")
         read = time.perf_counter()
     except Exception:
         with suppress(OSError):  # it may have been written; what counts is the first error
-            delete(storage, name)
+            shared_storage.delete_file(place)
         raise
-    delete(storage, name)
-    if _exists(storage, name):
+    shared_storage.delete_file(place)
+    if shared_storage.exists(place):
         raise UserError("a file that was deleted there is still there")
     return Speed(small - start, PROBE_BYTES / (written - small), PROBE_BYTES / (read - written))
 
 
-def _open(storage: str) -> tuple[Any, str]:
-    """Arrow's file system, as Ray uses it, and the folder; a local one that is missing is not made."""
-    from pyarrow.fs import FileSystem, LocalFileSystem  # type: ignore[import-untyped]
-
-    if "://" not in storage:
-        return LocalFileSystem(), str(existing(Path(storage)))
-    files, folder = FileSystem.from_uri(storage)
-    return files, folder
-
-
-def write(storage: str, name: str, data: bytes) -> None:
-    """Write a file of this name. Raises what pyarrow raises."""
-    files, folder = _open(storage)
-    with files.open_output_stream(f"{folder}/{name}") as file:
-        file.write(data)
-
-
-def _read(storage: str, name: str) -> bytes:
-    files, folder = _open(storage)
-    with files.open_input_file(f"{folder}/{name}") as file:
-        data: bytes = file.readall()
-    return data
-
-
-def _exists(storage: str, name: str) -> bool:
-    files, folder = _open(storage)
-    return bool(files.get_file_info(f"{folder}/{name}").is_file)
-
-
-def delete(storage: str, name: str) -> None:
-    """Delete the file of this name. Raises what pyarrow raises."""
-    files, folder = _open(storage)
-    files.delete_file(f"{folder}/{name}")
+def place_of(storage: str, name: str) -> str:
+    """Where a file of the storage is; a local folder that is missing is not made."""
+    folder = storage if shared_storage.is_bucket(storage) else existing(Path(storage))
+    return f"{folder}/{name}"
 
 
 def within(seconds: float, function: Callable[..., T], *arguments: object) -> T:

@@ -7,17 +7,15 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import PurePosixPath
 from typing import Any
 
 from ray.tune import Callback
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from gpm_tune.study import trial_checkpoints
 from gpm_tune.study.conductor import Conductor
 from gpm_tune.study.ledger import Assignment
-from gpm_tune.training import checkpoint
 
 PROCESS_LOSSES = 10  # of one trial: a node may vanish, but not for ever
 
@@ -65,6 +63,8 @@ class ConductedSearcher(Searcher):  # type: ignore[misc]
                 self._conductor.ended(number, f"its process was lost {self._losses[number]} times")
             else:
                 self._conductor.lost(number)
+        elif result and "refused" in result:
+            self._conductor.refuse(number, result["refused"])
         elif result is None or "interrupted" in result:
             self._conductor.suspended(number)
         elif "failure" in result:
@@ -104,16 +104,20 @@ class ConductedScheduler(FIFOScheduler):  # type: ignore[misc]
 class CheckpointCallback(Callback):  # type: ignore[misc]
     """Tells the conductor about checkpoints that have reached the storage."""
 
-    def __init__(self, conductor: Conductor) -> None:
+    def __init__(self, conductor: Conductor, checkpoints: str) -> None:
+        """checkpoints: where those of the study lie, as a location."""
         self._conductor = conductor
+        self._checkpoints = checkpoints
 
     def on_checkpoint(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        folder = Path(info["checkpoint"].path)
-        step = trial.last_result.get("step")
-        png = folder / "samples.png"
-        pictures = {f"samples/step_{step:07d}.png": png.read_bytes()} if step and png.exists() else {}
-        self._conductor.checkpointed(trial.config["number"], str(folder), pictures)
-        checkpoint.drop_old(trial_checkpoints.newest_first(folder))
+        # Ray leaves out what says which storage it is.
+        session, attempt, name = PurePosixPath(info["checkpoint"].path).parts[-3:]
+        result = trial.last_result
+        pictures = (
+            {f"samples/step_{result['step']:07d}.png": result["picture"]} if "picture" in result else {}
+        )
+        location = f"{self._checkpoints}/{session}/{attempt}/{name}"
+        self._conductor.checkpointed(trial.config["number"], location, pictures)
 
 
 def _config(assignment: Assignment, shared: Mapping[str, Any]) -> dict[str, Any]:

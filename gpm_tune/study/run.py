@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from dataclasses import asdict
 from typing import Any
 
 import yaml
@@ -10,16 +10,19 @@ from rich.console import Console
 
 from gpm_tune.errors import UserError
 from gpm_tune.metrics import check_features
-from gpm_tune.study import space
+from gpm_tune.study import shared_storage, space
 from gpm_tune.study.cluster import check_resources, connected, this_machine
 from gpm_tune.study.conductor import Conductor, run_tags
 from gpm_tune.study.confirmation import ConfirmationLedger
+from gpm_tune.study.fetching import fetch, from_storage
 from gpm_tune.study.guards import interruptible, only_once
 from gpm_tune.study.home import Home
 from gpm_tune.study.ledger import Ledger
+from gpm_tune.study.mirror import Mirror
+from gpm_tune.study.nodes import NodeReport, check_same, look, look_everywhere, prepare_data
 from gpm_tune.study.progress import StudyProgress
 from gpm_tune.study.provenance import data_fingerprint, environment_tags, requirements
-from gpm_tune.study.records import read_study
+from gpm_tune.study.records import read_study, study_names
 from gpm_tune.study.runs import checkpoint_of, find_teacher
 from gpm_tune.study.specification import CONFIRMATION, Study
 from gpm_tune.study.tracking import RunLog, Tracker
@@ -33,7 +36,7 @@ def prepare(experiment: Experiment, home: Home) -> None:
 
     Raises UserError where they cannot, before any work has started.
     """
-    experiment.data.prepare()
+    prepare_data(experiment, home.storage)
     if experiment.features:
         check_features(experiment.features, experiment.evaluation.inception_weights)
     if experiment.teacher is not None:
@@ -47,6 +50,7 @@ def run_study(study: Study, home: Home, address: str, console: Console) -> bool:
 
     Raises UserError where something is missing that the trials need, or the study is running.
     """
+    _take_over(study.name, home)
     study = _find_start_points(study.with_experiment(find_teacher(study.experiment, home)), home)
     prepare(study.experiment, home)
     if address == "local":
@@ -54,17 +58,28 @@ def run_study(study: Study, home: Home, address: str, console: Console) -> bool:
     folder = home.study(study.name)
     with only_once(f"study '{study.name}'", folder):
         home.stop_file(study.name).unlink(missing_ok=True)  # it was meant for an earlier run
-        ledger = Ledger(study, home.optuna_uri, folder)
+        ledger = Ledger(study, home.optuna_uri, home.checkpoints(study.name))
         (folder / "study.yaml").write_text(
             yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
         )
-        with Tracker(folder / "spool", home.tracking_uri, study.name, home.artifact_root) as tracker:
+        with (
+            Mirror(home, study.name),
+            Tracker(folder / "spool", home.tracking_uri, study.name, home.artifact_root) as tracker,
+        ):
             finished = _run_stage(ledger, home, address, tracker, console)
             if finished and study.confirm:
                 best = read_study(home.optuna_uri, study.name).ranked()[: study.confirm.trials]
                 stage = ConfirmationLedger(study, home.optuna_uri, best)
                 finished = _run_stage(stage, home, address, tracker, console)
     return finished
+
+
+def _take_over(name: str, home: Home) -> None:
+    """Bring a study here that another machine has begun, and that the storage has."""
+    stored = home.stored(name)
+    if stored and name not in study_names(home.optuna_uri) and shared_storage.exists(f"{stored}/optuna.db"):
+        assert home.storage is not None, "there is something stored in it"
+        fetch(name, home, from_storage(home.storage), checkpoints="none")
 
 
 def _find_start_points(study: Study, home: Home) -> Study:
@@ -131,7 +146,7 @@ def _register_best(ledger: Ledger, home: Home, tracker: Tracker) -> None:
     best = next(iter(read_study(home.optuna_uri, study.name).ranked()), None)
     if best is None or best.checkpoint is None or study.name.endswith(CONFIRMATION):
         return
-    folder = Path(best.checkpoint)
+    folder = shared_storage.local(best.checkpoint, home.cache)
     if not folder.is_dir():
         return
     name = f"trial {best.number}"
@@ -151,18 +166,32 @@ def _register_best(ledger: Ledger, home: Home, tracker: Tracker) -> None:
 def _run_trials(study: Study, home: Home, address: str, conductor: Conductor, console: Console) -> None:
     with connected(address) as totals:
         check_resources(study.resources, totals, "the Ray cluster")
+        import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
         from gpm_tune.study.teaching import teach
         from gpm_tune.study.trainable import Switch
 
-        switch = Switch.remote()  # type: ignore[attr-defined]
-
+        own = None if address == "local" else _check_nodes(study, home)
+        # On the driver's own node: elsewhere it would vanish with its node, and all trials would fail.
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        switch = Switch.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]
         conductor.on_stop = switch.turn_on.remote
         with interruptible(conductor.interrupt):
             if teach(study, home, switch, console):
-                _build_tuner(study, home, conductor, switch).fit()
+                _build_tuner(study, home, conductor, switch, own).fit()
+    if conductor.refused:
+        raise UserError(f"the study was interrupted: {conductor.refused}")
 
 
-def _build_tuner(study: Study, home: Home, conductor: Conductor, switch: Any) -> Any:
+def _check_nodes(study: Study, home: Home) -> NodeReport:
+    """What this machine has, of software and data. Raises UserError where a node has something else."""
+    own = look("this process", study.base, storage=home.storage)
+    check_same(own, look_everywhere(study.base, storage=home.storage))
+    return own
+
+
+def _build_tuner(study: Study, home: Home, conductor: Conductor, switch: Any, own: NodeReport | None) -> Any:
     from ray import tune
 
     from gpm_tune.study.ray_adapters import (
@@ -178,15 +207,20 @@ def _build_tuner(study: Study, home: Home, conductor: Conductor, switch: Any) ->
         tune.with_parameters(TrialTrainable, switch=switch),
         resources.for_ray,
     )
+    checkpoints = home.checkpoints(study.name)
+    files, folder = shared_storage.opened(checkpoints)
+    sessions = [name for name in shared_storage.children(checkpoints) if name.startswith("session_")]
     shared = {
         "objective": study.objective.model_dump(),
         "wanted": study.wanted,
         "cache": str(home.cache),
+        "storage": home.storage,
+        "checkpoints": checkpoints,
+        "expected": own and (asdict(own), study.base),
         "threads": resources.cpu,
         "device": "cuda" if resources.gpu else "cpu",
         "time_limit": resources.time_limit,
     }
-    sessions = home.study(study.name) / "checkpoints"
     return tune.Tuner(
         trainable,
         tune_config=tune.TuneConfig(
@@ -198,13 +232,14 @@ def _build_tuner(study: Study, home: Home, conductor: Conductor, switch: Any) ->
         ),
         run_config=tune.RunConfig(
             # A session of its own: a continued trial's new checkpoints never meet its old ones.
-            name=f"session_{len(list(sessions.glob('session_*'))):03d}",
-            storage_path=str(sessions),
+            name=f"session_{len(sessions):03d}",
+            storage_path=folder,
+            storage_filesystem=files if shared_storage.is_bucket(checkpoints) else None,
             failure_config=tune.FailureConfig(max_failures=0),  # the searcher starts them again
             # Trials say when to checkpoint: one that failed has nothing to keep. Old ones are ours to
             # delete: for `num_to_keep` Tune would write the state of all trials every other checkpoint.
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
-            callbacks=[CheckpointCallback(conductor)],
+            callbacks=[CheckpointCallback(conductor, checkpoints)],
             verbose=0,
         ),
     )

@@ -9,6 +9,7 @@ import torch
 
 from gpm_tune.errors import UserError
 from gpm_tune.models import ScoreGANConfig
+from gpm_tune.study import shared_storage
 from gpm_tune.study.home import Home
 from gpm_tune.training import Experiment, checkpoint
 from gpm_tune.training.saved import read_experiment
@@ -32,7 +33,7 @@ def checkpoint_of(run: str, home: Home) -> Path:
             f"{run}: neither the folder of a checkpoint (one with a checkpoint.json) nor an MLflow run id "
             "(32 hexadecimal digits); `gpm-tune best STUDY` names the checkpoint of a study's best trial"
         )
-    tagged = Path(_tag(run, home))
+    tagged = shared_storage.local(_tag(run, home), home.cache)
     if not (tagged / "checkpoint.json").is_file():
         raise UserError(f"run {run}: its checkpoint {tagged} is not on this machine")
     return tagged

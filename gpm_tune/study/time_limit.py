@@ -50,13 +50,15 @@ class TimeLimit:
 def _where(dump: str) -> str:
     """Where the thread that trained was: its innermost frame, and the innermost one of this package."""
     package = str(Path(gpm_tune.__file__).parent)
+    frames: list[re.Match[str]] = []
     for thread in re.split(r"\n\n", dump):
         frames = [match for line in thread.splitlines() if (match := FRAME.match(line))]
         ours = [frame for frame in frames if frame["file"].startswith(package) and frame["file"] != __file__]
         if ours:
             called = "" if ours[0] is frames[0] else f", called from {_place(ours[0])}"
             return _place(frames[0]) + called
-    return "an unknown place"
+    # Of the main thread, the last one, not all frames can always be read.
+    return _place(frames[0]) if frames else "an unknown place"
 
 
 def _place(frame: re.Match[str]) -> str:

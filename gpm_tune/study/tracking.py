@@ -187,7 +187,7 @@ class _Sender:
     """The calls to MLflow. Used by the delivery thread alone; raises what MLflow raises."""
 
     def __init__(self, tracking_uri: str, experiment: str, artifact_root: str | None) -> None:
-        self.address = _without_login(tracking_uri)
+        self.address = without_login(tracking_uri)
         self._uri = tracking_uri
         self._experiment = experiment
         self._artifact_root = artifact_root
@@ -372,10 +372,11 @@ def _describe(event: Event) -> str:
 
 def _say(error: Exception) -> str:
     """The error's first line, without the store's password."""
-    return _without_login(str(error).partition("\n")[0])[:300]
+    return without_login(str(error).partition("\n")[0])[:300]
 
 
-def _without_login(text: str) -> str:
+def without_login(text: str) -> str:
+    """A text in which URIs have no user names and passwords."""
     return re.sub(r"//[^/\s]*@", "//", text)
 
 

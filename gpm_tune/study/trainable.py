@@ -4,23 +4,31 @@ from __future__ import annotations
 
 import gc
 import re
+import tempfile
 import time
 import traceback
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import ray
 import torch
 from ray import tune
 
 from gpm_tune.errors import DivergedError, UserError
-from gpm_tune.study import trial_checkpoints
+from gpm_tune.study import shared_storage, trial_checkpoints
+from gpm_tune.study.nodes import NodeReport, look, misfit
+from gpm_tune.study.teachers import fetch_teacher
 from gpm_tune.study.time_limit import TimeLimit
 from gpm_tune.training import Experiment, Objective, Trainer
 from gpm_tune.training.resuming import resume
 
 POLL_SECONDS = 0.5  # how often a trial looks whether the study was interrupted
+STORAGE_PATIENCE = 600.0  # seconds that a trial waits for a storage that is away
+STORAGE_LONGEST_PAUSE = 15.0  # seconds between attempts
 OUT_OF_MEMORY = re.compile(r"out of memory|can't allocate memory", re.IGNORECASE)
+
+T = TypeVar("T")
 
 
 @ray.remote(num_cpus=0)
@@ -69,14 +77,17 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
     """Ray's view of a `Trainer`.
 
     Its config: `number`, `experiment` and `objective` as plain data, `wanted` metrics, `checkpoint` to
-    continue from or None, `cache` folder, `threads`, `device`, `time_limit`. A result has `step` and
-    `metrics`, or `failure` with a reason, or `interrupted`; and a `note` where the trial did not
-    continue where it should have.
+    continue from or None, the location of all `checkpoints`, `cache` folder, `storage` or None, `threads`,
+    `device`, `time_limit`, and `expected`: the report that nodes must equal and the study's base
+    experiment, or None on a single machine. A result has `step`, `metrics` and a
+    `picture`, or `failure` with a reason, or `interrupted`, or `refused` with the reason why this node
+    does not fit; and a `note` where the trial did not continue where it should have.
     Exceptions become failures: only a lost process is worth a retry.
     """
 
     def setup(self, config: dict[str, Any], switch: Any = None) -> None:
         self._interrupted = Interruption(switch)
+        self._refusal = self._look(config)
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -84,12 +95,29 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
         self._trial = new_config
         self._checkpoint: str | None = new_config["checkpoint"]
         self._note: str | None = None
-        session = self._storage.experiment_fs_path if self._storage else self.logdir
-        file = Path(session) / trial_checkpoints.trial_folder(new_config["number"]) / "hang.txt"
+        file = self._session / trial_checkpoints.trial_folder(new_config["number"]) / "hang.txt"
         self._limit = TimeLimit(new_config["time_limit"], file)
         self._forget()
         torch.set_num_threads(new_config["threads"])
         return True
+
+    @property
+    def _session(self) -> Path:
+        """A folder for what is left of a process that hangs: of all nodes, or if need be of this one."""
+        if self._storage is None:
+            return Path(self.logdir)
+        session: str = self._storage.experiment_fs_path
+        in_bucket = shared_storage.is_bucket(self._trial["checkpoints"])
+        return Path(self._trial["cache"], "hangs", session) if in_bucket else Path(session)
+
+    @staticmethod
+    def _look(config: dict[str, Any]) -> str | None:
+        """Why this node, which may have joined after the study had started, cannot run its trials."""
+        if config["expected"] is None:
+            return None
+        report, base = config["expected"]
+        here = look(ray.util.get_node_ip_address(), base, storage=config["storage"])
+        return misfit(NodeReport(**report), here)
 
     def _forget(self) -> None:
         """Free the memory of a trial that has ended, for the next one in this process."""
@@ -99,6 +127,8 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
 
     def step(self) -> dict[str, Any]:
         """Train up to the next evaluation, or until the study is interrupted."""
+        if self._refusal:
+            return {"refused": self._refusal, "done": True}
         failure = self._limit.verdict
         if failure is None:
             try:
@@ -121,6 +151,7 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
         return {
             "step": evaluation.step,
             "metrics": evaluation.metrics,
+            "picture": evaluation.picture,
             "all_steps": self._trainer.done,  # `done` is also true of a trial that is stopped
             "done": self._trainer.done,
             "should_checkpoint": True,
@@ -128,21 +159,51 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
         }
 
     def _build(self) -> Trainer:
+        experiment = Experiment.model_validate(self._trial["experiment"])
+        cache = Path(self._trial["cache"])
+        if self._trial["storage"]:
+            self._patiently(lambda: fetch_teacher(experiment.teacher, cache, self._trial["storage"]))
         trainer = Trainer(
-            Experiment.model_validate(self._trial["experiment"]),
+            experiment,
             device=self._trial["device"],
             objective=Objective.model_validate(self._trial["objective"]),
             wanted=self._trial["wanted"],
-            cache=Path(self._trial["cache"]),
+            cache=cache,
         )
         if self._checkpoint:
-            self._note = resume(trainer, trial_checkpoints.newest_first(Path(self._checkpoint)))
+            latest = self._checkpoint
+            self._note = (
+                self._patiently(lambda: _resume(trainer, latest, self._trial["checkpoints"])) or self._note
+            )
         return trainer
 
     def save(self, checkpoint_dir: str | None = None) -> Any:
-        """Write a checkpoint and copy it to the storage, which may hang as everything else."""
+        """Write a checkpoint and copy it to the storage, which may be away or hang as everything else."""
+        save = super().save
         with self._limit.watch():
-            return super().save(checkpoint_dir)
+            saved = self._patiently(lambda: save(checkpoint_dir))
+            session, attempt, name = Path(saved.checkpoint.path).parts[-3:]
+            if self._storage is not None:
+                latest = f"{self._trial['checkpoints']}/{session}/{attempt}/{name}"
+                self._patiently(lambda: trial_checkpoints.drop_old(latest))
+            return saved
+
+    def _patiently(self, use: Callable[[], T]) -> T:
+        """Use the storage; while that fails, again for as long as storages usually are away.
+
+        Raises what the last attempt raised.
+        """
+        start = time.monotonic()
+        while True:
+            try:
+                return use()
+            except (OSError, RuntimeError) as error:
+                waited = time.monotonic() - start
+                if not _is_away(error) or waited > STORAGE_PATIENCE:
+                    raise
+                reason = str(error).partition("\n")[0]
+                self._note = f"the storage was away: {type(error).__name__}: {reason}"
+                time.sleep(min(STORAGE_LONGEST_PAUSE, 1 + waited / 2))
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         assert self._trainer is not None, "a checkpoint is asked for by results of a trainer only"
@@ -152,6 +213,27 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
         """Continue from there with the next step: what fails then is the trial's failure, and no loss."""
         self._checkpoint = checkpoint
         self._trainer = None
+
+
+def _is_away(error: Exception) -> bool:
+    """Whether the storage may be to blame; Ray has no exception of its own where it misses its marker."""
+    return isinstance(error, OSError) or "cluster storage" in str(error)
+
+
+def _resume(trainer: Trainer, latest: str, checkpoints: str) -> str | None:
+    """Continue from the best choice among a trial's checkpoints.
+
+    Raises OSError where the storage is away: its checkpoints are not damaged then.
+    """
+    if not shared_storage.exists(checkpoints):
+        raise FileNotFoundError(f"{checkpoints} is not there")
+    with tempfile.TemporaryDirectory() as cache:
+
+        def folders() -> Iterator[Path]:
+            for place in trial_checkpoints.candidates(latest):
+                yield shared_storage.local(place, Path(cache))
+
+        return resume(trainer, folders())
 
 
 def reason_of(error: Exception, experiment: Experiment) -> str:

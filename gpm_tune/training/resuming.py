@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from gpm_tune.errors import UserError
@@ -12,7 +12,7 @@ from gpm_tune.training.trainer import Trainer
 _log = logging.getLogger("gpm_tune")
 
 
-def resume(trainer: Trainer, folders: Sequence[Path]) -> str | None:
+def resume(trainer: Trainer, folders: Iterable[Path]) -> str | None:
     """Continue from the first of the folders, newest first, that holds a whole checkpoint.
 
     With none that is whole the run starts from step 0. Returns None, or, where a checkpoint had to be

@@ -78,7 +78,7 @@ def open_ledger(home: Home, study: Study) -> Ledger:
     folder = home.study(study.name)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "study.yaml").write_text(yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False))
-    return Ledger(study, home.optuna_uri, folder)
+    return Ledger(study, home.optuna_uri, home.checkpoints(study.name))
 
 
 def tell(

@@ -65,7 +65,7 @@ def truncate(home: Path, driver: Driver, after: int) -> Path:
     latest = Path(trial.checkpoint)
     weights = latest / "weights.safetensors"
     weights.write_bytes(weights.read_bytes()[:-8])
-    return next(folder for folder in newest_first(latest)[1:] if is_whole(folder))
+    return next(place for place in map(Path, newest_first(str(latest))[1:]) if is_whole(place))
 
 
 def evaluated(home: Path) -> list[int]:

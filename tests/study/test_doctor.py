@@ -127,7 +127,7 @@ def test_a_broken_torchvision_is_a_line_and_no_traceback(tmp_path: Path) -> None
 def test_a_cluster_that_does_not_answer_is_told_soon(home: Home) -> None:
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))
-        findings = list(examine(None, home, f"127.0.0.1:{nobody.getsockname()[1]}", None))
+        findings = list(examine(None, home, f"127.0.0.1:{nobody.getsockname()[1]}"))
     assert levels(findings)["cluster"] == "fail"
     assert levels(findings)["home"] == "ok", "the others are made all the same"
 

@@ -148,7 +148,7 @@ def write_checkpoint(folder: Path, step: int) -> str:
 
 
 def test_forks_of_the_best_replace_the_worst(storage: str, tmp_path: Path) -> None:
-    ledger = Ledger(study_of(**PBT), storage, tmp_path / "study")
+    ledger = Ledger(study_of(**PBT), storage, str(tmp_path / "study"))
     assignments = [ledger.next() for _ in range(4)]
     assert ledger.next() is None
     for assignment in assignments:
@@ -157,7 +157,7 @@ def test_forks_of_the_best_replace_the_worst(storage: str, tmp_path: Path) -> No
         assert ledger.report(number, 4, measured(float(number))) is Verdict.PAUSE
         ledger.keep_checkpoint(number, write_checkpoint(tmp_path / f"checkpoint_{number}", 4))
         ledger.pause(number)
-    ledger = Ledger(study_of(**PBT), storage, tmp_path / "study")  # a restart in between changes nothing
+    ledger = Ledger(study_of(**PBT), storage, str(tmp_path / "study"))  # a restart in between changes nothing
     following = [ledger.next() for _ in range(4)]
     assert [a.number for a in following if a] == [0, 1, 2, 4]
     fork = following[3]

@@ -11,12 +11,12 @@ def test_the_latest_comes_first_then_what_is_older_of_every_session(tmp_path: Pa
 
     for place in [(0, 7, 3), (0, 7, 4), (1, 7, 0), (1, 7, 1), (1, 7, 2), (1, 8, 0), (2, 7, 0)]:
         folder(*place).mkdir(parents=True)
-    found = newest_first(folder(1, 7, 1))
-    assert found == [folder(*place) for place in [(1, 7, 1), (1, 7, 0), (0, 7, 4), (0, 7, 3)]]
+    found = newest_first(str(folder(1, 7, 1)))
+    assert found == [str(folder(*place)) for place in [(1, 7, 1), (1, 7, 0), (0, 7, 4), (0, 7, 3)]]
 
 
 def test_a_latest_one_that_is_gone_is_named_still(tmp_path: Path) -> None:
-    gone = tmp_path / "session_000" / "trial_0000" / "checkpoint_000000"
+    gone = str(tmp_path / "session_000" / "trial_0000" / "checkpoint_000000")
     assert newest_first(gone) == [gone]
 
 
@@ -25,4 +25,4 @@ def test_attempts_after_a_lost_process_come_in_order(tmp_path: Path) -> None:
     folders = [tmp_path / "session_000" / name / "checkpoint_000000" for name in names]
     for folder in folders:
         folder.mkdir(parents=True)
-    assert newest_first(folders[-1]) == folders[::-1]
+    assert newest_first(str(folders[-1])) == [str(folder) for folder in folders[::-1]]

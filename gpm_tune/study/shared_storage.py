@@ -1,0 +1,121 @@
+"""What every node of a cluster reaches: a folder that all share, or a bucket.
+
+A location is a path or a URI: /mnt/shared/x, s3://BUCKET/x, gs://BUCKET/x. Buckets are reached as Ray
+reaches them, through Arrow, with the credentials that the machine has.
+
+STORAGE/data/                a data set's files, for nodes that lack them
+STORAGE/teachers/            trained teachers, by their experiment
+STORAGE/studies/NAME/        checkpoints/ of its trials; and what only the driver's machine had
+                             besides: optuna.db, study.yaml, spool/
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from gpm_tune.errors import UserError
+
+
+def is_bucket(location: str) -> bool:
+    """Whether it is in a bucket, and not a folder of the file system."""
+    return "://" in location
+
+
+def opened(location: str) -> tuple[Any, str]:
+    """Arrow's file system of a location, and the path there.
+
+    Raises UserError where it is not one that Arrow knows.
+    """
+    import pyarrow
+    from pyarrow.fs import FileSystem, LocalFileSystem
+
+    if not is_bucket(location):
+        return LocalFileSystem(), str(Path(location).absolute())
+    try:
+        files, path = FileSystem.from_uri(location)
+    except (pyarrow.ArrowInvalid, OSError) as error:
+        raise UserError(
+            f"storage {location}: {error}. Give s3://BUCKET/PREFIX, gs://BUCKET/PREFIX, or a folder that "
+            "all nodes share"
+        ) from None
+    return files, path.rstrip("/")
+
+
+def children(location: str) -> list[str]:
+    """The names of what lies in a folder, sorted; none where there is no such folder."""
+    from pyarrow.fs import FileSelector
+
+    files, path = opened(location)
+    return sorted(info.base_name for info in files.get_file_info(FileSelector(path, allow_not_found=True)))
+
+
+def exists(location: str) -> bool:
+    """Whether a file or a folder is there."""
+    from pyarrow.fs import FileType
+
+    files, path = opened(location)
+    return bool(files.get_file_info(path).type != FileType.NotFound)
+
+
+def read(location: str) -> bytes:
+    """The content of a file. Raises OSError where it cannot be read."""
+    files, path = opened(location)
+    with files.open_input_file(path) as file:
+        content: bytes = file.readall()
+    return content
+
+
+def write(location: str, content: bytes) -> None:
+    """Write a file, which is there as a whole or not at all. Raises OSError where it cannot be written."""
+    files, path = opened(location)
+    if not is_bucket(location):
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+    partial = path if is_bucket(location) else f"{path}.{os.getpid()}.partial"  # a bucket's files are whole
+    with files.open_output_stream(partial) as file:
+        file.write(content)
+    if partial != path:
+        files.move(partial, path)
+
+
+def copy(source: str, destination: str) -> None:
+    """Copy a folder with all that lies in it. Raises OSError where that is not possible."""
+    from pyarrow.fs import copy_files
+
+    from_files, from_path = opened(source)
+    to_files, to_path = opened(destination)
+    to_files.create_dir(to_path)
+    copy_files(from_path, to_path, source_filesystem=from_files, destination_filesystem=to_files)
+
+
+def delete(location: str) -> None:
+    """Delete a folder with all that lies in it, if it is there."""
+    if exists(location):
+        files, path = opened(location)
+        files.delete_dir(path)
+
+
+def delete_file(location: str) -> None:
+    """Delete a file. Raises OSError where that is not possible."""
+    files, path = opened(location)
+    files.delete_file(path)
+
+
+def local(location: str, cache: Path) -> Path:
+    """A folder of the storage on this machine: itself, or a copy of what is in a bucket, made once.
+
+    For what never changes, as a checkpoint. Raises OSError where it cannot be read.
+    """
+    if not is_bucket(location):
+        return Path(location)
+    place = cache / "from_storage" / location.partition("://")[2]
+    if not place.is_dir():
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=place.parent) as partial:
+            copy(location, partial)
+            if not place.is_dir():
+                shutil.copytree(partial, place)
+    return place
