@@ -10,6 +10,7 @@ import typer
 from gpm_tune.cli.common import (
     NO_RESULT,
     AddressOption,
+    ClusterOption,
     HomeOption,
     JsonOption,
     StorageOption,
@@ -18,7 +19,9 @@ from gpm_tune.cli.common import (
     home_at,
     new_console,
     print_json,
+    show,
 )
+from gpm_tune.errors import UserError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -32,12 +35,16 @@ def doctor(
         Path | None, typer.Argument(metavar="STUDY.yaml", help="A study: are its data here, does it fit?")
     ] = None,
     address: AddressOption = "local",
+    cluster: ClusterOption = None,
     storage: StorageOption = None,
     as_json: JsonOption = False,
     home: HomeOption = None,
     tracking_uri: TrackingOption = None,
 ) -> None:
     """Check this machine, or every node of a cluster, and say what to do; exit code 1 if anything fails."""
+    if cluster is not None:
+        _examine_on(cluster, file, as_json)
+        return
     from gpm_tune.study.doctor import examine
 
     console = new_console()
@@ -50,6 +57,50 @@ def doctor(
         print_json([finding.plain() for finding in findings])
     if any(finding.level == "fail" for finding in findings):
         raise typer.Exit(NO_RESULT)
+
+
+def _examine_on(file: Path, study: Path | None, as_json: bool) -> None:
+    """Let the head of a cluster examine itself and all nodes."""
+    from gpm_tune.study.remote import Cluster
+
+    cluster = Cluster(file)
+    words = ["gpm-tune", "doctor", "--address", "auto", *(["--json"] if as_json else [])]
+    if study is not None:
+        words.append(cluster.put(study) if study.is_file() else str(study))
+    if not cluster.run(words):
+        raise typer.Exit(NO_RESULT)
+
+
+@app.command()
+def fetch(
+    study: Annotated[str, typer.Argument(help="A study's name.")],
+    cluster: ClusterOption = None,
+    storage: StorageOption = None,
+    checkpoints: Annotated[
+        str, typer.Option(help="`best`, `all` or `none` of its trials' checkpoints.")
+    ] = "best",
+    home: HomeOption = None,
+    tracking_uri: TrackingOption = None,
+) -> None:
+    """Bring a study's results here, from a cluster or a storage: its trials, MLflow's runs, checkpoints."""
+    from gpm_tune.study.fetching import fetch as fetch_study
+    from gpm_tune.study.fetching import from_storage
+    from gpm_tune.study.results import report
+
+    if checkpoints not in ("best", "all", "none"):
+        raise UserError(f"--checkpoints {checkpoints}: expected best, all or none")
+    place = home_at(home, tracking_uri, storage)
+    if cluster is not None:
+        from gpm_tune.study.remote import Cluster
+
+        get = Cluster(cluster).get()
+    elif place.storage:
+        get = from_storage(place.storage)
+    else:
+        raise UserError("where is the study? Name the cluster's file (--cluster), or its storage (--storage)")
+    record = fetch_study(study, place, get, checkpoints=checkpoints)
+    show(*report(place.optuna_uri, record))
+    print(f"in {place.root}; open it in MLflow with\n  gpm-tune ui --home {place.root}")
 
 
 def _show(finding: Finding, console: Console) -> None:

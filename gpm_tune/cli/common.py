@@ -60,6 +60,14 @@ StorageOption = Annotated[
 AddressOption = Annotated[
     str, typer.Option(help="`local` starts Ray here, `auto` or HOST:PORT joins a cluster.")
 ]
+ClusterOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--cluster",
+        metavar="FILE",
+        help="Do it on the cluster that `ray up FILE` has brought up, through SSH.",
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 RunsArgument = Annotated[
     list[str],
@@ -151,6 +159,25 @@ def this_command() -> str:
     from shlex import join
 
     return join(["gpm-tune", *sys.argv[1:]])
+
+
+def is_done_on(cluster: Path | None, *more: str) -> bool:
+    """Whether this command was for a cluster: then it has been run on its head, with more words.
+
+    It ends with exit code 1 where it fails there.
+    """
+    if cluster is None:
+        return False
+    from gpm_tune.study.remote import Cluster
+
+    words = sys.argv[1:]
+    for given in (["--cluster", str(cluster)], [f"--cluster={cluster}"]):
+        for start in range(len(words)):
+            if words[start : start + len(given)] == given:
+                del words[start : start + len(given)]
+    if not Cluster(cluster).run(["gpm-tune", *words, *more]):
+        raise typer.Exit(NO_RESULT)
+    return True
 
 
 def new_console() -> Console:

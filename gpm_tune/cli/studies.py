@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +14,7 @@ from gpm_tune.cli.common import (
     INTERRUPTED,
     NO_RESULT,
     AddressOption,
+    ClusterOption,
     HomeOption,
     JsonOption,
     NameOption,
@@ -21,6 +23,7 @@ from gpm_tune.cli.common import (
     TrackingOption,
     app,
     home_at,
+    is_done_on,
     load,
     new_console,
     print_json,
@@ -41,6 +44,7 @@ def run(
     trials: Annotated[int | None, typer.Option(help="Trials in all: budget.trials.")] = None,
     name: NameOption = None,
     address: AddressOption = "local",
+    cluster: ClusterOption = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print what would be run, and start nothing.")
     ] = False,
@@ -58,7 +62,33 @@ def run(
 
         preview(study, home_at(home), address, new_console())
         return
+    if cluster is not None:
+        _run_on(cluster, study)
+        return
     _run(study, home_at(home, tracking_uri, storage), address)
+
+
+def _run_on(file: Path, study: Study) -> None:
+    """Submit a study to a cluster, and follow it."""
+    from gpm_tune.study.remote import Cluster
+
+    cluster = Cluster(file)
+    job = cluster.submit(study)
+    print(
+        f"study {study.name} is Ray job {job}; Ctrl-C leaves it, the same command follows it again",
+        flush=True,
+    )
+    try:
+        code = cluster.follow(job)
+    except KeyboardInterrupt:
+        print(
+            f"\nthe study goes on; see how it stands, or stop it, with\n"
+            f"  gpm-tune status {study.name} --cluster {file}\n  gpm-tune stop {study.name} --cluster {file}"
+        )
+        raise typer.Exit(INTERRUPTED) from None
+    print(f"bring its results here with\n  gpm-tune fetch {study.name} --cluster {file}")
+    if code:
+        raise typer.Exit(code)
 
 
 @app.command()
@@ -124,9 +154,12 @@ def status(
     watch: Annotated[bool, typer.Option("--watch", help="Show it again until the study has ended.")] = False,
     interval: Annotated[float, typer.Option(min=0.1, help="Seconds between looks, with --watch.")] = 5.0,
     as_json: JsonOption = False,
+    cluster: ClusterOption = None,
     home: HomeOption = None,
 ) -> None:
     """Show how studies stand."""
+    if is_done_on(cluster):
+        return
     if watch:
         _watch(study, home_at(home), interval)
         return
@@ -227,9 +260,12 @@ def compare(
 def stop(
     study: Annotated[str, typer.Argument(help="A study's name.")],
     wait: Annotated[bool, typer.Option(help="Wait until it has stopped.")] = True,
+    cluster: ClusterOption = None,
     home: HomeOption = None,
 ) -> None:
     """Ask a running study to stop, as its first Ctrl-C would, from any process that shares HOME."""
+    if is_done_on(cluster):
+        return
     from gpm_tune.study.manage import stop as stop_study
 
     if not stop_study(home_at(home), study, wait):
@@ -265,10 +301,14 @@ def delete(
 @app.command()
 def ui(
     port: Annotated[int, typer.Option(help="Port on 127.0.0.1.")] = 5000,
+    cluster: ClusterOption = None,
     home: HomeOption = None,
     tracking_uri: TrackingOption = None,
 ) -> None:
     """Open the MLflow UI on what was tracked, on 127.0.0.1."""
+    if cluster is not None:
+        _tunnel_ui(cluster, port)
+        return
     place = home_at(home, tracking_uri)
     if place.tracking_uri.startswith("http"):
         print(f"MLflow's UI is at {place.tracking_uri}")
@@ -280,6 +320,16 @@ def ui(
     arguments = ["server", "--backend-store-uri", place.tracking_uri, "--workers", "1"]
     arguments += ["--host", "127.0.0.1", "--port", str(port)]
     os.execv(sys.executable, [sys.executable, "-m", "mlflow", *arguments])
+
+
+def _tunnel_ui(file: Path, port: int) -> None:
+    from signal import pause
+
+    from gpm_tune.study.remote import MLFLOW, Cluster
+
+    with suppress(KeyboardInterrupt), Cluster(file).tunnel(MLFLOW, port) as here:
+        print(f"MLflow UI of the cluster on http://127.0.0.1:{here}; Ctrl-C ends the tunnel", flush=True)
+        pause()
 
 
 def _ui_command(home: Home) -> str:
