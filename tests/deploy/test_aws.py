@@ -21,6 +21,9 @@ from ray.autoscaler._private.aws import node_provider, utils
 from ray.autoscaler.tags import NODE_KIND_WORKER, TAG_RAY_NODE_KIND, TAG_RAY_USER_NODE_TYPE
 from ray.autoscaler.v2.instance_manager.config import AutoscalingConfig
 from ray.autoscaler.v2.instance_manager.ray_installer import RayInstaller
+from ray.autoscaler.v2.scheduler import ResourceDemandScheduler, SchedulingRequest
+from ray.autoscaler.v2.utils import ResourceRequestUtil
+from ray.core.generated.autoscaler_pb2 import GangResourceRequest
 from ray.core.generated.instance_manager_pb2 import Instance
 
 pytestmark = pytest.mark.slow
@@ -269,3 +272,25 @@ def test_unnamed_bucket_fails_with_a_message(name):
     assert refused.returncode == 1
     assert f"{Path(name).name}, docker.run_options: set GPM_TUNE_STORAGE" in refused.stderr
     assert run(STORAGE).returncode == 0
+
+
+def launched(cloud, unavailable=(), **more):
+    """How many nodes of each type Ray's autoscaler launches for eight trials."""
+    config = AutoscalingConfig(cloud.config | {"file_mounts": {}}, skip_content_hash=True)
+    trial = ResourceRequestUtil.make({"CPU": 2.0, "GPU": 0.25, **more})
+    request = SchedulingRequest(
+        node_type_configs=config.get_node_type_configs(),
+        max_num_nodes=config.get_max_num_nodes(),
+        disable_launch_config_check=True,
+        gang_resource_requests=[GangResourceRequest(requests=[trial]) for _ in range(8)],
+        recoverable_resource_availabilities=dict.fromkeys(unavailable, 0.0),
+    )
+    reply = ResourceDemandScheduler().schedule(request)
+    return {launch.instance_type: launch.count for launch in reply.to_launch}
+
+
+def test_the_cheapest_type_that_is_to_be_had_is_launched(cloud):
+    assert launched(cloud) == {"l4_spot": 2}
+    assert launched(cloud, ["l4_spot"]) == {"a10g_spot": 2}
+    assert launched(cloud, SPOT) == {"l4_on_demand": 2}
+    assert launched(cloud, **{"accelerator_type:L40S": 0.001}) == {"l40s_spot": 2}

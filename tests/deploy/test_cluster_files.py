@@ -137,6 +137,19 @@ def test_each_cloud_has_the_same_commands_and_containers(path):
     assert ours["docker"]["head_run_options"] == reference["docker"]["head_run_options"]
 
 
+def test_workers_cannot_launch_machines():
+    aws, gcp = (load(path)["available_node_types"] for path in IN_CLOUDS)
+    assert {kind["node_config"]["IamInstanceProfile"]["Name"] for kind in aws.values()} == {
+        "gpm-tune-head",
+        "gpm-tune-worker",
+    }
+    (head,) = gcp.pop("head")["node_config"]["serviceAccounts"]
+    for kind in gcp.values():
+        (account,) = kind["node_config"]["serviceAccounts"]
+        assert account["email"] != head["email"]
+        assert account["scopes"] == ["https://www.googleapis.com/auth/devstorage.read_write"]
+
+
 @pytest.mark.parametrize("path", named(IN_CLOUDS))
 def test_image_has_the_pinned_ray_and_python(path):
     assert load(path)["docker"]["image"] == f"rayproject/ray:{image_tag()}-cu128"
