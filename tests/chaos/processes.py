@@ -25,12 +25,8 @@ MARK = "GPM_TUNE_TEST_PROCESS"
 class Driver:
     """`gpm-tune run` of a study, started again as often as it is killed."""
 
-    def __init__(
-        self, study: Path, home: Path, tracking_uri: str | None = None, address: str = "local"
-    ) -> None:
-        self._command = [*COMMAND, "run", str(study), "--home", str(home), "--address", address]
-        if tracking_uri:
-            self._command += ["--tracking-uri", tracking_uri]
+    def __init__(self, study: Path, home: Path, *options: str) -> None:
+        self._command = [*COMMAND, "run", str(study), "--home", str(home), *options]
         self._folder = home.parent
         self._mark = uuid.uuid4().hex  # in the environment of the driver and of all that it starts
         self._seen: set[psutil.Process] = set()

@@ -57,7 +57,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
 @pytest.fixture
 def driver(tmp_path: Path, server: Server) -> Iterator[Driver]:
     path = write_chaos_study(tmp_path, PLAN.trials)
-    driver = Driver(path, tmp_path / "home", server.uri)
+    driver = Driver(path, tmp_path / "home", "--tracking-uri", server.uri)
     yield driver
     driver.clear()
 
