@@ -80,7 +80,7 @@ def connected(address: str) -> Iterator[dict[str, float]]:
         head = ray.get_runtime_context().gcs_address
         threading.Thread(target=_watch_head, args=(head, leaving), daemon=True).start()
     try:
-        yield _totals()
+        yield totals()
     finally:
         leaving.set()
         ray.shutdown()
@@ -93,14 +93,14 @@ def _call(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
 
 
-def _totals() -> dict[str, float]:
+def totals() -> dict[str, float]:
     """The resources of the cluster; where it starts nodes by itself, of the largest that it may become."""
     import ray
     from ray._private.state import state  # no public interface tells what the autoscaler may start
 
-    totals: dict[str, float] = ray.cluster_resources()
+    now: dict[str, float] = ray.cluster_resources()
     largest = state.get_max_resources_from_cluster_config() or {}
-    return {name: max(totals.get(name, 0), largest.get(name, 0)) for name in {*totals, *largest}}
+    return {name: max(now.get(name, 0), largest.get(name, 0)) for name in {*now, *largest}}
 
 
 def _watch_head(address: str, leaving: threading.Event) -> None:

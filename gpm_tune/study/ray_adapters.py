@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -29,18 +29,20 @@ class ConductedSearcher(Searcher):  # type: ignore[misc]
     another of Tune's: where a process is lost while Tune gives it a new trial, Tune fails that trial.
     """
 
-    def __init__(self, conductor: Conductor, concurrent: int | None, shared: Mapping[str, Any]) -> None:
-        """shared: what the config of every trial holds besides its assignment."""
+    def __init__(self, conductor: Conductor, room: Callable[[], int], shared: Mapping[str, Any]) -> None:
+        """room: for how many trials there is room at a time. shared: what the config of every trial holds
+        besides its assignment.
+        """
         super().__init__()
         self._conductor = conductor
-        self._concurrent = concurrent
+        self._room = room
         self._shared = dict(shared)
         self._numbers: dict[str, int] = {}  # of live trials, by Tune's name for them
         self._losses: Counter[int] = Counter()
         self._handed_out: Counter[int] = Counter()
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        if self._concurrent and len(self._numbers) >= self._concurrent:
+        if len(self._numbers) >= self._room():
             return None
         assignment = self._conductor.assign()
         if assignment is None:

@@ -88,14 +88,18 @@ class Cluster:
             return submitted
 
     def follow(self, job: str) -> int:
-        """Print a job's log until it ends, through whatever happens to the connection; its exit code."""
-        printed = 0
+        """Print a job's log until it ends, through whatever happens to the connection; its exit code.
+
+        Raises UserError where the cluster does not know the job any more.
+        """
+        printed, is_lost = 0, False
         while True:
             try:
                 with self.tunnel(JOB_SERVER) as port:
                     client = _jobs(port)
                     while True:
                         info = client.get_job_info(job)
+                        is_lost = False
                         log = client.get_job_logs(job)
                         print(log[printed:], end="", flush=True)
                         printed = len(log)
@@ -106,7 +110,11 @@ class Cluster:
                         time.sleep(POLL_SECONDS)
             except (OSError, RuntimeError, UserError) as error:
                 reason = str(error).partition("\n")[0]
-                print(f"the connection is lost, the job goes on; trying again ({reason})", file=sys.stderr)
+                if "does not exist" in reason:
+                    raise UserError(f"{reason}; was the head of {self._file} started again?") from None
+                if not is_lost:
+                    is_lost = True
+                    print(f"the connection is lost, not the job; trying again ({reason})", file=sys.stderr)
                 time.sleep(PAUSE)
 
     @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict
 from typing import Any
 
@@ -11,7 +12,7 @@ from rich.console import Console
 from gpm_tune.errors import UserError
 from gpm_tune.metrics import check_features
 from gpm_tune.study import shared_storage, space
-from gpm_tune.study.cluster import check_resources, connected, this_machine
+from gpm_tune.study.cluster import check_resources, connected, this_machine, totals, trials_at_a_time
 from gpm_tune.study.conductor import Conductor, run_tags
 from gpm_tune.study.confirmation import ConfirmationLedger
 from gpm_tune.study.fetching import fetch, from_storage
@@ -164,8 +165,8 @@ def _register_best(ledger: Ledger, home: Home, tracker: Tracker) -> None:
 
 
 def _run_trials(study: Study, home: Home, address: str, conductor: Conductor, console: Console) -> None:
-    with connected(address) as totals:
-        check_resources(study.resources, totals, "the Ray cluster")
+    with connected(address) as found:
+        check_resources(study.resources, found, "the Ray cluster")
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -203,6 +204,8 @@ def _build_tuner(study: Study, home: Home, conductor: Conductor, switch: Any, ow
     from gpm_tune.study.trial_checkpoints import trial_folder
 
     resources = study.resources
+    # All that there is room for may wait for nodes at the same time, which are then started together.
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(max(1, trials_at_a_time(resources, totals())))
     trainable = tune.with_resources(
         tune.with_parameters(TrialTrainable, switch=switch),
         resources.for_ray,
@@ -224,7 +227,7 @@ def _build_tuner(study: Study, home: Home, conductor: Conductor, switch: Any, ow
     return tune.Tuner(
         trainable,
         tune_config=tune.TuneConfig(
-            search_alg=ConductedSearcher(conductor, resources.concurrent, shared),
+            search_alg=ConductedSearcher(conductor, lambda: trials_at_a_time(resources, totals()), shared),
             scheduler=ConductedScheduler(conductor),
             num_samples=-1,  # the searcher says when to end
             reuse_actors=True,
