@@ -194,6 +194,7 @@ def _check_nodes(study: Study, home: Home) -> NodeReport:
 
 def _build_tuner(study: Study, home: Home, conductor: Conductor, switch: Any, own: NodeReport | None) -> Any:
     from ray import tune
+    from ray.tune.execution.class_cache import ENV_VARS_TO_PROPAGATE
 
     from gpm_tune.study.ray_adapters import (
         CheckpointCallback,
@@ -205,6 +206,8 @@ def _build_tuner(study: Study, home: Home, conductor: Conductor, switch: Any, ow
 
     resources = study.resources
     # All that there is room for may wait for nodes at the same time, which are then started together.
+    # Tune would hand credentials to trials in a way that Ray logs. Nodes have their own.
+    ENV_VARS_TO_PROPAGATE.difference_update({name for name in ENV_VARS_TO_PROPAGATE if "AWS" in name})
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(max(1, trials_at_a_time(resources, totals())))
     trainable = tune.with_resources(
         tune.with_parameters(TrialTrainable, switch=switch),
