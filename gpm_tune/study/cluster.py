@@ -32,6 +32,8 @@ RAY_SETTINGS = {
     # Or Tune would keep every result of every trial in memory.
     "TUNE_ONLY_STORE_CHECKPOINT_SCORE_ATTRIBUTE": "1",
 }
+# On every system: processes of one machine find each other at 127.0.0.1, and listen nowhere else.
+ALONE = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 CONNECT_SECONDS = 5.0  # for the head to take a call
 HEAD_SILENCE = 45.0  # seconds; after 60 Ray ends the process from C++, and says nothing of use
 LOOK_EVERY = 5.0  # seconds between looks at the head
@@ -46,17 +48,16 @@ def connected(address: str) -> Iterator[dict[str, float]]:
     They are those that it may grow to, where it starts nodes by itself. What is started here listens on
     127.0.0.1 only. Raises UserError where no cluster answers, or it runs another Ray or Python.
     """
-    os.environ.update(RAY_SETTINGS)
+    os.environ.update(RAY_SETTINGS | (ALONE if address == "local" else {}))
     import ray
 
-    started_here = {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
     try:
         _call(address)
         ray.init(
             address=address,
             log_to_driver=False,
             logging_level=logging.ERROR,
-            **(started_here if address == "local" else {}),
+            include_dashboard=False if address == "local" else None,
         )
     except OSError as error:
         raise UserError(
