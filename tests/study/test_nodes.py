@@ -7,6 +7,7 @@ import platform
 import shutil
 import signal
 import struct
+import subprocess
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -16,13 +17,14 @@ from typing import Any
 import pytest
 from examples import IMAGES, POINTS, experiment_of
 from filelock import FileLock
-from program import gpm_tune, write_study
+from program import COMMAND, gpm_tune, write_study
 from ray.cluster_utils import Cluster
 
 import gpm_tune as package
 from gpm_tune.errors import UserError
 from gpm_tune.study import space
 from gpm_tune.study.cluster import connected
+from gpm_tune.study.home import Home
 from gpm_tune.study.nodes import (
     NodeReport,
     ask_every_node,
@@ -34,9 +36,11 @@ from gpm_tune.study.nodes import (
     prepare_data,
 )
 from gpm_tune.study.provenance import code_digest
+from gpm_tune.study.records import read_study
 from gpm_tune.training import Experiment
 
 MNIST = space.put(POINTS, {**IMAGES, "data": {"name": "mnist"}, "evaluation.samples": 2})
+SEARCH = {"model.eta": {"float": [1.0, 4.0]}}
 SIDE = 28
 
 OWN = NodeReport(
@@ -139,10 +143,18 @@ def copy_package(folder: Path) -> Path:
     return copy
 
 
+def test_data_come_from_the_storage_where_that_has_them(tmp_path: Path) -> None:
+    write_mnist(tmp_path / "storage" / "data", 1)
+    experiment = space.put(MNIST, {"data.root": str(tmp_path / "node")})
+    report = look("here", experiment, storage=str(tmp_path / "storage"))
+    assert (report.lacks, bool(report.data)) == ("", True)
+    assert (tmp_path / "node" / "MNIST" / "raw" / "t10k-images-idx3-ubyte").is_file()
+
+
 def test_data_are_fetched_by_one_process_at_a_time(tmp_path: Path) -> None:
     write_mnist(tmp_path, 0)
     experiment = Experiment.model_validate(space.put(MNIST, {"data.root": str(tmp_path)}))
-    with FileLock(tmp_path / "mnist.lock"):
+    with FileLock(tmp_path / "MNIST.lock"):
         other = threading.Thread(target=prepare_data, args=[experiment])
         other.start()
         other.join(0.5)
@@ -254,3 +266,45 @@ def test_the_doctor_names_them_too(unlike: Unlike) -> None:
     for check in ("storage", "clocks", "disks", "resources"):
         assert any(line.startswith(f"ok    {check}") for line in lines), result.stdout
     assert not [file for file in unlike.folder.iterdir() if "doctor" in file.name]
+
+
+@pytest.mark.slow
+def test_a_study_on_unlike_nodes_does_not_start(unlike: Unlike) -> None:
+    path = write_study(unlike.folder, name="unlike", experiment=space.put(POINTS, IMAGES), search=SEARCH)
+    home = unlike.folder / "home"
+    result = gpm_tune("run", path, "--address", unlike.cluster.address, home=home)
+    assert result.returncode == 2, result.stdout + result.stderr
+    assert f"({unlike.changed})" in result.stderr
+    assert "no trial was started" in result.stderr
+    assert read_study(Home(home).optuna_uri, "unlike").trials == []
+
+
+@pytest.mark.slow
+def test_an_unlike_node_that_joins_later_interrupts_the_study(tmp_path: Path) -> None:
+    with (copy_package(tmp_path / "changed") / "errors.py").open("a") as file:
+        file.write("# another line\n")
+    long = space.put(POINTS, {"training.steps": 30_000, "evaluation.every": 500, "evaluation.nfe": []})
+    path = write_study(tmp_path, name="late", experiment=long, budget={"trials": 2})
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    try:
+        command = [*COMMAND, "run", str(path), "--home", str(tmp_path / "home")]
+        command += ["--address", cluster.address]
+        study = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=tmp_path
+        )
+        assert study.stdout is not None
+        lines = []
+        for line in study.stdout:
+            lines.append(line)
+            if "trial 0: step 500/" in line:
+                cluster.add_node(num_cpus=1, env_vars={"PYTHONPATH": str(tmp_path / "changed")})
+        output = "".join(lines)
+        assert study.wait(60) == 2, output
+    finally:
+        cluster.shutdown()
+    assert "the study was interrupted: node " in output
+    assert "gpm_tune: expected" in output
+    trials = read_study(Home(tmp_path / "home").optuna_uri, "late").trials
+    assert [(trial.number, trial.state) for trial in trials] == [(0, "interrupted"), (1, "interrupted")]
+    assert trials[0].checkpoint is not None
+    assert trials[0].step >= 500
