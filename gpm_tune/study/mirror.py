@@ -6,6 +6,7 @@ import logging
 import sqlite3
 import tempfile
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from gpm_tune.study.home import Home
 
 PUSH_EVERY = 60.0  # seconds
 LAST_ATTEMPTS = 10  # to push at the end
+PUSHES_AT_A_TIME = 8
 PAUSE = 6.0  # seconds between them
 
 _log = logging.getLogger("gpm_tune")
@@ -57,8 +59,8 @@ class Mirror:
         try:
             # The ledger first: of what it knows the spools, copied later, know at least as much.
             self._push_ledger()
-            for file in self._files():
-                self._push_file(file)
+            with ThreadPoolExecutor(PUSHES_AT_A_TIME) as pool:  # small files: what counts is the latency
+                list(pool.map(self._push_file, self._files()))
         except OSError as error:
             if not self._is_away:
                 self._is_away = True
