@@ -83,8 +83,8 @@ def fetch(
     tracking_uri: TrackingOption = None,
 ) -> None:
     """Bring a study's results here, from a cluster or a storage: its trials, MLflow's runs, checkpoints."""
+    from gpm_tune.study.fetching import deliver, from_storage
     from gpm_tune.study.fetching import fetch as fetch_study
-    from gpm_tune.study.fetching import from_storage
     from gpm_tune.study.results import report
 
     if checkpoints not in ("best", "all", "none"):
@@ -99,6 +99,7 @@ def fetch(
     else:
         raise UserError("where is the study? Name the cluster's file (--cluster), or its storage (--storage)")
     record = fetch_study(study, place, get, checkpoints=checkpoints)
+    deliver(study, place)
     show(*report(place.optuna_uri, record))
     print(f"in {place.root}; open it in MLflow with\n  gpm-tune ui --home {place.root}")
 

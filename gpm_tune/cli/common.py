@@ -170,11 +170,10 @@ def is_done_on(cluster: Path | None, *more: str) -> bool:
         return False
     from gpm_tune.study.remote import Cluster
 
-    words = sys.argv[1:]
-    for given in (["--cluster", str(cluster)], [f"--cluster={cluster}"]):
-        for start in range(len(words)):
-            if words[start : start + len(given)] == given:
-                del words[start : start + len(given)]
+    words = [word for word in sys.argv[1:] if not word.startswith("--cluster=")]
+    if "--cluster" in words:
+        start = words.index("--cluster")
+        del words[start : start + 2]
     if not Cluster(cluster).run(["gpm-tune", *words, *more]):
         raise typer.Exit(NO_RESULT)
     return True

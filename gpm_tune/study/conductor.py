@@ -49,17 +49,25 @@ class Conductor:
         """Tune pickles whatever it is given, for a way of resuming that is not ours: give it nothing."""
         return object, ()
 
+    @property
+    def study_id(self) -> str:
+        """Identifies the study beyond its name."""
+        return self._ledger.id
+
     def interrupt(self) -> None:
         """Let every trial checkpoint and stop, and start no more."""
         if not self.interrupted:
             self.interrupted = True
             self.on_stop()
 
-    def look_around(self) -> None:
-        """Interrupt the study where a part of its budget is used up, or another process asks for it."""
+    def look_around(self, training: int = 0) -> None:
+        """Interrupt the study where a part of its budget is used up, or another process asks for it.
+
+        training: how many trials train now, and do not wait for a node.
+        """
         if self.is_asked_to_stop():
             self.interrupt()
-        reason = None if self.interrupted else self._ledger.used_up()
+        reason = None if self.interrupted else self._ledger.used_up(training)
         if reason:
             self.used_up = reason
             self.interrupt()

@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gpm_tune.errors import UserError
+
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
@@ -34,6 +36,11 @@ class Home:
             tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.root / 'mlflow.db'}"
         )
         shared = (storage or os.environ.get("GPM_TUNE_STORAGE") or "").rstrip("/")
+        if "://" in shared and "@" in shared:
+            raise UserError(
+                "--storage: a URI with a login would be written into logs; give the bucket alone, and the "
+                "credentials where the machine keeps them (a role, or environment variables)"
+            )
         # Nodes have other working folders.
         self.storage = (shared if "://" in shared else str(Path(shared).absolute())) if shared else None
 

@@ -136,9 +136,12 @@ class Ledger:
             left = min(left, self._waiting + len(self._proposals))
         return left + len(self._unfinished)
 
-    def used_up(self) -> str | None:
-        """Which part of the budget is used up, besides the number of trials; None where none is."""
-        self.meter.tick(len(self._live))
+    def used_up(self, training: int = 0) -> str | None:
+        """Which part of the budget is used up, besides the number of trials; None where none is.
+
+        training: how many trials have occupied GPUs since this was asked before.
+        """
+        self.meter.tick(training)
         if self._has_reached_target:
             return f"{self.study.objective.metric} has reached {self.study.budget.target:g} (budget.target)"
         return self.meter.used_up()
@@ -215,11 +218,17 @@ class Ledger:
         source = forked.user_attrs.get("checkpoint")
         if source is None:
             return None
-        record = json.loads(shared_storage.read(f"{source}/checkpoint.json"))
+        try:
+            record = json.loads(shared_storage.read(f"{source}/checkpoint.json"))
+        except OSError:
+            return None  # the storage is away: the member goes on as it is
         step = record["evaluated_step"]
         # A copy: the donor goes on, and drops what it no longer needs.
         copy = f"{self._checkpoints}/forks/{donor:04d}_{step:09d}_for_{number:04d}"
-        shared_storage.copy(source, copy)
+        try:
+            shared_storage.copy(source, copy)
+        except OSError:
+            return None
         params = population.perturb(forked.params, self.study.search, pbt, number, step)
         progress = {**forked.user_attrs["progress"], "step": step, "seconds": record["seconds"]}
         origin = {"trial": donor, "step": step}

@@ -6,6 +6,7 @@ import logging
 import sqlite3
 import tempfile
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -45,10 +46,15 @@ class Mirror:
         if self._stored:
             self._leaving.set()
             self._thread.join()
-            attempts = 1
-            while not self._push() and attempts < LAST_ATTEMPTS:
-                attempts += 1
-                threading.Event().wait(PAUSE)
+            for _attempt in range(LAST_ATTEMPTS):
+                if self._push():
+                    return
+                time.sleep(PAUSE)
+            _log.error(
+                "the storage %s does not have everything; keep %s: the same command copies the rest",
+                self._stored,
+                self._home.root,
+            )
 
     def _work(self) -> None:
         while not self._leaving.wait(PUSH_EVERY):
@@ -61,7 +67,7 @@ class Mirror:
             self._push_ledger()
             with ThreadPoolExecutor(PUSHES_AT_A_TIME) as pool:  # small files: what counts is the latency
                 list(pool.map(self._push_file, self._files()))
-        except OSError as error:
+        except Exception as error:  # whatever is wrong there, the study goes on
             if not self._is_away:
                 self._is_away = True
                 _log.warning(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import shutil
 import time
@@ -284,6 +285,8 @@ def _make_ready(plain: Mapping[str, Any], storage: str | None) -> tuple[str, str
             check_features(experiment.features, experiment.evaluation.inception_weights)
     except UserError as error:
         return "", " ".join(str(error).split())
+    except OSError as error:
+        return "", f"the data set {experiment.data.name} cannot be read: {error}"
     except Exception as error:  # whatever a damaged file leads to
         reason = f"{type(error).__name__}: {error}".rstrip(": ")
         return (
@@ -302,13 +305,18 @@ def prepare_data(experiment: Experiment, storage: str | None = None) -> None:
     if not isinstance(data, MNISTConfig | CelebAConfig):  # it needs no files
         data.prepare()
         return
+    if data.files.exists() and not os.access(data.files.parent, os.W_OK):
+        data.prepare()  # nobody writes there
+        return
     data.files.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{data.files}.lock"):
         source = f"{storage}/data/{data.files.name}"
-        if storage and not data.files.exists() and shared_storage.exists(source):
-            partial = data.files.with_name(f"{data.files.name}.partial")
-            shared_storage.copy(source, str(partial))
-            partial.replace(data.files)
+        if (
+            storage
+            and not data.files.exists()
+            and shared_storage.patiently(lambda: shared_storage.exists(source))
+        ):
+            shared_storage.patiently(lambda: shared_storage.bring(source, data.files))
         data.prepare()
 
 

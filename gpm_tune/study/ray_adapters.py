@@ -11,6 +11,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from ray.tune import Callback
+from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
@@ -94,7 +95,12 @@ class ConductedScheduler(FIFOScheduler):  # type: ignore[misc]
         """Called all the time: the moment to look at the clock, and at what others ask for."""
         if time.monotonic() - self._looked >= LOOK_EVERY:
             self._looked = time.monotonic()
-            self._conductor.look_around()
+            trials = list(tune_controller.get_trials())
+            self._conductor.look_around(sum(trial.status == Trial.RUNNING for trial in trials))
+            if self._conductor.interrupted:
+                for trial in trials:
+                    if trial.status == Trial.PENDING:  # its node may never come
+                        tune_controller.stop_trial(trial)
         return super().choose_trial_to_run(tune_controller)
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:

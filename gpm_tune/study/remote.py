@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
 from shlex import join, quote
 from typing import Any
@@ -145,7 +145,8 @@ class Cluster:
                     )
                 yield local
             finally:
-                os.killpg(process.pid, signal.SIGTERM)
+                with suppress(ProcessLookupError):  # it may have ended by itself
+                    os.killpg(process.pid, signal.SIGTERM)
                 process.wait()
 
     def get(self) -> Get:
@@ -160,7 +161,7 @@ class Cluster:
                 f"--cluster {self._file}: GPM_TUNE_STORAGE is not set on its head; without a storage studies "
                 "stay there"
             )
-        storage = found[1]
+        storage = found[1].rstrip("/")
         return from_storage(storage) if is_bucket(storage) else self._through_ssh(storage)
 
     def _through_ssh(self, storage: str) -> Get:

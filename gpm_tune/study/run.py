@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from dataclasses import asdict
 from typing import Any
@@ -15,7 +16,7 @@ from gpm_tune.study import shared_storage, space
 from gpm_tune.study.cluster import check_resources, connected, this_machine, totals, trials_at_a_time
 from gpm_tune.study.conductor import Conductor, run_tags
 from gpm_tune.study.confirmation import ConfirmationLedger
-from gpm_tune.study.fetching import fetch, from_storage
+from gpm_tune.study.fetching import from_storage, take_over
 from gpm_tune.study.guards import interruptible, only_once
 from gpm_tune.study.home import Home
 from gpm_tune.study.ledger import Ledger
@@ -23,13 +24,15 @@ from gpm_tune.study.mirror import Mirror
 from gpm_tune.study.nodes import NodeReport, check_same, look, look_everywhere, prepare_data
 from gpm_tune.study.progress import StudyProgress
 from gpm_tune.study.provenance import data_fingerprint, environment_tags, requirements
-from gpm_tune.study.records import read_study, study_names
+from gpm_tune.study.records import read_study
 from gpm_tune.study.runs import checkpoint_of, find_teacher
 from gpm_tune.study.specification import CONFIRMATION, Study
 from gpm_tune.study.tracking import RunLog, Tracker
 from gpm_tune.training import Experiment
 from gpm_tune.training.saved import read_experiment
 from gpm_tune.training.teacher import teacher_checkpoint
+
+_log = logging.getLogger("gpm_tune")
 
 
 def prepare(experiment: Experiment, home: Home) -> None:
@@ -76,11 +79,19 @@ def run_study(study: Study, home: Home, address: str, console: Console) -> bool:
 
 
 def _take_over(name: str, home: Home) -> None:
-    """Bring a study here that another machine has begun, and that the storage has."""
-    stored = home.stored(name)
-    if stored and name not in study_names(home.optuna_uri) and shared_storage.exists(f"{stored}/optuna.db"):
-        assert home.storage is not None, "there is something stored in it"
-        fetch(name, home, from_storage(home.storage), checkpoints="none")
+    """Bring a study here that another machine has continued, and that the storage has.
+
+    Raises UserError where the storage cannot be read, or has another study of this name.
+    """
+    if home.storage is None:
+        return
+    try:
+        if shared_storage.exists(f"{home.stored(name)}/optuna.db"):
+            take_over(name, home, from_storage(home.storage))
+    except OSError as error:
+        raise UserError(
+            f"the storage {home.storage} cannot be read: {error}; `gpm-tune doctor` says more"
+        ) from None
 
 
 def _find_start_points(study: Study, home: Home) -> Study:
@@ -113,12 +124,14 @@ def _run_stage(ledger: Ledger, home: Home, address: str, tracker: Tracker, conso
             conductor.look_around()
         if ledger.remaining and not conductor.used_up:
             parent = _open_parent(ledger, home, tracker)
+            ending = "FAILED"
             try:
                 _run_trials(study, home, address, conductor, console)
+                ending = "KILLED" if conductor.interrupted and not conductor.used_up else "FINISHED"
             finally:
                 ledger.close()
+                parent.end(ending)
             _register_best(ledger, home, tracker)
-            parent.end("KILLED" if conductor.interrupted and not conductor.used_up else "FINISHED")
     if conductor.used_up:
         console.print(
             f"study {study.name} is stopped by its budget: {conductor.used_up}; {ledger.remaining} of "
@@ -147,7 +160,12 @@ def _register_best(ledger: Ledger, home: Home, tracker: Tracker) -> None:
     best = next(iter(read_study(home.optuna_uri, study.name).ranked()), None)
     if best is None or best.checkpoint is None or study.name.endswith(CONFIRMATION):
         return
-    folder = shared_storage.local(best.checkpoint, home.cache)
+    checkpoint = best.checkpoint
+    try:
+        folder = shared_storage.patiently(lambda: shared_storage.local(checkpoint, home.cache))
+    except OSError as error:
+        _log.warning("the best checkpoint is not registered in MLflow: %s", error)
+        return
     if not folder.is_dir():
         return
     name = f"trial {best.number}"
@@ -205,9 +223,9 @@ def _build_tuner(study: Study, home: Home, conductor: Conductor, switch: Any, ow
     from gpm_tune.study.trial_checkpoints import trial_folder
 
     resources = study.resources
-    # All that there is room for may wait for nodes at the same time, which are then started together.
     # Tune would hand credentials to trials in a way that Ray logs. Nodes have their own.
     ENV_VARS_TO_PROPAGATE.difference_update({name for name in ENV_VARS_TO_PROPAGATE if "AWS" in name})
+    # All that there is room for may wait for nodes at the same time, which are then started together.
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(max(1, trials_at_a_time(resources, totals())))
     trainable = tune.with_resources(
         tune.with_parameters(TrialTrainable, switch=switch),
@@ -215,7 +233,8 @@ def _build_tuner(study: Study, home: Home, conductor: Conductor, switch: Any, ow
     )
     checkpoints = home.checkpoints(study.name)
     files, folder = shared_storage.opened(checkpoints)
-    sessions = [name for name in shared_storage.children(checkpoints) if name.startswith("session_")]
+    earlier = [name for name in shared_storage.children(checkpoints) if name.startswith("session_")]
+    session = int(earlier[-1].split("_")[1]) + 1 if earlier else 0
     shared = {
         "objective": study.objective.model_dump(),
         "wanted": study.wanted,
@@ -238,7 +257,8 @@ def _build_tuner(study: Study, home: Home, conductor: Conductor, switch: Any, ow
         ),
         run_config=tune.RunConfig(
             # A session of its own: a continued trial's new checkpoints never meet its old ones.
-            name=f"session_{len(sessions):03d}",
+            # Nor those of a study of this name that was deleted, of which nodes may have copies.
+            name=f"session_{session:03d}_{conductor.study_id[:8]}",
             storage_path=folder,
             storage_filesystem=files if shared_storage.is_bucket(checkpoints) else None,
             failure_config=tune.FailureConfig(max_failures=0),  # the searcher starts them again

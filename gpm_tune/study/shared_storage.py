@@ -12,12 +12,18 @@ STORAGE/studies/NAME/        checkpoints/ of its trials; and what only the drive
 from __future__ import annotations
 
 import os
-import shutil
 import tempfile
+import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from gpm_tune.errors import UserError
+
+PATIENCE = 600.0  # seconds to wait for a storage that is away
+LONGEST_PAUSE = 15.0  # seconds between attempts
+
+T = TypeVar("T")
 
 
 def is_bucket(location: str) -> bool:
@@ -37,7 +43,7 @@ def opened(location: str) -> tuple[Any, str]:
         return LocalFileSystem(), str(Path(location).absolute())
     try:
         files, path = FileSystem.from_uri(location)
-    except (pyarrow.ArrowInvalid, OSError) as error:
+    except pyarrow.ArrowInvalid as error:
         raise UserError(
             f"storage {location}: {error}. Give s3://BUCKET/PREFIX, gs://BUCKET/PREFIX, or a folder that "
             "all nodes share"
@@ -107,15 +113,44 @@ def delete_file(location: str) -> None:
 def local(location: str, cache: Path) -> Path:
     """A folder of the storage on this machine: itself, or a copy of what is in a bucket, made once.
 
-    For what never changes, as a checkpoint. Raises OSError where it cannot be read.
+    For what never changes, as a checkpoint; no folder is there where the storage has none. Raises OSError
+    where the storage is away.
     """
     if not is_bucket(location):
         return Path(location)
     place = cache / "from_storage" / location.partition("://")[2]
-    if not place.is_dir():
-        place.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=place.parent) as partial:
-            copy(location, partial)
-            if not place.is_dir():
-                shutil.copytree(partial, place)
+    if not place.is_dir() and exists(location):
+        bring(location, place)
     return place
+
+
+def bring(location: str, place: Path) -> None:
+    """Copy a folder to this machine, where it is there as a whole or not at all.
+
+    Raises OSError where the storage is away, or has no such folder.
+    """
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=place.parent) as folder:
+        partial = Path(folder) / place.name
+        copy(location, str(partial))
+        if not place.is_dir():  # another process may have been faster
+            partial.rename(place)
+
+
+def patiently(use: Callable[[], T], note: Callable[[Exception], None] = lambda _: None) -> T:
+    """Use the storage; while it is away, again for as long as storages usually are.
+
+    note: is told each time why it is thought to be away. Raises what the last attempt raised.
+    """
+    start = time.monotonic()
+    while True:
+        try:
+            return use()
+        except (OSError, RuntimeError) as error:
+            waited = time.monotonic() - start
+            # Ray has no exception of its own where it misses its marker.
+            is_away = isinstance(error, OSError) or "cluster storage" in str(error)
+            if not is_away or waited > PATIENCE:
+                raise
+            note(error)
+            time.sleep(min(LONGEST_PAUSE, 1 + waited / 2))

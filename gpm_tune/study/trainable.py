@@ -24,8 +24,6 @@ from gpm_tune.training import Experiment, Objective, Trainer
 from gpm_tune.training.resuming import resume
 
 POLL_SECONDS = 0.5  # how often a trial looks whether the study was interrupted
-STORAGE_PATIENCE = 600.0  # seconds that a trial waits for a storage that is away
-STORAGE_LONGEST_PAUSE = 15.0  # seconds between attempts
 OUT_OF_MEMORY = re.compile(r"out of memory|can't allocate memory", re.IGNORECASE)
 
 T = TypeVar("T")
@@ -162,7 +160,7 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
         experiment = Experiment.model_validate(self._trial["experiment"])
         cache = Path(self._trial["cache"])
         if self._trial["storage"]:
-            self._patiently(lambda: fetch_teacher(experiment.teacher, cache, self._trial["storage"]))
+            fetch_teacher(experiment.teacher, cache, self._trial["storage"])
         trainer = Trainer(
             experiment,
             device=self._trial["device"],
@@ -189,21 +187,13 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
             return saved
 
     def _patiently(self, use: Callable[[], T]) -> T:
-        """Use the storage; while that fails, again for as long as storages usually are away.
+        """Use the storage; a note says where it was away."""
 
-        Raises what the last attempt raised.
-        """
-        start = time.monotonic()
-        while True:
-            try:
-                return use()
-            except (OSError, RuntimeError) as error:
-                waited = time.monotonic() - start
-                if not _is_away(error) or waited > STORAGE_PATIENCE:
-                    raise
-                reason = str(error).partition("\n")[0]
-                self._note = f"the storage was away: {type(error).__name__}: {reason}"
-                time.sleep(min(STORAGE_LONGEST_PAUSE, 1 + waited / 2))
+        def note(error: Exception) -> None:
+            reason = str(error).partition("\n")[0]
+            self._note = f"the storage was away: {type(error).__name__}: {reason}"
+
+        return shared_storage.patiently(use, note)
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         assert self._trainer is not None, "a checkpoint is asked for by results of a trainer only"
@@ -213,11 +203,6 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
         """Continue from there with the next step: what fails then is the trial's failure, and no loss."""
         self._checkpoint = checkpoint
         self._trainer = None
-
-
-def _is_away(error: Exception) -> bool:
-    """Whether the storage may be to blame; Ray has no exception of its own where it misses its marker."""
-    return isinstance(error, OSError) or "cluster storage" in str(error)
 
 
 def _resume(trainer: Trainer, latest: str, checkpoints: str) -> str | None:

@@ -6,7 +6,9 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,8 @@ from mlflow.tracking import MlflowClient
 from program import COMMAND, gpm_tune, write_study
 
 from gpm_tune.study import space
+from gpm_tune.study.home import Home
+from gpm_tune.study.records import read_study, study_names
 
 pytestmark = pytest.mark.slow
 
@@ -267,3 +271,33 @@ def test_a_teacher_that_is_an_mlflow_run_is_found(tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr
     (run,), _ = runs("pupil", home)
     assert run.data.params["model.teacher.checkpoint"].endswith("step_000000012")
+
+
+PENDING = """
+import sys
+from gpm_tune.cli import main
+from gpm_tune.study import cluster, run
+def more(): return {"CPU": 1000.0}
+cluster.totals = run.totals = run.this_machine = more
+main()
+"""
+
+
+def test_trials_that_wait_for_nodes_do_not_keep_an_interrupted_study_waiting(tmp_path: Path) -> None:
+    path = write_study(tmp_path, name="waiting", budget={"trials": 2}, resources={"cpu": 500})
+    command = [sys.executable, "-c", PENDING, "run", str(path), "--home", str(tmp_path / "home")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    storage = Home(tmp_path / "home").optuna_uri
+    wait_until(lambda: "waiting" in study_names(storage) and len(read_study(storage, "waiting").trials) == 2)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, output
+    record = read_study(storage, "waiting")
+    assert [trial.state for trial in record.trials] == ["interrupted", "interrupted"]
+
+
+def wait_until(condition: Callable[[], object], seconds: float = 150) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.2)

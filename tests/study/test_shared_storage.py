@@ -205,7 +205,7 @@ def wait_for(condition: object, seconds: float = 20) -> None:
 
 def test_a_bucket_keeps_the_last_two_whole_checkpoints_of_a_trial(bucket: str) -> None:
     base = f"{bucket}/studies/made/checkpoints"
-    places = [f"{base}/session_00{n // 3}/trial_0007/checkpoint_00000{n}" for n in range(6)]
+    places = [f"{base}/session_00{n // 3}_ab/trial_0007/checkpoint_00000{n}" for n in range(6)]
     for place in places:
         for name in ["checkpoint.json", *VOUCHED] if place != places[4] else ["state.pt"]:
             shared_storage.write(f"{place}/{name}", b"{}")
