@@ -286,14 +286,22 @@ main()
 def test_trials_that_wait_for_nodes_do_not_keep_an_interrupted_study_waiting(tmp_path: Path) -> None:
     path = write_study(tmp_path, name="waiting", budget={"trials": 2}, resources={"cpu": 500})
     command = [sys.executable, "-c", PENDING, "run", str(path), "--home", str(tmp_path / "home")]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     storage = Home(tmp_path / "home").optuna_uri
-    wait_until(lambda: "waiting" in study_names(storage) and len(read_study(storage, "waiting").trials) == 2)
-    process.send_signal(signal.SIGINT)
-    output, _ = process.communicate(timeout=60)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        try:
+            wait_until(lambda: asked(storage) == 2)
+            process.send_signal(signal.SIGINT)
+            output, _ = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert process.returncode == 130, output
     record = read_study(storage, "waiting")
     assert [trial.state for trial in record.trials] == ["interrupted", "interrupted"]
+
+
+def asked(storage: str) -> int:
+    """How many trials the study has asked for."""
+    return len(read_study(storage, "waiting").trials) if "waiting" in study_names(storage) else 0
 
 
 def wait_until(condition: Callable[[], object], seconds: float = 150) -> None:
