@@ -32,7 +32,6 @@ MLFLOW, DASHBOARD = 5000, 8265
 IMPATIENT = """export RAY_AUTH_MODE=token
     export RAY_health_check_period_ms=500 RAY_health_check_timeout_ms=1000
     export RAY_health_check_failure_threshold=5 RAY_gcs_rpc_server_reconnect_timeout_s=20
-    export RAY_gcs_server_request_timeout_seconds=10
     export AUTOSCALER_HEARTBEAT_TIMEOUT_S=10"""
 
 
