@@ -161,20 +161,23 @@ def this_command() -> str:
     return join(["gpm-tune", *sys.argv[1:]])
 
 
-def is_done_on(cluster: Path | None, *more: str) -> bool:
-    """Whether this command was for a cluster: then it has been run on its head, with more words.
+def is_done_on(cluster: Path | None) -> bool:
+    """Whether this command was for a cluster: then it has been run on its head.
 
     It ends with exit code 1 where it fails there.
     """
     if cluster is None:
         return False
+    from shutil import get_terminal_size
+
     from gpm_tune.study.remote import Cluster
 
     words = [word for word in sys.argv[1:] if not word.startswith("--cluster=")]
     if "--cluster" in words:
         start = words.index("--cluster")
         del words[start : start + 2]
-    if not Cluster(cluster).run(["gpm-tune", *words, *more]):
+    width = get_terminal_size((LOG_WIDTH, 0)).columns
+    if not Cluster(cluster).run(["env", f"COLUMNS={width}", "gpm-tune", *words]):
         raise typer.Exit(NO_RESULT)
     return True
 

@@ -51,6 +51,9 @@ def connected(address: str) -> Iterator[dict[str, float]]:
     os.environ.update(RAY_SETTINGS | (ALONE if address == "local" else {}))
     import ray
 
+    # It calls trials that were started again errors of the study.
+    logging.getLogger("ray.tune.tune").setLevel(logging.CRITICAL)
+
     try:
         _call(address)
         ray.init(

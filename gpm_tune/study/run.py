@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from dataclasses import asdict
 from typing import Any
 
@@ -31,6 +32,9 @@ from gpm_tune.study.tracking import RunLog, Tracker
 from gpm_tune.training import Experiment
 from gpm_tune.training.saved import read_experiment
 from gpm_tune.training.teacher import teacher_checkpoint
+
+JOIN_SECONDS = 900.0  # for the first node of a cluster, whose set-up may install everything
+JOIN_LOOK_SECONDS = 2.0
 
 _log = logging.getLogger("gpm_tune")
 
@@ -184,7 +188,7 @@ def _register_best(ledger: Ledger, home: Home, tracker: Tracker) -> None:
 
 def _run_trials(study: Study, home: Home, address: str, conductor: Conductor, console: Console) -> None:
     with connected(address) as found:
-        check_resources(study.resources, found, "the Ray cluster")
+        check_resources(study.resources, found if found.get("CPU") else _joined(console), "the Ray cluster")
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -201,6 +205,15 @@ def _run_trials(study: Study, home: Home, address: str, conductor: Conductor, co
                 _build_tuner(study, home, conductor, switch, own).fit()
     if conductor.refused:
         raise UserError(f"the study was interrupted: {conductor.refused}")
+
+
+def _joined(console: Console) -> dict[str, float]:
+    """The resources of a cluster that had no CPUs, once its first node has joined, or after a while."""
+    console.print("the cluster has no node for trials yet; waiting for one", highlight=False)
+    end = time.monotonic() + JOIN_SECONDS
+    while not totals().get("CPU") and time.monotonic() < end:
+        time.sleep(JOIN_LOOK_SECONDS)
+    return totals()
 
 
 def _check_nodes(study: Study, home: Home) -> NodeReport:

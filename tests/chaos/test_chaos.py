@@ -84,7 +84,7 @@ def play(driver: Driver, server: Server) -> None:
     driver.finish(seconds=300 if PLAN.outage < 60 else 1800)
 
 
-@pytest.mark.timeout(280 if PLAN.outage < 60 else 3600)
+@pytest.mark.timeout(600 if PLAN.outage < 60 else 3600)
 def test_nothing_is_lost_and_nothing_is_there_twice(driver: Driver, server: Server, tmp_path: Path) -> None:
     play(driver, server)
     storage = f"sqlite:///{tmp_path / 'home' / 'optuna.db'}"

@@ -95,16 +95,19 @@ def cause(fault: str, driver: Driver, fleet: Fleet, storage: Path, chance: rando
             time.sleep(PLAN.storage_away)
 
 
-@pytest.mark.timeout(280 if FORM == "short" else 1800)
+@pytest.mark.timeout(600 if FORM == "short" else 1800)
 def test_a_study_outlives_the_nodes_that_it_runs_on(tmp_path: Path) -> None:
     study = write_chaos_study(tmp_path, PLAN.trials)
     chance = random.Random(PLAN.seed)
-    with fleet_of(WORKERS, keeps_state=True) as fleet, driver_of(study, fleet) as driver:
+    with fleet_of(0, keeps_state=True) as fleet, driver_of(study, fleet) as driver:
+        driver.wait_for(lambda: "waiting for one" in driver.output)
+        for _ in range(WORKERS):
+            fleet.add()
         for fault in PLAN.faults():
             seen = driver.evaluations
             driver.wait_for(lambda seen=seen: driver.evaluations >= seen + PLAN.pause)  # type: ignore[misc]
             cause(fault, driver, fleet, tmp_path / "storage", chance)
-        driver.finish(seconds=200 if FORM == "short" else 900)
+        driver.finish(seconds=450 if FORM == "short" else 900)
     check_books(tmp_path, PLAN.trials)
 
 
