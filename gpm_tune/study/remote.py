@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
-from shlex import join, quote
+from shlex import join
 from typing import Any
 
 import yaml
@@ -185,7 +185,7 @@ class Cluster:
         target = f"/tmp/{file.name}"
         with _reported(self._file):
             self._launcher.rsync(str(self._file), source=str(file), target=target, down=False)
-        return quote(target)
+        return target
 
 
 def _jobs(port: int) -> Any:
