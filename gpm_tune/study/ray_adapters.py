@@ -7,7 +7,6 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from pathlib import PurePosixPath
 from typing import Any
 
 from ray.tune import Callback
@@ -15,6 +14,7 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
+from gpm_tune.study import trial_checkpoints
 from gpm_tune.study.conductor import Conductor
 from gpm_tune.study.ledger import Assignment
 
@@ -118,13 +118,11 @@ class CheckpointCallback(Callback):  # type: ignore[misc]
         self._checkpoints = checkpoints
 
     def on_checkpoint(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        # Ray leaves out what says which storage it is.
-        session, attempt, name = PurePosixPath(info["checkpoint"].path).parts[-3:]
         result = trial.last_result
         pictures = (
             {f"samples/step_{result['step']:07d}.png": result["picture"]} if "picture" in result else {}
         )
-        location = f"{self._checkpoints}/{session}/{attempt}/{name}"
+        location = trial_checkpoints.location(self._checkpoints, info["checkpoint"].path)
         self._conductor.checkpointed(trial.config["number"], location, pictures)
 
 

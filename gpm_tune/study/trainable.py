@@ -180,9 +180,8 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
         save = super().save
         with self._limit.watch():
             saved = self._patiently(lambda: save(checkpoint_dir))
-            session, attempt, name = Path(saved.checkpoint.path).parts[-3:]
             if self._storage is not None:
-                latest = f"{self._trial['checkpoints']}/{session}/{attempt}/{name}"
+                latest = trial_checkpoints.location(self._trial["checkpoints"], saved.checkpoint.path)
                 self._patiently(lambda: trial_checkpoints.drop_old(latest))
             return saved
 

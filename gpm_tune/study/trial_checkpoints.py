@@ -38,6 +38,11 @@ def drop_old(latest: str) -> None:
             shared_storage.delete(place)
 
 
+def location(checkpoints: str, path: str) -> str:
+    """Where a checkpoint lies, whose path from Ray leaves out which storage that is in."""
+    return "/".join([checkpoints, *PurePosixPath(path).parts[-3:]])
+
+
 def trial_folder(number: int, attempt: int = 0) -> str:
     """The name of a trial's folder; attempt: how often it was handed out before in this session."""
     return f"trial_{number:04d}" + (f".{attempt}" if attempt else "")
