@@ -157,13 +157,9 @@ def _get_checkpoint(location: str, name: str, home: Home, get: Get) -> str:
     path = f"checkpoints/{location.rpartition('/checkpoints/')[2]}"
     place = home.study(name) / path
     if not place.is_dir():
-        place.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=place.parent) as folder:
-            partial = Path(folder) / place.name
-            try:
-                get(f"{name}/{path}", partial)
-            except OSError as error:
-                _log.warning("a checkpoint is left out: %s; fetch again for the newer one", error)
-                return location
-            partial.rename(place)
+        try:
+            shared_storage.bring(lambda partial: get(f"{name}/{path}", partial), place)
+        except OSError as error:
+            _log.warning("a checkpoint is left out: %s; fetch again for the newer one", error)
+            return location
     return str(place)

@@ -316,7 +316,11 @@ def prepare_data(experiment: Experiment, storage: str | None = None) -> None:
             and not data.files.exists()
             and shared_storage.patiently(lambda: shared_storage.exists(source))
         ):
-            shared_storage.patiently(lambda: shared_storage.bring(source, data.files))
+            shared_storage.patiently(
+                lambda: shared_storage.bring(
+                    lambda partial: shared_storage.copy(source, str(partial)), data.files
+                )
+            )
         data.prepare()
 
 

@@ -120,19 +120,19 @@ def local(location: str, cache: Path) -> Path:
         return Path(location)
     place = cache / "from_storage" / location.partition("://")[2]
     if not place.is_dir() and exists(location):
-        bring(location, place)
+        bring(lambda partial: copy(location, str(partial)), place)
     return place
 
 
-def bring(location: str, place: Path) -> None:
-    """Copy a folder to this machine, where it is there as a whole or not at all.
+def bring(get: Callable[[Path], None], place: Path) -> None:
+    """Let a folder be copied to this machine, where it is there as a whole or not at all.
 
-    Raises OSError where the storage is away, or has no such folder.
+    get: copies it to a path. What it raises is raised.
     """
     place.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=place.parent) as folder:
         partial = Path(folder) / place.name
-        copy(location, str(partial))
+        get(partial)
         if not place.is_dir():  # another process may have been faster
             partial.rename(place)
 
