@@ -28,12 +28,13 @@ MODELS = ("gan", "edm", "score_gan", "discr_flow", "mmd_generator", "kernel_flow
 SAMPLES = 10_000
 
 
-def load(model: str, seed: int, steps: int | None) -> Experiment:
+def load(model: str, seed: int, steps: int | None, precision: str) -> Experiment:
     """The base experiment of a model's study, with another seed, and fewer steps if asked for."""
     document = Document.load(find_file(Path(f"{model}_gaussians.yaml")))
     document.set(f"experiment.seed={seed}")
     if model != "kernel_flow":
         document.set("experiment.training.ema=0.999")
+        document.set(f"experiment.training.precision={precision}")
     if steps is not None:
         document.set(f"experiment.training.steps={steps}")
     return load_experiment(document)
@@ -64,6 +65,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--steps", type=int, help="training steps, instead of the paper's")
+    parser.add_argument("--precision", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "gpm-tune-benchmark")
     parser.add_argument("--out", type=Path, default=Path("gaussians.csv"))
@@ -72,8 +74,9 @@ def main() -> None:
     table = pd.read_csv(arguments.out) if arguments.out.exists() else pd.DataFrame()
     for seed in arguments.seeds:
         for model in arguments.models:
-            experiment = load(model, seed, arguments.steps)
-            key = {"model": model, "steps": experiment.training.steps, "seed": seed}
+            experiment = load(model, seed, arguments.steps, arguments.precision)
+            training = experiment.training
+            key = {"model": model, "steps": training.steps, "precision": training.precision, "seed": seed}
             if len(table) and (table[list(key)] == pd.Series(key)).all(axis=1).any():
                 continue
             rows = [key | row for row in measure(experiment, arguments.cache)]
@@ -81,7 +84,7 @@ def main() -> None:
             table.to_csv(arguments.out, index=False)
             print(pd.DataFrame(rows).to_string(index=False), flush=True)
     if len(table):
-        print(table.groupby(["model", "weights", "steps"]).median().drop(columns="seed").to_string())
+        print(table.groupby(["model", "weights", "steps", "precision"]).median().drop(columns="seed").to_string())
 
 
 if __name__ == "__main__":

@@ -37,6 +37,10 @@ class ParticleModel(nn.Module, ABC):
         # Where the model is: device, dtype and shape of its samples.
         self.register_buffer("origin", torch.zeros(shape), persistent=False)
 
+    def place(self, device: torch.device | str) -> None:
+        """Move to a device, in the memory format in which its convolutions are fastest."""
+        self.to(device=device, memory_format=torch.channels_last)
+
     def fit(self, real: Tensor, rng: torch.Generator) -> Terms:
         """The terms of the flow's loss on a real batch (B, *shape); their sum is to be minimised."""
         return self.flow.fit(real, lambda: self.particles(len(real), rng), rng)
@@ -97,7 +101,7 @@ class GeneratorModel(ParticleModel):
 
     def generator_loss(self, n: int, rng: torch.Generator) -> Tensor:
         """-⟨g(z), ∇h(g(z)).detach()⟩, summed over dimensions, averaged over n samples (12)(25)."""
-        x = self.generator(self.noise(n, rng))
+        x = self._generate(self.noise(n, rng))
         direction = self.flow.direction(x.detach(), None, rng)
         loss: Tensor = -(x * direction).flatten(1).sum(1).mean()
         return loss
@@ -105,7 +109,12 @@ class GeneratorModel(ParticleModel):
     def particles(self, n: int, rng: torch.Generator) -> Particles:
         """g(z)."""
         with torch.no_grad():
-            return Particles(self.generator(self.noise(n, rng)), None)
+            return Particles(self._generate(self.noise(n, rng)), None)
+
+    def _generate(self, noise: Tensor) -> Tensor:
+        """g(z) in the precision of z, whatever the generator computes with."""
+        x: Tensor = self.generator(noise).to(noise.dtype)
+        return x
 
     @property
     def noise_shape(self) -> tuple[int, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import dropout
 
 
 class TimeMLP(nn.Sequential):
@@ -48,6 +49,27 @@ class Conv(nn.Module):
             scale, shift = self.affine(time)[:, :, None, None].chunk(2, dim=1)
             y = torch.addcmul(shift, 1 + scale, y)
         return y
+
+
+class Dropout(nn.Module):
+    """Drops features with a probability p in training, and scales the others by 1/(1 - p).
+
+    PyTorch draws a mask's elements one after another on the CPU. Here four of them come from each random
+    number of 64 bits, with 16 bits each: p is met to 2^-16.
+    """
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        self.p = p
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.p == 0 or x.device.type != "cpu":
+            return dropout(x, self.p, self.training)
+        bits = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
+        like = torch.empty_like(x, dtype=torch.int16)  # in the memory format of x
+        draws = bits.view(torch.int16)[: x.numel()].as_strided(like.shape, like.stride())
+        kept = draws >= int(self.p * 2**16) - 2**15
+        return torch.where(kept, x * (1 / (1 - self.p)), 0.0)
 
 
 class Modulation(nn.Module):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, interpolate, scaled_dot_product_attention, silu
 
 from gpm_tune.config import Config
-from gpm_tune.networks.layers import TimeMLP
+from gpm_tune.networks.layers import Dropout, TimeMLP
 
 Resampling = Literal["up", "down"]
 
@@ -122,7 +122,7 @@ class Block(nn.Module):
         self.first = nn.Conv2d(inputs, outputs, 3, padding=1)
         self.affine = nn.Linear(time, outputs)
         self.second_norm = _norm(outputs)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.second = nn.Conv2d(outputs, outputs, 3, padding=1)
         changes = inputs != outputs or resample is not None
         self.shortcut = nn.Conv2d(inputs, outputs, 1) if changes else nn.Identity()

@@ -41,13 +41,13 @@ def measure_pace(experiment: Experiment, device: str, threads: int) -> Pace:
     full = experiment.evaluated_samples
     part = min(full, experiment.evaluation.batch_size)
     evaluation = experiment.evaluation.model_copy(update={"samples": part})
-    trainer = _Rehearsal(experiment.model_copy(update={"evaluation": evaluation}), device=device)
+    trainer = Rehearsal(experiment.model_copy(update={"evaluation": evaluation}), device=device)
     step = trainer.time_steps() if experiment.training.steps else 0.0
     name = torch.cuda.get_device_name() if trainer.device.type == "cuda" else f"the CPU, {threads} threads"
     return Pace(name, step, trainer.time_evaluation() * full / part)
 
 
-class _Rehearsal(Trainer):
+class Rehearsal(Trainer):
     """A trainer on noise, with an untrained teacher: what it computes is worthless, and takes as long."""
 
     def _load_data(self) -> Dataset:
@@ -74,7 +74,7 @@ class _Rehearsal(Trainer):
 
         def take_turn() -> None:
             for _ in range(turn):
-                self._train_step()
+                self.train_step()
 
         take_turn()
         rounds: list[float] = []

@@ -44,4 +44,5 @@ def load_model(
         model.load_state_dict(state)
     except RuntimeError as error:
         raise UserError(f"{folder}: its weights do not fit its experiment: {error}") from error
-    return experiment, model.to(device).eval()
+    model.place(device)
+    return experiment, model.eval()

@@ -22,7 +22,7 @@ from gpm_tune.models.flow import Denoise, Given, Terms, evaluating
 from gpm_tune.sampling.solvers import Solver
 from gpm_tune.training import checkpoint
 from gpm_tune.training.experiment import Experiment, OptimizerConfig
-from gpm_tune.training.machine import Machine
+from gpm_tune.training.machine import Machine, keep_freed_memory
 from gpm_tune.training.objectives import Objective, derive
 from gpm_tune.training.pictures import picture
 from gpm_tune.training.teacher import load_teacher
@@ -67,6 +67,7 @@ class Trainer:
         self.objective = objective or experiment.default_objective
         self._wanted = [self.objective.metric, *wanted]
         self.device = torch.device(device)
+        keep_freed_memory()
         data = self._load_data()
         self._real = data.train.to(self.device)
         self._batches = self._plan_batches(len(data.train))
@@ -106,7 +107,8 @@ class Trainer:
         with torch.random.fork_rng():
             torch.manual_seed(experiment.seed)
             model = experiment.model.build(experiment.data.shape, given)
-        return model.to(self.device)
+        model.place(self.device)
+        return model
 
     def _samples_given(self) -> Tensor | None:
         """Real samples for a flow that keeps some."""
@@ -127,7 +129,7 @@ class Trainer:
         if isinstance(self.model, GeneratorModel):
             parts["generator"] = (self.model.generator, training.generator_optimizer or training.optimizer)
         return {
-            name: torch.optim.Adam(part.parameters(), lr=config.lr, betas=config.betas)
+            name: torch.optim.Adam(part.parameters(), lr=config.lr, betas=config.betas, fused=True)
             for name, (part, config) in parts.items()
             if any(True for _ in part.parameters())
         }
@@ -175,14 +177,14 @@ class Trainer:
         started = time.perf_counter()
         with torch.random.fork_rng():
             while self.step < end and not should_stop():
-                self._train_step()
+                self.train_step()
         # This look waits for the device: only then have the steps taken their time.
         infinite = [name for name, mean in self._means.items() if not torch.isfinite(mean.total)]
         self.seconds += time.perf_counter() - started
         if infinite:
             raise DivergedError(f"loss/{infinite[0]} was not finite at or before step {self.step}")
 
-    def _train_step(self) -> None:
+    def train_step(self) -> None:
         """A step of the flow's network, and, if it is its turn, one of the generator (Algorithm 1)."""
         # Dropout draws from torch's global random state: a function of seed and step, as the batches.
         torch.manual_seed(self.experiment.seed * 2**32 + self.step)
@@ -190,8 +192,9 @@ class Trainer:
         if "flow" in self._optimizers:
             self.fit_flow()
         if isinstance(model, GeneratorModel) and (self.step + 1) % model.flow_steps == 0:
-            batch_size = self.experiment.training.batch_size
-            self._descend("generator", {"generator": model.generator_loss(batch_size, self._rng)})
+            with self._precision():
+                loss = model.generator_loss(self.experiment.training.batch_size, self._rng)
+            self._descend("generator", {"generator": loss})
         if self._average:
             self._average.update_parameters(model)
         self.step += 1
@@ -199,9 +202,15 @@ class Trainer:
     def fit_flow(self) -> Terms:
         """One optimiser step of the flow's network alone; returns the terms of its loss before the step."""
         real = to_float(self._real[self._batches.indices(self.step)])
-        terms = self.model.fit(real, self._rng)
+        with self._precision():
+            terms = self.model.fit(real, self._rng)
         self._descend("flow", terms)
         return terms
+
+    def _precision(self) -> torch.autocast:
+        """Of what runs within; without a cache of cast weights, which would miss an optimiser's steps."""
+        low = self.experiment.training.precision == "bfloat16"
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=low, cache_enabled=False)
 
     def reseed(self, seed: int) -> None:
         """Draw particles and noise from another seed than the experiment's, from here on."""
@@ -305,11 +314,11 @@ class Trainer:
         if self._average:
             self._average.load_state_dict(weights["average"])
         for name, optimizer in self._optimizers.items():
-            own = [{"lr": group["lr"], "betas": group["betas"]} for group in optimizer.param_groups]
-            optimizer.load_state_dict(state["optimizers"][name])
+            saved = state["optimizers"][name]
             # A fork of another trial has hyperparameters of its own.
-            for group, values in zip(optimizer.param_groups, own, strict=True):
-                group.update(values)
+            for theirs, own in zip(saved["param_groups"], optimizer.param_groups, strict=True):
+                theirs.update({key: value for key, value in own.items() if key != "params"})
+            optimizer.load_state_dict(saved)
         self._rng.set_state(state["rng"].cpu())
         self._means = {name: RunningMean(*mean) for name, mean in state["means"].items()}
         self._best_weights = weights.get("best", {})

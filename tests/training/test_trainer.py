@@ -134,7 +134,7 @@ def generator_steps(trainer: Trainer) -> list[int]:
     changed = []
     for _ in range(12):
         before = {name: value.clone() for name, value in trainer.model.generator.named_parameters()}
-        trainer._train_step()
+        trainer.train_step()
         after = dict(trainer.model.generator.named_parameters())
         if any(not torch.equal(value, after[name]) for name, value in before.items()):
             changed.append(trainer.step)
@@ -153,7 +153,7 @@ def test_generator_and_flow_have_optimisers_of_their_own() -> None:
     trainer = Trainer(experiment_of(model=MODELS["gan"], **changes))
     before = {name: p.clone() for name, p in trainer.model.named_parameters()}
     for _ in range(2):
-        trainer._train_step()
+        trainer.train_step()
     moved = {name: (p - before[name]).abs().max().item() for name, p in trainer.model.named_parameters()}
     assert max(moved[name] for name in moved if name.startswith("flow.")) < 1e-7
     assert max(moved[name] for name in moved if name.startswith("generator.")) > 0.05

@@ -53,6 +53,6 @@ class DiscriminatorFlow(Flow):
         return self.losses.particle(self._at(t)(x))
 
     def _at(self, t: Tensor | None) -> Discriminator:
-        """f(·, t)."""
+        """f(·, t), with values in the precision of the particles, whatever the network computes with."""
         embedding = None if t is None or self.embedding is None else self.embedding(t)
-        return lambda x: self.network(x, embedding)
+        return lambda x: self.network(x, embedding).to(x.dtype)
