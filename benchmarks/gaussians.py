@@ -84,7 +84,12 @@ def main() -> None:
             table.to_csv(arguments.out, index=False)
             print(pd.DataFrame(rows).to_string(index=False), flush=True)
     if len(table):
-        print(table.groupby(["model", "weights", "steps", "precision"]).median().drop(columns="seed").to_string())
+        print(
+            table.groupby(["model", "weights", "steps", "precision"])
+            .median()
+            .drop(columns="seed")
+            .to_string()
+        )
 
 
 if __name__ == "__main__":

@@ -135,7 +135,9 @@ def _score_gan(experiment: Experiment, batches: Iterator[Tensor], device: torch.
     return step
 
 
-def _discr_flow(experiment: Experiment, batches: Iterator[Tensor], device: torch.device) -> Callable[[], None]:
+def _discr_flow(
+    experiment: Experiment, batches: Iterator[Tensor], device: torch.device
+) -> Callable[[], None]:
     config = cast("DiscrFlowConfig", experiment.model)
     shape, n = experiment.data.shape, config.sampling_steps
     f = config.discriminator.build_discriminator(shape, config.time_embedding.size).to(device)
@@ -163,7 +165,9 @@ def _discr_flow(experiment: Experiment, batches: Iterator[Tensor], device: torch
         states = torch.stack(simulate(torch.randn(len(real), *shape, device=device)))
         k = torch.randint(n, (len(real),), device=device)
         fake, t = states[k, torch.arange(len(real), device=device)], k / n
-        loss = FAKE[config.loss](f(fake, embedding(t))).mean() + REAL[config.loss](f(real, embedding(t))).mean()
+        loss = (
+            FAKE[config.loss](f(fake, embedding(t))).mean() + REAL[config.loss](f(real, embedding(t))).mean()
+        )
         if config.gradient_penalty is not None:
             loss = loss + penalty(real, fake, t, config.gradient_penalty)
         _descend(optimizer, loss)

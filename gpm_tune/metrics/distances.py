@@ -7,8 +7,8 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from gpm_tune.errors import DivergedError
-from gpm_tune.metrics.frechet import FrechetDistance
+from gpm_tune.metrics.features import finite
+from gpm_tune.metrics.frechet import FrechetDistance, fit_gaussian
 
 CHUNK = 1000  # rows of a distance matrix that are in memory at once
 
@@ -30,9 +30,7 @@ class PointMetrics:
 
     def __call__(self, samples: Tensor) -> dict[str, float]:
         """The metrics of samples (n, D); raises DivergedError where they are not finite."""
-        if not torch.isfinite(samples).all():
-            raise DivergedError("the samples were not finite")
-        real = self._reference
+        samples, real = finite(samples), self._reference
         return {
             "sliced_wasserstein": sliced_wasserstein(samples, real),
             "energy_distance": energy_distance(samples, real, self._within_reference),
@@ -87,7 +85,7 @@ def _quantiles(values: Tensor, levels: Tensor) -> Tensor:
 
 def frechet_distance(x: Tensor, y: Tensor) -> float:
     """Squared Wasserstein-2 between Gaussian fits of x (n, D) and y (m, D)."""
-    return FrechetDistance(y)(x).item()
+    return FrechetDistance(fit_gaussian(y))(x).item()
 
 
 def nearest_modes(x: Tensor, means: Tensor, std: float) -> Tensor:

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, relu
 
-from gpm_tune.errors import UserError
+from gpm_tune.errors import DivergedError, UserError
 
 SMALL_WEIGHTS = Path(__file__).with_name("small_features.safetensors")
 SIDE = 32
@@ -116,7 +116,7 @@ class FeatureExtractor:
         self.network = network.to(device)
         self._features, self._device = features, device
 
-    def batches(self, images: Tensor) -> Iterator[Tensor]:
+    def _batches(self, images: Tensor) -> Iterator[Tensor]:
         """Images (N, C, H, W) in [-1, 1] as the network takes them, on its device.
 
         Inception takes bytes in three channels, the small network [0, 1].
@@ -130,14 +130,24 @@ class FeatureExtractor:
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
-        """Features (N, d), on the CPU, of images (N, C, H, W) in [-1, 1]."""
-        return torch.cat([self.network(batch).cpu() for batch in self.batches(images)])
+        """Features (N, d), on the network's device, of images (N, C, H, W) in [-1, 1].
+
+        Raises DivergedError where the images are not finite.
+        """
+        return torch.cat([self.network(batch) for batch in self._batches(finite(images))])
 
     def key(self, images: Tensor) -> str:
         """A name for the features of these images: of the network, its weights, and the images' bytes."""
         digest = hashlib.sha256(self._features.encode() + fingerprint(self.network).encode())
         digest.update(str(tuple(images.shape)).encode() + _to_bytes(images).cpu().numpy().tobytes())
         return f"{self._features}-{digest.hexdigest()[:32]}"
+
+
+def finite(samples: Tensor) -> Tensor:
+    """The samples; raises DivergedError unless they are finite."""
+    if not torch.isfinite(samples).all():
+        raise DivergedError("the samples were not finite")
+    return samples
 
 
 def _to_bytes(images: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Fréchet Inception Distance, by torchmetrics, with the statistics of the real images cached on disk."""
+"""Fréchet Inception Distance, with the statistics of the real images cached on disk."""
 
 from __future__ import annotations
 
@@ -8,11 +8,9 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from gpm_tune.errors import DivergedError
 from gpm_tune.metrics.cache import load_tensors, store_tensors
 from gpm_tune.metrics.features import FeatureExtractor
-
-STATISTICS = ("real_features_sum", "real_features_cov_sum", "real_features_num_samples")
+from gpm_tune.metrics.frechet import FrechetDistance, GaussianFit, fit_gaussian
 
 
 class ImageMetrics:
@@ -35,28 +33,20 @@ class ImageMetrics:
         file may be given. cache: a folder, shared safely between processes.
         Raises UserError where Inception's weights cannot be had.
         """
-        from torchmetrics.image.fid import FrechetInceptionDistance
-
         self._extractor = FeatureExtractor(features, weights, device)
-        network = self._extractor.network
-        self._fid = FrechetInceptionDistance(network, reset_real_features=False).to(device)
-        file = cache / f"fid-{self._extractor.key(reference)}.safetensors" if cache else None
-        if statistics := load_tensors(file, STATISTICS) if file else None:
-            for name, tensor in statistics.items():
-                setattr(self._fid, name, tensor.to(device))
-            return
-        self._update(reference, real=True)
-        if file:
-            store_tensors(file, {name: getattr(self._fid, name) for name in STATISTICS})
+        fit = self._fit(reference, cache)
+        self._distance = FrechetDistance(GaussianFit(fit.mean.to(device), fit.factor.to(device)))
+
+    def _fit(self, reference: Tensor, cache: Path | None) -> GaussianFit:
+        if cache is None:
+            return fit_gaussian(self._extractor(reference))
+        file = cache / f"fid-{self._extractor.key(reference)}.safetensors"
+        if found := load_tensors(file, GaussianFit._fields):
+            return GaussianFit(**found)
+        fit = fit_gaussian(self._extractor(reference))
+        store_tensors(file, fit._asdict())
+        return fit
 
     def __call__(self, samples: Tensor) -> dict[str, float]:
         """{"fid": …} of at least two samples (n, C, H, W); raises DivergedError if not finite."""
-        if not torch.isfinite(samples).all():
-            raise DivergedError("the samples were not finite")
-        self._fid.reset()
-        self._update(samples, real=False)
-        return {"fid": max(0.0, float(self._fid.compute()))}
-
-    def _update(self, images: Tensor, *, real: bool) -> None:
-        for batch in self._extractor.batches(images):
-            self._fid.update(batch, real=real)
+        return {"fid": self._distance(self._extractor(samples)).item()}

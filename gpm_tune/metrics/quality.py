@@ -8,11 +8,11 @@ from typing import ClassVar, Literal, Protocol
 import torch
 from torch import Tensor
 
-from gpm_tune.errors import DivergedError, UserError
+from gpm_tune.errors import UserError
 from gpm_tune.metrics.cache import load_tensors, store_tensors
 from gpm_tune.metrics.distances import PointMetrics, modes_covered, pairwise_distances, sliced_wasserstein
-from gpm_tune.metrics.features import FeatureExtractor
-from gpm_tune.metrics.frechet import FrechetDistance, block_weights, extrapolate
+from gpm_tune.metrics.features import FeatureExtractor, finite
+from gpm_tune.metrics.frechet import FrechetDistance, block_weights, extrapolate, fit_gaussian
 from gpm_tune.metrics.kid import KernelDistance
 from gpm_tune.metrics.precision_recall import Manifold
 from gpm_tune.metrics.resampling import bootstrap_weights, mean_over_pairs, means_between
@@ -70,7 +70,7 @@ class ImageQuality:
         self._device = device
         self._extractor = FeatureExtractor(features, weights, device)
         real = self._real_features(reference, cache).to(device)
-        self._frechet = FrechetDistance(real)
+        self._frechet = FrechetDistance(fit_gaussian(real))
         self._kernel = KernelDistance(real)
         self._manifold = Manifold(real)
 
@@ -86,7 +86,7 @@ class ImageQuality:
 
     def features(self, samples: Tensor) -> Tensor:
         """The network's activations (n, d), on the CPU, of images (n, C, H, W) in [-1, 1]."""
-        return self._extractor(_finite(samples))
+        return self._extractor(samples).cpu()
 
     def measure(self, features: Tensor) -> dict[str, float]:
         """Every metric; raises UserError for fewer than 10 samples.
@@ -142,7 +142,7 @@ class PointQuality:
 
     def features(self, samples: Tensor) -> Tensor:
         """The points themselves (n, D), on the CPU."""
-        return _finite(samples).cpu()
+        return finite(samples).cpu()
 
     def measure(self, features: Tensor) -> dict[str, float]:
         """Every metric, as `PointMetrics` gives it."""
@@ -161,7 +161,7 @@ class PointQuality:
         values = {
             "sliced_wasserstein": torch.tensor([sliced_wasserstein(s, real, PROJECTIONS) for s in sets]),
             "energy_distance": _energies(x, real, weights),
-            "frechet": FrechetDistance(real)(x, weights),
+            "frechet": FrechetDistance(fit_gaussian(real))(x, weights),
             "modes_covered": torch.tensor([modes_covered(s, self._means, self._std) for s in sets]),
         }
         return {name: of_resamples.std().item() for name, of_resamples in values.items()}
@@ -171,12 +171,6 @@ def _energies(x: Tensor, y: Tensor, weights: Tensor) -> Tensor:
     """Energy distances (R,) of weighted x but for the term that only y is in."""
     between = weights @ means_between(pairwise_distances, x, y).to(weights) / len(x)
     return 2 * between - mean_over_pairs(pairwise_distances, x, weights)
-
-
-def _finite(samples: Tensor) -> Tensor:
-    if not torch.isfinite(samples).all():
-        raise DivergedError("the samples were not finite")
-    return samples
 
 
 def _check_count(samples: Tensor, what: str) -> None:

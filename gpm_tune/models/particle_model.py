@@ -39,7 +39,7 @@ class ParticleModel(nn.Module, ABC):
 
     def place(self, device: torch.device | str) -> None:
         """Move to a device, in the memory format in which its convolutions are fastest."""
-        self.to(device=device, memory_format=torch.channels_last)
+        self.to(device).to(memory_format=torch.channels_last)
 
     def fit(self, real: Tensor, rng: torch.Generator) -> Terms:
         """The terms of the flow's loss on a real batch (B, *shape); their sum is to be minimised."""

@@ -15,7 +15,7 @@ from gpm_tune.study.home import Home
 from gpm_tune.study.ledger import Ledger
 from gpm_tune.study.specification import Resources, Study
 from gpm_tune.training import Experiment
-from gpm_tune.training.description import describe
+from gpm_tune.training.description import Description, describe
 from gpm_tune.training.rehearsal import Pace, measure_pace
 from gpm_tune.training.teacher import is_trained
 
@@ -42,6 +42,7 @@ class Forecast:
     at_a_time: int
     parts: list[Part]
     ends_early: list[str]  # sentences about budgets that end the study before its trials do
+    too_large: str | None  # a sentence about the first trials, where one does not fit its share of a GPU
 
     def plain(self) -> dict[str, Any]:
         """As JSON data."""
@@ -83,7 +84,9 @@ def _measure(experiments: Sequence[Experiment], resources: Resources) -> list[Pa
 def extrapolate(study: Study, paces: Sequence[Pace], at_a_time: int) -> Forecast:
     """The forecast from the pace of the base experiment, and of the teacher if it is to be trained."""
     base, *teacher = paces
-    whole = _mean_hours(study, base)
+    trials_first = [(trial, describe(trial)) for trial in _first_trials(study)]
+    own = describe(study.experiment)
+    whole = mean(_trial_hours(trial, found, base, own) for trial, found in trials_first)
     share = study.scheduler.usual_share(max(study.experiment.training.steps, 1))
     gpu = study.resources.gpu
 
@@ -99,7 +102,8 @@ def extrapolate(study: Study, paces: Sequence[Pace], at_a_time: int) -> Forecast
     if study.confirm:
         trainings = study.confirm.trials * study.confirm.seeds
         parts.append(part("confirm", trainings, whole, together=at_a_time))
-    return Forecast(base, whole, at_a_time, parts, list(_limits(study, search)))
+    too_large = _too_large(base, own, [found for _, found in trials_first], gpu)
+    return Forecast(base, whole, at_a_time, parts, list(_limits(study, search)), too_large)
 
 
 def _limits(study: Study, search: Part) -> Iterator[str]:
@@ -124,20 +128,33 @@ def _hours(experiment: Experiment | None, pace: Pace) -> float:
     return (training.steps * pace.step + evaluations * pace.evaluation) / HOUR
 
 
-def _mean_hours(study: Study, base: Pace) -> float:
-    """Of a trial: the base's pace, scaled by the FLOPs of the first trials relative to the base's."""
-    own = describe(study.experiment)
+def _first_trials(study: Study) -> list[Experiment]:
+    """The experiments of the first trials; of the base alone where there are none."""
     ledger = Ledger(study, storage=None)
-    hours = []
-    for _ in range(min(TRIALS, ledger.remaining)):
-        assignment = ledger.next()
-        if assignment is None:
-            break
-        found = describe(assignment.experiment)
-        step = base.step * _ratio(found.flops_per_step, own.flops_per_step)
-        evaluation = base.evaluation * _ratio(found.flops_per_sample, own.flops_per_sample)
-        hours.append(_hours(assignment.experiment, Pace(base.device, step, evaluation)))
-    return mean(hours) if hours else _hours(study.experiment, base)
+    assigned = (ledger.next() for _ in range(min(TRIALS, ledger.remaining)))
+    return [assignment.experiment for assignment in assigned if assignment] or [study.experiment]
+
+
+def _trial_hours(trial: Experiment, found: Description, base: Pace, own: Description) -> float:
+    """The base's pace, scaled by the trial's FLOPs relative to the base's own."""
+    step = base.step * _ratio(found.flops_per_step, own.flops_per_step)
+    evaluation = base.evaluation * _ratio(found.flops_per_sample, own.flops_per_sample)
+    return _hours(trial, Pace(base.device, step, evaluation))
+
+
+def _too_large(base: Pace, own: Description, trials: Sequence[Description], gpu: float) -> str | None:
+    """Whether the largest trial, as much larger than the base as is counted, exceeds its share of a GPU."""
+    if base.gpu_memory is None:
+        return None
+    taken, total = base.gpu_memory
+    needed = taken + max(found.memory - own.memory for found in trials)
+    share = min(gpu, 1.0) * total
+    if needed <= share:
+        return None
+    return (
+        f"WARNING: a trial needs about {needed / 1e9:.3g} GB of the GPU, and resources.gpu ({gpu:g}) leaves "
+        f"it {share / 1e9:.3g} of {total / 1e9:.3g} GB; raise resources.gpu, or lower training.batch_size"
+    )
 
 
 def _ratio(flops: float, base: float) -> float:
@@ -163,7 +180,7 @@ def forecast_lines(found: Forecast, study: Study) -> list[object]:
         lines.append(f"the lower figure: {study.scheduler.name} stops as many trials as it is built to stop")
     if 0 < study.resources.gpu < 1:
         lines.append("measured with the GPU to itself: trials that share one slow each other")
-    return lines + list(found.ends_early)
+    return lines + list(found.ends_early) + ([found.too_large] if found.too_large else [])
 
 
 def _range(hours: tuple[float, float], show: Callable[[float], str]) -> str:

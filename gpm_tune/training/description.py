@@ -39,6 +39,11 @@ class Description:
     memory_of_weights: int  # with gradients and Adam's states, and the teacher's weights
     memory_of_step: int  # what a training step keeps for its backward passes, at the batch size
 
+    @property
+    def memory(self) -> int:
+        """What training takes at least."""
+        return self.memory_of_weights + self.memory_of_step
+
     def plain(self) -> dict[str, Any]:
         """As JSON data."""
         return {

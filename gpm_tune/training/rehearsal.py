@@ -19,16 +19,18 @@ from gpm_tune.training.experiment import Experiment
 from gpm_tune.training.teacher import frozen
 from gpm_tune.training.trainer import Trainer
 
+CONTEXT = 500 * 2**20  # bytes of a GPU that CUDA takes for each process, besides tensors
 SECONDS = 2.0  # how long steps are measured, and at least two rounds of them
 
 
 @dataclass(frozen=True)
 class Pace:
-    """Seconds that an experiment's parts take on a device."""
+    """Seconds that an experiment's parts take on a device; of a GPU, bytes that they took and it has."""
 
     device: str
     step: float
     evaluation: float
+    gpu_memory: tuple[int, int] | None = None  # taken at most, in all
 
 
 def measure_pace(experiment: Experiment, device: str, threads: int) -> Pace:
@@ -43,8 +45,12 @@ def measure_pace(experiment: Experiment, device: str, threads: int) -> Pace:
     evaluation = experiment.evaluation.model_copy(update={"samples": part})
     trainer = Rehearsal(experiment.model_copy(update={"evaluation": evaluation}), device=device)
     step = trainer.time_steps() if experiment.training.steps else 0.0
-    name = torch.cuda.get_device_name() if trainer.device.type == "cuda" else f"the CPU, {threads} threads"
-    return Pace(name, step, trainer.time_evaluation() * full / part)
+    whole_evaluation = trainer.time_evaluation() * full / part
+    if trainer.device.type != "cuda":
+        return Pace(f"the CPU, {threads} threads", step, whole_evaluation)
+    gpu = torch.cuda.get_device_properties(trainer.device)
+    taken = torch.cuda.max_memory_reserved(trainer.device) + CONTEXT
+    return Pace(gpu.name, step, whole_evaluation, (taken, gpu.total_memory))
 
 
 class Rehearsal(Trainer):

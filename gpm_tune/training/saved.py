@@ -12,6 +12,7 @@ from gpm_tune.errors import UserError
 from gpm_tune.models import ParticleModel
 from gpm_tune.training import checkpoint
 from gpm_tune.training.experiment import Experiment
+from gpm_tune.training.machine import keep_freed_memory
 
 
 def read_experiment(folder: Path) -> Experiment:
@@ -31,6 +32,7 @@ def load_model(
     weights: those of the best evaluation, or the last ones, averaged where averages were evaluated.
     Raises UserError where the folder holds no whole checkpoint, or it has no such weights yet.
     """
+    keep_freed_memory()
     experiment = read_experiment(folder)
     found = checkpoint.read(folder, torch.device(device))[0]
     if weights == "best" and "best" not in found:

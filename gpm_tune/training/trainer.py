@@ -319,6 +319,10 @@ class Trainer:
             for theirs, own in zip(saved["param_groups"], optimizer.param_groups, strict=True):
                 theirs.update({key: value for key, value in own.items() if key != "params"})
             optimizer.load_state_dict(saved)
+            for parameter, moments in optimizer.state.items():
+                # A fused optimiser goes through memory, whatever the formats that it finds there.
+                for key in ("exp_avg", "exp_avg_sq"):
+                    moments[key] = torch.empty_like(parameter).copy_(moments[key])
         self._rng.set_state(state["rng"].cpu())
         self._means = {name: RunningMean(*mean) for name, mean in state["means"].items()}
         self._best_weights = weights.get("best", {})

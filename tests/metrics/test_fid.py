@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
+from torchmetrics.image.fid import FrechetInceptionDistance
 
 from gpm_tune.data import DigitsConfig, MNISTConfig, to_float
 from gpm_tune.errors import DivergedError, UserError
@@ -40,6 +41,16 @@ def test_fid_is_the_frechet_distance_of_the_features(digits: Tensor) -> None:
     cross = torch.linalg.eigvalsh(root @ two @ root).clamp(min=0).sqrt().sum()
     expected = (means[0] - means[1]).square().sum() + one.trace() + two.trace() - 2 * cross
     assert fid(*halves) == pytest.approx(expected.item(), rel=1e-3)
+
+
+def test_fid_is_that_of_torchmetrics(digits: Tensor) -> None:
+    """Of fewer samples than features too, where covariances are singular."""
+    for count in (60, 500):
+        reference, samples = digits[:count], digits[count : 2 * count] * 0.7 - 0.3
+        theirs = FrechetInceptionDistance(small_features(), normalize=False)
+        for images, real in ((reference, True), (samples, False)):
+            theirs.update(images / 2 + 0.5, real=real)
+        assert fid(reference, samples) == pytest.approx(theirs.compute().item(), rel=1e-4)
 
 
 def test_fid_grows_with_noise(digits: Tensor) -> None:

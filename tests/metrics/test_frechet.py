@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from gpm_tune.metrics.frechet import FrechetDistance, block_weights, extrapolate
+from gpm_tune.metrics.frechet import FrechetDistance, block_weights, extrapolate, fit_gaussian
 
 
 def normal(n: int, dimensions: int, seed: int = 0) -> Tensor:
@@ -27,15 +27,15 @@ def textbook(x: Tensor, y: Tensor) -> float:
 def test_it_is_the_textbook_formula_at_any_rank(n: int, m: int) -> None:
     """32 dimensions: more than some of the samples span."""
     x, y = normal(n, 32) * torch.linspace(0, 2, 32), normal(m, 32, seed=1) @ normal(32, 32, seed=2) + 0.5
-    assert FrechetDistance(y)(x).item() == pytest.approx(textbook(x, y), rel=1e-6)
-    assert FrechetDistance(x)(x).item() == pytest.approx(0, abs=1e-5)
+    assert FrechetDistance(fit_gaussian(y))(x).item() == pytest.approx(textbook(x, y), rel=1e-6)
+    assert FrechetDistance(fit_gaussian(x))(x).item() == pytest.approx(0, abs=1e-5)
 
 
 def test_weights_count_samples() -> None:
     x, y = normal(50, 8), normal(60, 8, seed=1)
     weights = torch.randint(4, (3, 50), generator=torch.Generator().manual_seed(0))
-    repeated = torch.cat([FrechetDistance(y)(x.repeat_interleave(row, 0)) for row in weights])
-    torch.testing.assert_close(FrechetDistance(y)(x, weights), repeated)
+    repeated = torch.cat([FrechetDistance(fit_gaussian(y))(x.repeat_interleave(row, 0)) for row in weights])
+    torch.testing.assert_close(FrechetDistance(fit_gaussian(y))(x, weights), repeated)
 
 
 def test_block_weights_part_the_samples() -> None:
@@ -55,7 +55,7 @@ def test_extrapolation_leaves_the_limit_of_what_goes_with_1_over_n() -> None:
 def test_fid_infinity_has_little_of_fids_bias(scale: float) -> None:
     """N(0, s²) against N(0, 1): D (s - 1)², which FID of 500 samples exceeds and FID∞ is close to."""
     dimensions, repeats = 16, 40
-    frechet = FrechetDistance(normal(50_000, dimensions, seed=999))
+    frechet = FrechetDistance(fit_gaussian(normal(50_000, dimensions, seed=999)))
     found = torch.stack(
         [frechet(scale * normal(500, dimensions, s), block_weights(500)) for s in range(repeats)]
     )

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
-from gpm_tune.networks.layers import Conv, Modulation, TimeMLP, check_images
+from gpm_tune.networks.layers import Conv, Dropout, Modulation, TimeMLP, check_images
 
 
 @pytest.mark.parametrize(
@@ -76,3 +78,40 @@ def test_images_must_be_square_and_of_a_known_side() -> None:
     for shape in [(2,), (32, 32), (3, 32, 16), (3, 64, 64)]:
         with pytest.raises(ValueError, match="network 'net' takes images of 16x16, 32x32, the data has"):
             check_images("net", shape, (16, 32))
+
+
+@given(st.floats(0.01, 0.99), st.integers(1, 3), st.booleans())
+def test_dropout_drops_its_share_and_keeps_the_mean(p: float, channels: int, last: bool) -> None:
+    layer = Dropout(p)
+    x = torch.ones(64, channels, 32, 32)
+    x = x.contiguous(memory_format=torch.channels_last) if last else x
+    torch.manual_seed(0)
+    y = layer(x)
+    assert y.stride() == x.stride(), "a mask in another memory format would slow what follows"
+    assert y.unique().tolist() == pytest.approx([0, 1 / (1 - p)], rel=1e-5)
+    spread = (p * (1 - p) / x.numel()) ** 0.5
+    assert (y == 0).float().mean().item() == pytest.approx(p, abs=5 * spread + 2**-16)
+    # Neighbours share a random number, and must not know of each other.
+    dropped = (y.permute(0, 2, 3, 1) if last else y).reshape(-1) == 0
+    for distance in (1, 2, 3, 4):
+        both = (dropped[distance:] & dropped[:-distance]).float().mean().item()
+        assert both == pytest.approx(p**2, abs=6 * (p**2 * (1 - p**2) / x.numel()) ** 0.5 + 1e-4)
+
+
+def test_dropout_follows_the_global_seed_and_passes_everything_in_evaluation() -> None:
+    layer, x = Dropout(0.5), torch.randn(4, 3, 5, 5)
+    masks = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        masks.append(layer(x))
+    assert torch.equal(masks[0], masks[1])
+    assert not torch.equal(masks[0], masks[2])
+    assert torch.equal(layer.eval()(x), x)
+
+
+def test_dropout_stops_the_gradients_of_what_it_drops() -> None:
+    x = torch.ones(8, 4, 4, 4, requires_grad=True)
+    y = Dropout(0.25)(x)
+    y.sum().backward()
+    assert x.grad is not None
+    assert torch.equal(x.grad, y.detach())

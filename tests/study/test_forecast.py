@@ -72,6 +72,32 @@ def test_larger_trials_are_forecast_to_take_longer() -> None:
     assert hours(64) > 4 * hours(16)
 
 
+def test_a_trial_that_exceeds_its_share_of_a_gpu_is_named() -> None:
+    """The base takes 3 GB; what wider trials and larger batches take besides is counted."""
+
+    def warning(gpu: float, total: float, batch_size: int = 8, taken: float = 3e9) -> str | None:
+        study = study_of(
+            search={"training.batch_size": {"choice": [batch_size]}, "seed": {"int": [0, 99]}},
+            start_from=[],
+            experiment=experiment_of(training__batch_size=8).model_dump(mode="json"),
+            resources={"cpu": 1, "gpu": gpu},
+        )
+        pace = Pace("GPU", 1.0, 1.0, (int(taken), int(total)))
+        return extrapolate(study, [pace], at_a_time=1).too_large
+
+    assert warning(0.5, 6.1e9) is None
+    assert warning(2, 3.1e9) is None
+    found = warning(0.25, 8e9)
+    assert found is not None
+    assert "about 3 GB" in found
+    assert "resources.gpu (0.25) leaves it 2 of 8 GB" in found
+    assert warning(0.5, 6.1e9, batch_size=1_000_000) is not None
+
+
+def test_a_cpu_has_no_share_to_exceed() -> None:
+    assert extrapolate(study_of(), [Pace("CPU", 1.0, 1.0)], at_a_time=1).too_large is None
+
+
 @pytest.mark.parametrize(
     ("resources", "expected"),
     [

@@ -1,0 +1,151 @@
+"""What makes training fast computes what the straightforward way does."""
+
+import copy
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from examples import IMAGE_MODELS, IMAGES, MODELS, experiment_of
+from torch import Tensor, nn
+
+from gpm_tune.models import ParticleModel
+from gpm_tune.training import Experiment, Trainer, checkpoint
+from gpm_tune.training.pretraining import train_teacher
+
+FLOW: dict[str, Any] = {
+    "name": "discr_flow",
+    "sampling_steps": 3,
+    "discriminator": {"name": "dcgan", "width": 4},
+}
+ON_IMAGES = {**IMAGE_MODELS, "discr_flow": FLOW}
+
+
+def on_images(name: str, **training: Any) -> Experiment:
+    training = {"steps": 12, "batch_size": 16, **training}
+    return Experiment.model_validate({**IMAGES, "model": ON_IMAGES[name], "training": training})
+
+
+def gradients(model: ParticleModel, real: Tensor, network: nn.Module) -> list[Tensor]:
+    """Of the flow's loss, with the randomness of one seed."""
+    torch.manual_seed(0)
+    terms = model.fit(real, torch.Generator().manual_seed(0))
+    return list(torch.autograd.grad(torch.stack(list(terms.values())).sum(), list(network.parameters())))
+
+
+@pytest.mark.parametrize("name", ON_IMAGES)
+def test_the_memory_format_changes_no_gradient(name: str) -> None:
+    experiment = on_images(name)
+    plain = experiment.model.build(experiment.data.shape).double()
+    placed = copy.deepcopy(plain)
+    placed.place("cpu")
+    convolutions = [module for module in placed.modules() if isinstance(module, nn.Conv2d)]
+    assert any(not m.weight.is_contiguous() for m in convolutions), "weights are in another format"
+    real = torch.rand(6, *experiment.data.shape, dtype=torch.float64) * 2 - 1
+    for module in (*plain.modules(), *placed.modules()):
+        if hasattr(module, "p"):
+            module.p = 0.0  # dropped features would be others
+    expected, found = (gradients(model, real, model.flow.network) for model in (plain, placed))
+    for one, two in zip(expected, found, strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-9, atol=1e-12)
+
+
+def test_the_optimiser_steps_as_adam_does() -> None:
+    trainer = Trainer(on_images("gan", steps=5))
+    parameters = [p.detach().clone().requires_grad_() for p in trainer.model.flow.parameters()]
+    options = trainer.experiment.training.optimizer
+    adam = torch.optim.Adam(parameters, lr=options.lr, betas=options.betas)
+    fused = trainer._optimizers["flow"]
+    for step in range(5):
+        rng = torch.Generator().manual_seed(step)
+        for mine, theirs in zip(trainer.model.flow.parameters(), parameters, strict=True):
+            mine.grad = torch.empty_like(mine).copy_(torch.randn(mine.shape, generator=rng))
+            theirs.grad = mine.grad.clone()
+        fused.step()
+        adam.step()
+    for mine, theirs in zip(trainer.model.flow.parameters(), parameters, strict=True):
+        torch.testing.assert_close(mine.detach(), theirs.detach(), rtol=1e-5, atol=1e-8)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_bfloat16_steps_go_the_way_of_float32_steps(name: str, tmp_path: Path) -> None:
+    """With the same draws, losses and gradients differ by rounding to 8 bits only."""
+    trainers = []
+    for precision in ("float32", "bfloat16"):
+        experiment = experiment_of(model=MODELS[name], training__precision=precision)
+        if experiment.teacher:
+            train_teacher(experiment.teacher, tmp_path, "cpu")
+        trainers.append(Trainer(experiment, cache=tmp_path))
+        for _ in range(3):  # the third is a generator's turn
+            trainers[-1].train_step()
+    full, low = trainers
+    for part in full._optimizers:
+        one, two = (
+            torch.cat([p.grad.flatten() for p in getattr(t.model, part).parameters() if p.grad is not None])
+            for t in trainers
+        )
+        assert torch.nn.functional.cosine_similarity(one, two, dim=0) > 0.97
+        assert two.norm() == pytest.approx(one.norm().item(), rel=0.05)
+        assert not torch.equal(one, two), "nothing was computed in bfloat16"
+    assert {p.dtype for p in low.model.parameters()} == {torch.float32}
+    for term, mean in full._means.items():
+        assert low._means[term].total.dtype is torch.float32
+        assert low._means[term].total.item() == pytest.approx(mean.total.item(), rel=0.03, abs=0.01)
+
+
+def test_moments_of_another_memory_format_are_continued(tmp_path: Path) -> None:
+    """A fused optimiser takes weights and moments element by element as they lie in memory."""
+    trainer = Trainer(on_images("gan"))
+    trainer.train_until(2)
+    trainer.save(tmp_path)
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    for optimizer in state["optimizers"].values():
+        for moments in optimizer["state"].values():
+            moments.update({name: tensor.contiguous() for name, tensor in moments.items()})
+    torch.save(state, tmp_path / "state.pt")
+    record = json.loads((tmp_path / "checkpoint.json").read_text())
+    record["files"]["state.pt"] = checkpoint._fingerprint(tmp_path / "state.pt")
+    (tmp_path / "checkpoint.json").write_text(json.dumps(record))
+    again = Trainer(on_images("gan"))
+    again.restore(tmp_path)
+    for continued in (trainer, again):
+        continued.train_until(4)
+    for one, two in zip(trainer.model.parameters(), again.model.parameters(), strict=True):
+        assert torch.equal(one, two)
+
+
+def test_evaluations_stay_in_float32() -> None:
+    trainer = Trainer(on_images("gan", precision="bfloat16"))
+    seen: list[torch.dtype] = []
+    trainer.model.generator.register_forward_hook(lambda _module, _inputs, output: seen.append(output.dtype))
+    trainer.train_step()
+    trained = set(seen)
+    seen.clear()
+    trainer._evaluate()
+    assert trained == {torch.bfloat16}
+    assert set(seen) == {torch.float32}
+
+
+FAULTS = """
+import resource, sys, torch
+from gpm_tune.training.machine import keep_freed_memory
+if sys.argv[1] == "kept":
+    keep_freed_memory()
+for i in range(30):
+    torch.ones(10_000_000)
+    if i == 9:  # the first ones still grow the heap
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="malloc is glibc's")
+def test_kept_memory_is_reused_without_new_pages() -> None:
+    def faults(memory: str) -> int:
+        command = [sys.executable, "-c", FAULTS, memory]
+        return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+    assert faults("kept") < faults("returned") / 10
