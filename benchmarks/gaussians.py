@@ -1,6 +1,6 @@
 """Quality of the four models on the paper's 2-D Gaussians, with the paper's hyperparameters.
 
-    python benchmarks/gaussians.py --seeds 0 1 2 --out benchmarks/results/gaussians.csv
+    python -m benchmarks.gaussians --seeds 0 1 2 --out benchmarks/results/gaussians.csv
 
 Trains the base experiments of search_spaces/*_gaussians.yaml, and measures 10,000 samples of each against
 as many fresh points of the data, with the last weights and with an exponential average of them (decay
@@ -65,7 +65,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--steps", type=int, help="training steps, instead of the paper's")
-    parser.add_argument("--precision", choices=["float32", "bfloat16"], default="float32")
+    parser.add_argument("--precision", choices=["auto", "float32", "bfloat16"], default="auto")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "gpm-tune-benchmark")
     parser.add_argument("--out", type=Path, default=Path("gaussians.csv"))

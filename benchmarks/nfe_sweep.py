@@ -5,7 +5,7 @@ at one simulation 32 times; the loop makes 32, each as far as its NFE, and sets 
 statistics each time from cached features. The values must be equal. EDM, whose NFE take grids of their
 own, shares no simulation, only the set-up.
 
-    python benchmarks/nfe_sweep.py --samples 200 --repeats 3
+    python -m benchmarks.nfe_sweep --samples 200 --repeats 3
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@ throughput   steps per second of a trial inside a study against the same experim
 trials       a study of many trivial trials: CPU time of the driver's process, and wall time, per trial,
              of each hundred, so that growth shows
 
-    python benchmarks/overhead.py throughput --repeats 5
-    python benchmarks/overhead.py trials --trials 500 --sampler tpe random
+    python -m benchmarks.overhead throughput --repeats 5
+    python -m benchmarks.overhead trials --trials 500 --sampler tpe random
 """
 
 from __future__ import annotations
@@ -16,12 +16,10 @@ import datetime
 import json
 import multiprocessing
 import os
-import platform
 import statistics
 import sys
 import tempfile
 import time
-from importlib.metadata import version
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -29,6 +27,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from benchmarks.machine import RESULTS, machine
 from gpm_tune.documents import Document
 from gpm_tune.study.home import Home
 from gpm_tune.study.ledger import Assignment, Ledger
@@ -38,7 +37,7 @@ from gpm_tune.study.run import run_study
 from gpm_tune.study.specification import Study, load_study
 from gpm_tune.training import Experiment, Trainer
 
-RESULTS = Path(__file__).parent / "results"
+PACKAGES = ("torch", "ray", "optuna", "mlflow")
 BLOCK = 100  # trials whose mean makes a row
 THROUGHPUT_GOAL, DRIVER_GOAL = 0.97, 150.0
 
@@ -238,23 +237,6 @@ def many_trials(trials: int, sampler: str, concurrent: int) -> list[dict[str, An
     return rows
 
 
-def machine() -> dict[str, Any]:
-    """What the numbers depend on."""
-    models = [
-        line.partition(":")[2].strip()
-        for line in Path("/proc/cpuinfo").read_text().splitlines()
-        if line.startswith("model name")
-    ]
-    packages = ("torch", "ray", "optuna", "mlflow")
-    return {
-        "cpu": models[0] if models else platform.machine(),
-        "cores": os.cpu_count(),
-        "load_at_start": round(os.getloadavg()[0], 1),
-        "python": platform.python_version(),
-        **{package: version(package) for package in packages},
-    }
-
-
 def markdown(record: dict[str, Any]) -> str:
     """The record for people."""
     rows = record["rows"]
@@ -272,7 +254,7 @@ def write(what: str, rows: list[dict[str, Any]], summary: str) -> None:
     record = {
         "what": what,
         "date": datetime.date.today().isoformat(),
-        "command": " ".join(["python", "benchmarks/overhead.py", *sys.argv[1:]]),
+        "command": " ".join(["python", "-m", "benchmarks.overhead", *sys.argv[1:]]),
         "machine": MACHINE,
         "rows": rows,
         "summary": summary,
@@ -283,7 +265,7 @@ def write(what: str, rows: list[dict[str, Any]], summary: str) -> None:
     print(markdown(record))
 
 
-MACHINE = machine()
+MACHINE = machine(PACKAGES)
 
 
 def main() -> None:

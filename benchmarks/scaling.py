@@ -5,8 +5,8 @@ and remote calls, checkpoints in the storage, MLflow. Simulated: training (a pau
 trial measured and saved) and a process per trial (some processes hold many trials each). Nodes claim CPUs
 that they do not have.
 
-    python benchmarks/scaling.py                          all cases; half an hour
-    python benchmarks/scaling.py --cases 64 256           some; the others' rows are kept
+    python -m benchmarks.scaling                          all cases; half an hour
+    python -m benchmarks.scaling --cases 64 256           some; the others' rows are kept
 
 Costs are CPU seconds of processes and threads: they bear a busy machine.
 """
@@ -37,9 +37,10 @@ from typing import Any
 
 import psutil
 import sqlalchemy
-from overhead import RESULTS, SEARCH, TRIVIAL, machine
 from rich.console import Console
 
+from benchmarks.machine import RESULTS, machine
+from benchmarks.overhead import PACKAGES, SEARCH, TRIVIAL
 from gpm_tune.documents import Document
 from gpm_tune.study.cluster import RAY_SETTINGS
 from gpm_tune.study.home import Home
@@ -491,8 +492,8 @@ def main() -> None:
         print(name, json.dumps(kept[name]), flush=True)
         record = {
             "date": datetime.date.today().isoformat(),
-            "command": " ".join(["python", "benchmarks/scaling.py", *sys.argv[1:]]),
-            "machine": machine(),
+            "command": " ".join(["python", "-m", "benchmarks.scaling", *sys.argv[1:]]),
+            "machine": machine(PACKAGES),
             "cases": {name: kept[name] for name in CASES if name in kept},
         }
         write(record)

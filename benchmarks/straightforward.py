@@ -19,6 +19,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from gpm_tune.models import DiscrFlowConfig, EDMConfig, GANConfig, ScoreGANConfig
 from gpm_tune.models.flows.adversarial import GradientPenalty
+from gpm_tune.networks.layers import Dropout
+from gpm_tune.networks.unet import Norm
 from gpm_tune.training import Experiment
 from gpm_tune.training.experiment import OptimizerConfig
 
@@ -52,6 +54,19 @@ def _batches(experiment: Experiment, device: str) -> Iterator[Tensor]:
             yield batch.to(device)
 
 
+def _plain(network: nn.Module, device: torch.device) -> Any:
+    """A network on its device, with PyTorch's own dropout and group norm."""
+    for parent in list(network.modules()):
+        for name, layer in list(parent.named_children()):
+            if isinstance(layer, Dropout):
+                setattr(parent, name, nn.Dropout(layer.p))
+            if isinstance(layer, Norm):
+                plain = nn.GroupNorm(layer.num_groups, layer.num_channels, layer.eps)
+                plain.load_state_dict(layer.state_dict())
+                setattr(parent, name, plain)
+    return network.to(device)
+
+
 def _adam(network: nn.Module, config: OptimizerConfig) -> torch.optim.Adam:
     return torch.optim.Adam(network.parameters(), lr=config.lr, betas=config.betas)
 
@@ -65,8 +80,8 @@ def _descend(optimizer: torch.optim.Adam, loss: Tensor) -> None:
 def _gan(experiment: Experiment, batches: Iterator[Tensor], device: torch.device) -> Callable[[], None]:
     config, training = cast("GANConfig", experiment.model), experiment.training
     shape = experiment.data.shape
-    f = config.discriminator.build_discriminator(shape, 0).to(device)
-    g = config.generator.build_generator(config.latent, shape).to(device)
+    f = _plain(config.discriminator.build_discriminator(shape, 0), device)
+    g = _plain(config.generator.build_generator(config.latent, shape), device)
     of_f = _adam(f, training.optimizer)
     of_g = _adam(g, training.generator_optimizer or training.optimizer)
     steps = itertools.count(1)
@@ -92,7 +107,7 @@ def _denoising(denoiser: nn.Module, x: Tensor, sigma: Tensor) -> Tensor:
 
 def _edm(experiment: Experiment, batches: Iterator[Tensor], device: torch.device) -> Callable[[], None]:
     config = cast("EDMConfig", experiment.model)
-    denoiser = config.denoiser.build(experiment.data.shape).to(device)
+    denoiser = _plain(config.denoiser.build(experiment.data.shape), device)
     optimizer = _adam(denoiser, experiment.training.optimizer)
     noise = config.training_noise
 
@@ -108,9 +123,9 @@ def _score_gan(experiment: Experiment, batches: Iterator[Tensor], device: torch.
     config, training = cast("ScoreGANConfig", experiment.model), experiment.training
     shape = experiment.data.shape
     assert experiment.teacher is not None
-    teacher = cast("EDMConfig", experiment.teacher.model).denoiser.build(shape).to(device).eval()
-    generated = config.generated.build(shape).to(device)
-    g = config.generator.build_generator(config.latent, shape).to(device)
+    teacher = _plain(cast("EDMConfig", experiment.teacher.model).denoiser.build(shape), device).eval()
+    generated = _plain(config.generated.build(shape), device)
+    g = _plain(config.generator.build_generator(config.latent, shape), device)
     of_score = _adam(generated, training.optimizer)
     of_g = _adam(g, training.generator_optimizer or training.optimizer)
     steps = itertools.count(1)
@@ -140,7 +155,7 @@ def _discr_flow(
 ) -> Callable[[], None]:
     config = cast("DiscrFlowConfig", experiment.model)
     shape, n = experiment.data.shape, config.sampling_steps
-    f = config.discriminator.build_discriminator(shape, config.time_embedding.size).to(device)
+    f = _plain(config.discriminator.build_discriminator(shape, config.time_embedding.size), device)
     embedding = config.time_embedding.build().to(device)
     optimizer = _adam(f, experiment.training.optimizer)
 

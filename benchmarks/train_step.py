@@ -1,7 +1,7 @@
 """Training steps against straightforward ones, model by model, in turns.
 
-Each of the two has a process of its own, and answers when it is asked: what slows this machine for longer
-than a step slows both. An iteration is a step of the flow's network with its share of the generator's. The
+Each of them has a process of its own, and answers when it is asked: what slows this machine for longer
+than a step slows all. An iteration is a step of the flow's network with its share of the generator's. The
 data are noise, the teacher is untrained: neither changes what a step costs.
 
     python -m benchmarks.train_step --repeats 5
@@ -12,36 +12,27 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
-import os
 import statistics
 import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any
 
 import torch
 
+from benchmarks.experiments import CASES, MODELS, shipped
+from benchmarks.machine import finish, product_peak
 from benchmarks.straightforward import straightforward
-from gpm_tune.documents import Document
-from gpm_tune.study.specification import find_file, load_experiment
+from benchmarks.table import Row, write
 from gpm_tune.training import Experiment
 from gpm_tune.training.description import describe
 from gpm_tune.training.machine import peak_memory
 from gpm_tune.training.rehearsal import Rehearsal
 
-MODELS = ("discr_flow", "edm", "score_gan", "gan")
-CASES = (*MODELS, *(f"{name}_gaussians" for name in MODELS))
 SECONDS = 1.0  # of a turn, at least: many iterations of a small network
+GOALS = {"discr_flow": 0.45} | dict.fromkeys(MODELS[1:], 0.8)  # of the straightforward step's time
+GOAL_OF_SMALL_NETWORKS = 0.6
 Step = Callable[[], Any]
-
-
-def shipped(case: str) -> Experiment:
-    """The base experiment of a file in search_spaces; with the features that need no download."""
-    experiment = load_experiment(Document.load(find_file(Path(f"{case}.yaml"))))
-    features = "small" if experiment.features else None
-    evaluation = experiment.evaluation.model_copy(update={"features": features})
-    return experiment.model_copy(update={"evaluation": evaluation})
 
 
 def turn_of(experiment: Experiment) -> int:
@@ -50,21 +41,20 @@ def turn_of(experiment: Experiment) -> int:
     return getattr(model, "score_steps", None) or getattr(model, "discriminator_steps", None) or 1
 
 
-def ours(experiment: Experiment, device: str) -> Step:
-    """The next step of this package's training loop."""
-    return Rehearsal(experiment, device=device).train_step
+def ours(precision: str) -> Callable[[Experiment, str], Step]:
+    """Makes the next step of this package's training loop, with that `training.precision`."""
 
+    def step(experiment: Experiment, device: str) -> Step:
+        training = experiment.training.model_copy(update={"precision": precision})
+        return Rehearsal(experiment.model_copy(update={"training": training}), device=device).train_step
 
-def ours_in_bfloat16(experiment: Experiment, device: str) -> Step:
-    """Likewise, with `training.precision: bfloat16`."""
-    training = experiment.training.model_copy(update={"precision": "bfloat16"})
-    return ours(experiment.model_copy(update={"training": training}), device)
+    return step
 
 
 STEPS: dict[str, Callable[[Experiment, str], Step]] = {
     "straightforward": straightforward,
-    "float32": ours,
-    "bfloat16": ours_in_bfloat16,
+    "float32": ours("float32"),
+    "bfloat16": ours("bfloat16"),
 }
 
 
@@ -105,13 +95,13 @@ def _work(kind: str, case: str, device: str, driver: Connection) -> None:
 
 def _seconds(step: Step, turn: int, device: str) -> float:
     """Per iteration, over whole turns."""
+    finish(device)
     started, iterations = time.perf_counter(), 0
     while True:
         for _ in range(turn):
             step()
         iterations += turn
-        if device == "cuda":
-            torch.cuda.synchronize()
+        finish(device)
         if (elapsed := time.perf_counter() - started) >= SECONDS:
             return elapsed / iterations
 
@@ -120,48 +110,43 @@ def _memory(device: str) -> int:
     return torch.cuda.max_memory_allocated() if device == "cuda" else int(peak_memory())
 
 
-def measure(case: str, device: str, repeats: int, peak: float) -> dict[str, Any]:
-    """A row: seconds per iteration of both, the median of their ratio, FLOPs and memory."""
-    workers = [Worker(kind, case, device) for kind in STEPS]
-    turns = [[worker.turn() for worker in workers] for _ in range(repeats)]
-    for worker in workers:
+def measure(case: str, device: str, repeats: int, peak: float) -> list[Row]:
+    """A row per precision: both times of an iteration, the median of their ratio, FLOPs and memory."""
+    workers = {kind: Worker(kind, case, device) for kind in STEPS}
+    turns = [{kind: worker.turn() for kind, worker in workers.items()} for _ in range(repeats)]
+    for worker in workers.values():
         worker.stop()
+    seconds = {kind: statistics.median(turn[kind][0] for turn in turns) for kind in STEPS}
     flops = describe(shipped(case)).flops_per_step
-    row: dict[str, Any] = {"case": case, "GFLOP": flops / 1e9}
-    for i, kind in enumerate(STEPS):
-        seconds = statistics.median(turn[i][0] for turn in turns)
-        row[f"{kind}, s"] = seconds
-        if i > 0:
-            row[f"{kind}, ratio"] = statistics.median(turn[i][0] / turn[0][0] for turn in turns)
-            row[f"{kind}, share of peak"] = flops / seconds / peak
-        row[f"{kind}, GB"] = turns[-1][i][1] / 1e9
-    return row
-
-
-def product_peak(device: str, dtype: torch.dtype = torch.float32) -> float:
-    """FLOP/s of the best of some large matrix products."""
-    n = 2048 if device == "cpu" else 8192
-    a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
-    best = float("inf")
-    for _ in range(10):
-        started = time.perf_counter()
-        a @ b
-        if device == "cuda":
-            torch.cuda.synchronize()
-        best = min(best, time.perf_counter() - started)
-    return 2 * n**3 / best
+    rows = []
+    for kind in list(STEPS)[1:]:
+        plain = turns[-1]["straightforward"][1] / 1e9
+        row = Row(
+            what=f"{case}, step, {kind}",
+            baseline=seconds["straightforward"],
+            ours=seconds[kind],
+            ratio=statistics.median(turn[kind][0] / turn["straightforward"][0] for turn in turns),
+            goal=f"≤ {GOALS.get(case, GOAL_OF_SMALL_NETWORKS)}",
+            notes=f"{flops / 1e9:.3g} GFLOP, {flops / seconds[kind] / peak:.0%} of peak; "
+            f"{turns[-1][kind][1] / 1e9:.2f} GB ({plain:.2f})",
+        )
+        print(row, flush=True)
+        rows.append(row)
+    return rows
 
 
 def main() -> None:
+    """Measure the cases of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--cases", nargs="+", choices=CASES, default=CASES)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     arguments = parser.parse_args()
     peak = product_peak(arguments.device)
-    print(peak / 1e9, os.getloadavg())
-    for case in arguments.cases:
-        print(measure(case, arguments.device, arguments.repeats, peak), flush=True)
+    rows = [
+        row for case in arguments.cases for row in measure(case, arguments.device, arguments.repeats, peak)
+    ]
+    write("train_step", arguments.device, peak, rows)
 
 
 if __name__ == "__main__":

@@ -116,7 +116,7 @@ class FeatureExtractor:
         self.network = network.to(device)
         self._features, self._device = features, device
 
-    def _batches(self, images: Tensor) -> Iterator[Tensor]:
+    def batches(self, images: Tensor) -> Iterator[Tensor]:
         """Images (N, C, H, W) in [-1, 1] as the network takes them, on its device.
 
         Inception takes bytes in three channels, the small network [0, 1].
@@ -134,7 +134,7 @@ class FeatureExtractor:
 
         Raises DivergedError where the images are not finite.
         """
-        return torch.cat([self.network(batch) for batch in self._batches(finite(images))])
+        return torch.cat([self.network(batch) for batch in self.batches(finite(images))])
 
     def key(self, images: Tensor) -> str:
         """A name for the features of these images: of the network, its weights, and the images' bytes."""

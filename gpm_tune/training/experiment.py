@@ -34,10 +34,11 @@ class TrainingConfig(Config):
         "K-th, of them. 0 for a model in which there is nothing to train.",
     )
     batch_size: int = Field(128, ge=1, description="Real samples per step, and generated ones.")
-    precision: Literal["float32", "bfloat16"] = Field(
-        "float32",
-        description="Of matrix products and convolutions in training steps; weights, sums, optimisers and "
-        "evaluations stay in float32. bfloat16 is faster on GPUs, and on CPUs with AVX-512 BF16 or AMX.",
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto",
+        description="Of matrix products and convolutions in training steps; weights, losses, optimisers and "
+        "evaluations stay in float32. auto: bfloat16 where the GPU, or the CPU (AVX-512 BF16 or AMX), "
+        "computes with it, else float32.",
     )
     optimizer: OptimizerConfig = Field(OptimizerConfig(), description="Of the flow's network.")
     generator_optimizer: OptimizerConfig | None = Field(

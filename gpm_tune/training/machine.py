@@ -6,6 +6,7 @@ import ctypes
 import resource
 import sys
 import time
+from typing import Any
 
 import torch
 
@@ -66,6 +67,14 @@ def keep_freed_memory() -> None:
     if mallopt is not None:
         mallopt(M_MMAP_MAX, 0)
         mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether the device has instructions for products of bfloat16, and need not emulate them."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    known: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # not in every PyTorch
+    return bool(known.get("avx512_bf16") or known.get("amx_bf16"))
 
 
 def peak_memory() -> float:

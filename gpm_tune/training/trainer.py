@@ -22,7 +22,7 @@ from gpm_tune.models.flow import Denoise, Given, Terms, evaluating
 from gpm_tune.sampling.solvers import Solver
 from gpm_tune.training import checkpoint
 from gpm_tune.training.experiment import Experiment, OptimizerConfig
-from gpm_tune.training.machine import Machine, keep_freed_memory
+from gpm_tune.training.machine import Machine, has_bfloat16, keep_freed_memory
 from gpm_tune.training.objectives import Objective, derive
 from gpm_tune.training.pictures import picture
 from gpm_tune.training.teacher import load_teacher
@@ -68,6 +68,8 @@ class Trainer:
         self._wanted = [self.objective.metric, *wanted]
         self.device = torch.device(device)
         keep_freed_memory()
+        precision = experiment.training.precision
+        self._bfloat16 = precision == "bfloat16" or (precision == "auto" and has_bfloat16(self.device))
         data = self._load_data()
         self._real = data.train.to(self.device)
         self._batches = self._plan_batches(len(data.train))
@@ -209,8 +211,7 @@ class Trainer:
 
     def _precision(self) -> torch.autocast:
         """Of what runs within; without a cache of cast weights, which would miss an optimiser's steps."""
-        low = self.experiment.training.precision == "bfloat16"
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=low, cache_enabled=False)
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self._bfloat16, cache_enabled=False)
 
     def reseed(self, seed: int) -> None:
         """Draw particles and noise from another seed than the experiment's, from here on."""

@@ -88,7 +88,7 @@ def test_bfloat16_steps_go_the_way_of_float32_steps(name: str, tmp_path: Path) -
             for t in trainers
         )
         assert torch.nn.functional.cosine_similarity(one, two, dim=0) > 0.97
-        assert two.norm() == pytest.approx(one.norm().item(), rel=0.05)
+        assert two.norm() == pytest.approx(one.norm().item(), rel=0.1)
         assert not torch.equal(one, two), "nothing was computed in bfloat16"
     assert {p.dtype for p in low.model.parameters()} == {torch.float32}
     for term, mean in full._means.items():
@@ -115,6 +115,18 @@ def test_moments_of_another_memory_format_are_continued(tmp_path: Path) -> None:
         continued.train_until(4)
     for one, two in zip(trainer.model.parameters(), again.model.parameters(), strict=True):
         assert torch.equal(one, two)
+
+
+@pytest.mark.parametrize("known", [{"avx512_bf16": True}, {"amx_bf16": True}, {"avx512_bf16": False}, {}])
+def test_bfloat16_is_chosen_where_the_processor_has_it(
+    known: dict[str, bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: known)
+    trainer = Trainer(on_images("gan"))
+    seen: list[torch.dtype] = []
+    trainer.model.flow.network.register_forward_hook(lambda _module, _inputs, y: seen.append(y.dtype))
+    trainer.train_step()
+    assert set(seen) == {torch.bfloat16 if any(known.values()) else torch.float32}
 
 
 def test_evaluations_stay_in_float32() -> None:

@@ -1,0 +1,52 @@
+"""What measured times depend on, and where they are kept."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def machine(packages: Sequence[str]) -> dict[str, Any]:
+    """Processor, GPU if there is one, load, and versions."""
+    models = [
+        line.partition(":")[2].strip()
+        for line in Path("/proc/cpuinfo").read_text().splitlines()
+        if line.startswith("model name")
+    ]
+    gpu = {"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}
+    return {
+        "cpu": models[0] if models else platform.machine(),
+        "cores": os.cpu_count(),
+        **gpu,
+        "load_at_start": round(os.getloadavg()[0], 1),
+        "python": platform.python_version(),
+        **{package: version(package) for package in packages},
+    }
+
+
+def product_peak(device: str, dtype: torch.dtype = torch.float32) -> float:
+    """FLOP/s of the best of some large matrix products."""
+    n = 2048 if device == "cpu" else 8192
+    a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
+    best = float("inf")
+    for _ in range(10):
+        started = time.perf_counter()
+        a @ b
+        finish(device)
+        best = min(best, time.perf_counter() - started)
+    return 2 * n**3 / best
+
+
+def finish(device: str) -> None:
+    """Wait for what was started."""
+    if device == "cuda":
+        torch.cuda.synchronize()

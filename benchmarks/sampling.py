@@ -1,0 +1,117 @@
+"""Sampling against the evaluations of the network alone that it takes.
+
+    python -m benchmarks.sampling --samples 200 --repeats 3
+
+The networks are untrained. Alone, each is called as often as sampling calls it, on one batch of noise;
+for a Discriminator Flow a call includes the gradient with respect to the samples.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from benchmarks.experiments import MODELS, shipped
+from benchmarks.machine import finish, product_peak
+from benchmarks.table import Row, write
+from gpm_tune.models import DiscrFlowConfig, EDMConfig, GeneratorModel
+from gpm_tune.training.machine import keep_freed_memory
+from gpm_tune.training.trainer import draw
+
+CASES = [name for name in MODELS if name != "score_gan"]  # which samples as a GAN does
+FULL = 10_000
+
+
+def alone(case: str, n: int, device: str) -> Callable[[], object]:
+    """As many calls of the network as n samples, drawn together, take."""
+    config: Any = shipped(case).model
+    shape = shipped(case).data.shape
+    model = config.build(shape)
+    model.place(device)
+    model.eval()
+    if isinstance(model, GeneratorModel):
+        z = torch.randn(n, model.latent, device=device)
+
+        @torch.no_grad()
+        def call() -> None:
+            model.generator(z)
+
+        return call
+    x, t = torch.randn(n, *shape, device=device), torch.full((n,), 0.5, device=device)
+    network = model.flow.network
+    if isinstance(config, EDMConfig):
+
+        @torch.no_grad()
+        def denoise() -> None:
+            for _ in range(2 * config.sampling_steps - 1):
+                network.network(x, network.embedding(t))
+
+        return denoise
+    assert isinstance(config, DiscrFlowConfig)
+    network.requires_grad_(False)
+
+    def descend() -> None:
+        for _ in range(config.sampling_steps):
+            y = x.detach().requires_grad_()
+            torch.autograd.grad(network(y, model.flow.embedding(t)).sum(), y)
+
+    return descend
+
+
+def sampling(case: str, n: int, device: str) -> Callable[[], object]:
+    """Drawing n samples, as evaluations do."""
+    experiment = shipped(case)
+    model = experiment.model.build(experiment.data.shape)
+    model.place(device)
+    rng = torch.Generator(device).manual_seed(0)
+    return lambda: draw(model, n, rng, at_once=n)
+
+
+def measure(case: str, n: int, repeats: int, device: str) -> Row:
+    """Seconds for 10,000 samples, from n at a time, in turns."""
+    works = [alone(case, n, device), sampling(case, n, device)]
+    turns: list[list[float]] = []
+    for _ in range(repeats + 1):
+        seconds = []
+        for work in works:
+            finish(device)
+            started = time.perf_counter()
+            work()
+            finish(device)
+            seconds.append(time.perf_counter() - started)
+        turns.append(seconds)
+    turns = turns[1:]  # the first warms up
+    calls, drawn = (statistics.median(turn[i] for turn in turns) for i in (0, 1))
+    ratio = statistics.median(turn[1] / turn[0] for turn in turns)
+    row = Row(
+        f"{case}, sampling {FULL:,}",
+        calls * FULL / n,
+        drawn * FULL / n,
+        ratio,
+        "≤ 1.11",
+        f"{1 / ratio:.2f} of the rate of the network alone; {n} at a time",
+    )
+    print(row, flush=True)
+    return row
+
+
+def main() -> None:
+    """Measure the cases of the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--cases", nargs="+", choices=CASES, default=CASES)
+    parser.add_argument("--samples", type=int, default=200)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    arguments = parser.parse_args()
+    keep_freed_memory()
+    rows = [measure(case, arguments.samples, arguments.repeats, arguments.device) for case in arguments.cases]
+    write("sampling", arguments.device, product_peak(arguments.device), rows)
+
+
+if __name__ == "__main__":
+    main()
