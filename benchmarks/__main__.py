@@ -14,6 +14,8 @@ from benchmarks.machine import product_peak
 from benchmarks.table import write
 from gpm_tune.training.machine import keep_freed_memory
 
+COUNTS = {"cpu": (64, 200), "cuda": (1000, 2000)}  # samples and images of which rates for 10,000 follow
+
 
 def main() -> None:
     """Measure everything, print the table, and keep it in benchmarks/results."""
@@ -22,15 +24,20 @@ def main() -> None:
         description=__doc__,
         formatter_class=argparse.RawTextHelpFormatter,
     )
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--cases", nargs="+", choices=CASES, default=CASES, help="of training steps")
+    parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     arguments = parser.parse_args()
     device, repeats = arguments.device, arguments.repeats
     peak = product_peak(device)
-    rows = [row for case in CASES for row in train_step.measure(case, device, repeats, peak)]
+    rows = [row for case in arguments.cases for row in train_step.measure(case, device, repeats, peak)]
     keep_freed_memory()
-    rows += [sampling.measure(case, 200, repeats, device) for case in sampling.CASES]
-    rows += [fid.measure("small", 5000, repeats, device), fid.measure("inception", 500, repeats, device)]
+    samples, images = COUNTS[device]
+    rows += [sampling.measure(case, samples, repeats, device) for case in sampling.CASES]
+    rows += [
+        fid.measure("small", 10 * images, repeats, device),
+        fid.measure("inception", images, repeats, device),
+    ]
     rows.append(fid.roots(device))
     write("speed", device, peak, rows)
 

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from benchmarks.machine import finish, product_peak
 from benchmarks.table import Row, write
-from gpm_tune.metrics.features import BATCH, FeatureExtractor
+from gpm_tune.metrics.features import FeatureExtractor
 from gpm_tune.metrics.frechet import FrechetDistance, fit_gaussian
 from gpm_tune.training.machine import keep_freed_memory
 
@@ -104,9 +104,7 @@ def roots(device: str, width: int = 2048) -> Row:
 def main() -> None:
     """Measure both feature networks, and the distance."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument(
-        "--images", type=int, default=BATCH, help="for Inception; ten times as many for small"
-    )
+    parser.add_argument("--images", type=int, default=200, help="for Inception; ten times as many for small")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     arguments = parser.parse_args()

@@ -1,6 +1,6 @@
 """Sampling against the evaluations of the network alone that it takes.
 
-    python -m benchmarks.sampling --samples 200 --repeats 3
+    python -m benchmarks.sampling --samples 64 --repeats 3
 
 The networks are untrained. Alone, each is called as often as sampling calls it, on one batch of noise;
 for a Discriminator Flow a call includes the gradient with respect to the samples.
@@ -104,7 +104,7 @@ def main() -> None:
     """Measure the cases of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--cases", nargs="+", choices=CASES, default=CASES)
-    parser.add_argument("--samples", type=int, default=200)
+    parser.add_argument("--samples", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     arguments = parser.parse_args()

@@ -112,23 +112,23 @@ def _memory(device: str) -> int:
 
 def measure(case: str, device: str, repeats: int, peak: float) -> list[Row]:
     """A row per precision: both times of an iteration, the median of their ratio, FLOPs and memory."""
-    workers = {kind: Worker(kind, case, device) for kind in STEPS}
-    turns = [{kind: worker.turn() for kind, worker in workers.items()} for _ in range(repeats)]
-    for worker in workers.values():
-        worker.stop()
-    seconds = {kind: statistics.median(turn[kind][0] for turn in turns) for kind in STEPS}
     flops = describe(shipped(case)).flops_per_step
     rows = []
-    for kind in list(STEPS)[1:]:
-        plain = turns[-1]["straightforward"][1] / 1e9
+    for precision in ("float32", "bfloat16"):
+        workers = [Worker(kind, case, device) for kind in ("straightforward", precision)]
+        turns = [[worker.turn() for worker in workers] for _ in range(repeats)]
+        for worker in workers:
+            worker.stop()
+        plain, seconds = (statistics.median(turn[i][0] for turn in turns) for i in (0, 1))
+        memory = [size / 1e9 for _, size in turns[-1]]
         row = Row(
-            what=f"{case}, step, {kind}",
-            baseline=seconds["straightforward"],
-            ours=seconds[kind],
-            ratio=statistics.median(turn[kind][0] / turn["straightforward"][0] for turn in turns),
+            what=f"{case}, step, {precision}",
+            baseline=plain,
+            ours=seconds,
+            ratio=statistics.median(own / base for (base, _), (own, _) in turns),
             goal=f"≤ {GOALS.get(case, GOAL_OF_SMALL_NETWORKS)}",
-            notes=f"{flops / 1e9:.3g} GFLOP, {flops / seconds[kind] / peak:.0%} of peak; "
-            f"{turns[-1][kind][1] / 1e9:.2f} GB ({plain:.2f})",
+            notes=f"{flops / 1e9:.3g} GFLOP, {flops / seconds / peak:.0%} of the float32 peak; "
+            f"{memory[1]:.2f} GB ({memory[0]:.2f})",
         )
         print(row, flush=True)
         rows.append(row)

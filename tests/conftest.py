@@ -16,6 +16,16 @@ settings.register_profile("shared machine", deadline=None)  # a pause of the mac
 settings.load_profile("shared machine")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What may take longest goes first: else it may be left to one process when the other is done."""
+
+    def allowed(item: pytest.Item) -> float:
+        limit = item.get_closest_marker("timeout")
+        return float(limit.args[0]) if limit else 0.0
+
+    items.sort(key=lambda item: (-allowed(item), item.get_closest_marker("slow") is None))
+
+
 @pytest.fixture
 def study_file(tmp_path: Path) -> Path:
     """The small study in a file."""
