@@ -10,8 +10,7 @@ import argparse
 
 from benchmarks import fid, sampling, train_step
 from benchmarks.experiments import CASES
-from benchmarks.machine import product_peak
-from benchmarks.table import write
+from benchmarks.table import Table
 from gpm_tune.training.machine import keep_freed_memory
 
 COUNTS = {"cpu": (64, 200), "cuda": (1000, 2000)}  # samples and images of which rates for 10,000 follow
@@ -29,17 +28,17 @@ def main() -> None:
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     arguments = parser.parse_args()
     device, repeats = arguments.device, arguments.repeats
-    peak = product_peak(device)
-    rows = [row for case in arguments.cases for row in train_step.measure(case, device, repeats, peak)]
-    keep_freed_memory()
     samples, images = COUNTS[device]
-    rows += [sampling.measure(case, samples, repeats, device) for case in sampling.CASES]
-    rows += [
-        fid.measure("small", 10 * images, repeats, device),
-        fid.measure("inception", images, repeats, device),
-    ]
-    rows.append(fid.roots(device))
-    write("speed", device, peak, rows)
+    table = Table("speed", device)
+    for case in arguments.cases:
+        for row in train_step.measure(case, device, repeats, table.peak):
+            table.add(row)
+    keep_freed_memory()
+    for case in sampling.CASES:
+        table.add(sampling.measure(case, samples, repeats, device))
+    table.add(fid.measure("small", 10 * images, repeats, device))
+    table.add(fid.measure("inception", images, repeats, device))
+    table.add(fid.roots(device))
 
 
 if __name__ == "__main__":

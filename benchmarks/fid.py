@@ -4,7 +4,7 @@
 
 Inception's weights are random, which changes no time. The evaluations of the network alone take batches
 in the form that it is given; the evaluation of FID takes images as models generate them. Times are for
-10,000 images: features from the images measured, the distance once as it is.
+10,000 images: features from the images measured, the distance as it is.
 """
 
 from __future__ import annotations
@@ -12,16 +12,14 @@ from __future__ import annotations
 import argparse
 import statistics
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 from unittest.mock import patch
 
 import torch
 from torch import Tensor
 
-from benchmarks.machine import finish, product_peak
-from benchmarks.table import Row, write
+from benchmarks.machine import clock
+from benchmarks.table import Row, Table
 from gpm_tune.metrics.features import FeatureExtractor
 from gpm_tune.metrics.frechet import FrechetDistance, fit_gaussian
 from gpm_tune.training.machine import keep_freed_memory
@@ -38,15 +36,6 @@ def extractor(features: str, device: str) -> FeatureExtractor:
         weights = Path(folder) / "weights.pth"
         torch.save({}, weights)
         return FeatureExtractor(features, weights, device)
-
-
-def clock(work: Callable[[], object], device: str) -> float:
-    """Seconds of some work."""
-    finish(device)
-    started = time.perf_counter()
-    work()
-    finish(device)
-    return time.perf_counter() - started
 
 
 def measure(features: str, images: int, repeats: int, device: str) -> Row:
@@ -68,11 +57,11 @@ def measure(features: str, images: int, repeats: int, device: str) -> Row:
     width = extract(samples[:2]).shape[1]
     reference, generated = (torch.randn(FULL, width, device=device).double() for _ in range(2))
     distance = FrechetDistance(fit_gaussian(reference))
-    root = clock(lambda: distance(generated), device)
+    root = statistics.median(clock(lambda: distance(generated), device) for _ in range(repeats))
     scale = FULL / images
     plain, ours = (statistics.median(turn[i] for turn in turns) * scale for i in (0, 1))
     ratio = statistics.median((own * scale + root) / (bare * scale) for bare, own in turns)
-    row = Row(
+    return Row(
         f"FID of {FULL:,}, {features}",
         plain,
         ours + root,
@@ -80,25 +69,22 @@ def measure(features: str, images: int, repeats: int, device: str) -> Row:
         "≤ 1.11",
         f"{1 / ratio:.2f} of the network's own rate; the distance takes {root:.2g} s of it",
     )
-    print(row, flush=True)
-    return row
 
 
 def roots(device: str, width: int = 2048) -> Row:
-    """The distance from its statistics, as torchmetrics computes it and as we do."""
+    """The distance of features, as torchmetrics computes it and as we do, once, the reference prepared."""
     from torchmetrics.image.fid import _compute_fid
 
     real, generated = (torch.randn(FULL, width, device=device).double() for _ in range(2))
 
+    prepared = real.mean(0), torch.cov(real.T)
+
     def theirs() -> Tensor:
-        fits = [(x.mean(0), torch.cov(x.T)) for x in (real, generated)]
-        return _compute_fid(*fits[0], *fits[1])
+        return _compute_fid(*prepared, generated.mean(0), torch.cov(generated.T))
 
     distance = FrechetDistance(fit_gaussian(real))
     plain, own = clock(theirs, device), clock(lambda: distance(generated), device)
-    row = Row(f"Fréchet distance, {width} features", plain, own, own / plain, "", "baseline: torchmetrics")
-    print(row, flush=True)
-    return row
+    return Row(f"Fréchet distance, {width} features", plain, own, own / plain, "", "baseline: torchmetrics")
 
 
 def main() -> None:
@@ -110,12 +96,10 @@ def main() -> None:
     arguments = parser.parse_args()
     keep_freed_memory()
     device = arguments.device
-    rows = [
-        measure("small", 10 * arguments.images, arguments.repeats, device),
-        measure("inception", arguments.images, arguments.repeats, device),
-        roots(device),
-    ]
-    write("fid", device, product_peak(device), rows)
+    table = Table("fid", device)
+    table.add(measure("small", 10 * arguments.images, arguments.repeats, device))
+    table.add(measure("inception", arguments.images, arguments.repeats, device))
+    table.add(roots(device))
 
 
 if __name__ == "__main__":

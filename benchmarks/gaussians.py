@@ -19,7 +19,7 @@ import torch
 
 from gpm_tune.documents import Document
 from gpm_tune.metrics import PointMetrics
-from gpm_tune.study.specification import find_file, load_experiment
+from gpm_tune.study.specification import find_file, include_teacher, load_experiment
 from gpm_tune.training import Experiment, Trainer
 from gpm_tune.training.pretraining import train_teacher
 from gpm_tune.training.trainer import draw
@@ -35,6 +35,9 @@ def load(model: str, seed: int, steps: int | None, precision: str) -> Experiment
     if model != "kernel_flow":
         document.set("experiment.training.ema=0.999")
         document.set(f"experiment.training.precision={precision}")
+    if model == "score_gan":
+        include_teacher(document)
+        document.set(f"experiment.model.teacher.experiment.training.precision={precision}")
     if steps is not None:
         document.set(f"experiment.training.steps={steps}")
     return load_experiment(document)
@@ -72,6 +75,8 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     table = pd.read_csv(arguments.out) if arguments.out.exists() else pd.DataFrame()
+    if len(table) and "precision" not in table:
+        table["precision"] = "float32"  # there was no other
     for seed in arguments.seeds:
         for model in arguments.models:
             experiment = load(model, seed, arguments.steps, arguments.precision)

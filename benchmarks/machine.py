@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections.abc import Sequence
-from importlib.metadata import version
+from collections.abc import Callable, Sequence
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -29,21 +29,31 @@ def machine(packages: Sequence[str]) -> dict[str, Any]:
         **gpu,
         "load_at_start": round(os.getloadavg()[0], 1),
         "python": platform.python_version(),
-        **{package: version(package) for package in packages},
+        **{package: _version(package) for package in packages},
     }
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "absent"
 
 
 def product_peak(device: str, dtype: torch.dtype = torch.float32) -> float:
     """FLOP/s of the best of some large matrix products."""
     n = 2048 if device == "cpu" else 8192
     a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
-    best = float("inf")
-    for _ in range(10):
-        started = time.perf_counter()
-        a @ b
-        finish(device)
-        best = min(best, time.perf_counter() - started)
-    return 2 * n**3 / best
+    return 2 * n**3 / min(clock(lambda: a @ b, device) for _ in range(10))
+
+
+def clock(work: Callable[[], object], device: str) -> float:
+    """Seconds of some work."""
+    finish(device)
+    started = time.perf_counter()
+    work()
+    finish(device)
+    return time.perf_counter() - started
 
 
 def finish(device: str) -> None:

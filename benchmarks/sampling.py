@@ -10,16 +10,15 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import time
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from benchmarks.experiments import MODELS, shipped
-from benchmarks.machine import finish, product_peak
-from benchmarks.table import Row, write
-from gpm_tune.models import DiscrFlowConfig, EDMConfig, GeneratorModel
+from benchmarks.machine import clock
+from benchmarks.table import Row, Table
+from gpm_tune.models import DiscrFlowConfig, EDMConfig, GeneratorModel, place
 from gpm_tune.training.machine import keep_freed_memory
 from gpm_tune.training.trainer import draw
 
@@ -31,9 +30,7 @@ def alone(case: str, n: int, device: str) -> Callable[[], object]:
     """As many calls of the network as n samples, drawn together, take."""
     config: Any = shipped(case).model
     shape = shipped(case).data.shape
-    model = config.build(shape)
-    model.place(device)
-    model.eval()
+    model = place(config.build(shape), device).eval()
     if isinstance(model, GeneratorModel):
         z = torch.randn(n, model.latent, device=device)
 
@@ -66,8 +63,7 @@ def alone(case: str, n: int, device: str) -> Callable[[], object]:
 def sampling(case: str, n: int, device: str) -> Callable[[], object]:
     """Drawing n samples, as evaluations do."""
     experiment = shipped(case)
-    model = experiment.model.build(experiment.data.shape)
-    model.place(device)
+    model = place(experiment.model.build(experiment.data.shape), device)
     rng = torch.Generator(device).manual_seed(0)
     return lambda: draw(model, n, rng, at_once=n)
 
@@ -75,20 +71,11 @@ def sampling(case: str, n: int, device: str) -> Callable[[], object]:
 def measure(case: str, n: int, repeats: int, device: str) -> Row:
     """Seconds for 10,000 samples, from n at a time, in turns."""
     works = [alone(case, n, device), sampling(case, n, device)]
-    turns: list[list[float]] = []
-    for _ in range(repeats + 1):
-        seconds = []
-        for work in works:
-            finish(device)
-            started = time.perf_counter()
-            work()
-            finish(device)
-            seconds.append(time.perf_counter() - started)
-        turns.append(seconds)
+    turns = [[clock(work, device) for work in works] for _ in range(repeats + 1)]
     turns = turns[1:]  # the first warms up
     calls, drawn = (statistics.median(turn[i] for turn in turns) for i in (0, 1))
     ratio = statistics.median(turn[1] / turn[0] for turn in turns)
-    row = Row(
+    return Row(
         f"{case}, sampling {FULL:,}",
         calls * FULL / n,
         drawn * FULL / n,
@@ -96,8 +83,6 @@ def measure(case: str, n: int, repeats: int, device: str) -> Row:
         "≤ 1.11",
         f"{1 / ratio:.2f} of the rate of the network alone; {n} at a time",
     )
-    print(row, flush=True)
-    return row
 
 
 def main() -> None:
@@ -109,8 +94,9 @@ def main() -> None:
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     arguments = parser.parse_args()
     keep_freed_memory()
-    rows = [measure(case, arguments.samples, arguments.repeats, arguments.device) for case in arguments.cases]
-    write("sampling", arguments.device, product_peak(arguments.device), rows)
+    table = Table("sampling", arguments.device)
+    for case in arguments.cases:
+        table.add(measure(case, arguments.samples, arguments.repeats, arguments.device))
 
 
 if __name__ == "__main__":

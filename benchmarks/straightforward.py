@@ -14,22 +14,16 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import relu, softplus
 from torch.utils.data import DataLoader, TensorDataset
 
 from gpm_tune.models import DiscrFlowConfig, EDMConfig, GANConfig, ScoreGANConfig
-from gpm_tune.models.flows.adversarial import GradientPenalty
+from gpm_tune.models.flows.adversarial import LOSSES, GradientPenalty
 from gpm_tune.networks.layers import Dropout
 from gpm_tune.networks.unet import Norm
 from gpm_tune.training import Experiment
 from gpm_tune.training.experiment import OptimizerConfig
 
 SAMPLES = 10_000  # of noise, in place of the data
-FAKE: dict[str, Callable[[Tensor], Tensor]] = {"ipm": lambda f: f, "vanilla": softplus}
-REAL: dict[str, Callable[[Tensor], Tensor]] = {"ipm": lambda f: -f, "vanilla": lambda f: softplus(-f)}
-HINGE: dict[str, Callable[[Tensor], Tensor]] = {"fake": lambda f: relu(1 + f), "real": lambda f: relu(1 - f)}
-FAKE["hinge"], REAL["hinge"] = HINGE["fake"], HINGE["real"]
-PARTICLE: dict[str, Callable[[Tensor], Tensor]] = {**REAL, "hinge": lambda f: -f}
 
 
 def straightforward(experiment: Experiment, device: str) -> Callable[[], None]:
@@ -90,10 +84,10 @@ def _gan(experiment: Experiment, batches: Iterator[Tensor], device: torch.device
         x = next(batches)
         with torch.no_grad():
             fake = g(torch.randn(len(x), config.latent, device=device))
-        _descend(of_f, FAKE[config.loss](f(fake)).mean() + REAL[config.loss](f(x)).mean())
+        _descend(of_f, LOSSES[config.loss].fake(f(fake)).mean() + LOSSES[config.loss].real(f(x)).mean())
         if next(steps) % config.discriminator_steps == 0:
             z = torch.randn(len(x), config.latent, device=device)
-            _descend(of_g, PARTICLE[config.loss](f(g(z))).mean())
+            _descend(of_g, LOSSES[config.loss].particle(f(g(z))).mean())
 
     return step
 
@@ -155,6 +149,7 @@ def _discr_flow(
 ) -> Callable[[], None]:
     config = cast("DiscrFlowConfig", experiment.model)
     shape, n = experiment.data.shape, config.sampling_steps
+    assert config.gradient_penalty is None or config.gradient_penalty.points == "interpolation"
     f = _plain(config.discriminator.build_discriminator(shape, config.time_embedding.size), device)
     embedding = config.time_embedding.build().to(device)
     optimizer = _adam(f, experiment.training.optimizer)
@@ -164,7 +159,7 @@ def _discr_flow(
         for i in range(n):
             x = x.detach().requires_grad_()
             t = torch.full((len(x),), i / n, device=device)
-            loss = PARTICLE[config.loss](f(x, embedding(t))).sum()
+            loss = LOSSES[config.loss].particle(f(x, embedding(t))).sum()
             x = (x - config.eta / n * torch.autograd.grad(loss, x)[0]).detach()
             states.append(x)
         return states
@@ -181,7 +176,8 @@ def _discr_flow(
         k = torch.randint(n, (len(real),), device=device)
         fake, t = states[k, torch.arange(len(real), device=device)], k / n
         loss = (
-            FAKE[config.loss](f(fake, embedding(t))).mean() + REAL[config.loss](f(real, embedding(t))).mean()
+            LOSSES[config.loss].fake(f(fake, embedding(t))).mean()
+            + LOSSES[config.loss].real(f(real, embedding(t))).mean()
         )
         if config.gradient_penalty is not None:
             loss = loss + penalty(real, fake, t, config.gradient_penalty)

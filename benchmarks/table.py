@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import datetime
 import sys
-from collections.abc import Sequence
 from typing import NamedTuple
 
-from benchmarks.machine import RESULTS, machine
+from benchmarks.machine import RESULTS, machine, product_peak
 
 
 class Row(NamedTuple):
-    """Seconds of a baseline and of ours, and the median of their ratio in turns: ours / baseline."""
+    """Seconds of a baseline in float32 and of ours, and the median of their ratio in turns."""
 
     what: str
     baseline: float
@@ -25,26 +24,31 @@ class Row(NamedTuple):
         return f"| {self.what} | {numbers} | {self.goal} | {self.notes} |"
 
 
-def write(name: str, device: str, peak: float, rows: Sequence[Row]) -> None:
-    """Print the table, and keep it in a file of today."""
-    today = datetime.date.today().isoformat()
-    where = machine(("torch", "torchvision", "torchmetrics"))
-    module = "benchmarks" if name == "speed" else f"benchmarks.{name}"
-    module = "benchmarks" if name == "speed" else f"benchmarks.{name}"
-    command = " ".join(["python", "-m", module, *sys.argv[1:]])
-    lines = [
-        f"# Speed: {name}",
-        "",
-        f"{today}, `{command}`",
-        "",
-        ", ".join(f"{key} {value}" for key, value in where.items()),
-        f"float32 matrix products: {peak / 1e9:.0f} GFLOP/s at best",
-        "",
-        "| what | baseline, s | ours, s | ours / baseline | goal | |",
-        "| --- | --- | --- | --- | --- | --- |",
-        *map(str, rows),
-        "",
-    ]
-    text = "\n".join(lines)
-    print(text)
-    (RESULTS / f"{today}-{name}-{device}.md").write_text(text)
+class Table:
+    """Prints rows, and keeps those that there are in a file of today and this minute."""
+
+    def __init__(self, name: str, device: str) -> None:
+        """Look at the machine, while nothing runs yet; `peak`: FLOP/s of its float32 products."""
+        now = datetime.datetime.now()
+        self.peak = product_peak(device)
+        self._file = RESULTS / f"{now:%Y-%m-%d-%H%M}-{name}-{device}.md"
+        module = "benchmarks" if name == "speed" else f"benchmarks.{name}"
+        packages = ("torch", "torchvision", "torchmetrics", "torch-fidelity")
+        self._lines = [
+            f"# Speed: {name}",
+            "",
+            f"{now:%Y-%m-%d}, `{' '.join(['python', '-m', module, *sys.argv[1:]])}`",
+            "",
+            ", ".join(f"{key} {value}" for key, value in machine(packages).items())
+            + f"; float32 matrix products {self.peak / 1e9:.0f} GFLOP/s at best",
+            "",
+            "| what | baseline, s | ours, s | ours / baseline | goal | |",
+            "| --- | --- | --- | --- | --- | --- |",
+        ]
+        print("\n".join(self._lines), flush=True)
+
+    def add(self, row: Row) -> None:
+        """Print a row, and keep the file up to date."""
+        print(row, flush=True)
+        self._lines.append(str(row))
+        self._file.write_text("\n".join([*self._lines, ""]))

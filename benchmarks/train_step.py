@@ -14,16 +14,16 @@ import argparse
 import multiprocessing
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from typing import Any
 
 import torch
 
 from benchmarks.experiments import CASES, MODELS, shipped
-from benchmarks.machine import finish, product_peak
+from benchmarks.machine import finish
 from benchmarks.straightforward import straightforward
-from benchmarks.table import Row, write
+from benchmarks.table import Row, Table
 from gpm_tune.training import Experiment
 from gpm_tune.training.description import describe
 from gpm_tune.training.machine import peak_memory
@@ -110,10 +110,9 @@ def _memory(device: str) -> int:
     return torch.cuda.max_memory_allocated() if device == "cuda" else int(peak_memory())
 
 
-def measure(case: str, device: str, repeats: int, peak: float) -> list[Row]:
+def measure(case: str, device: str, repeats: int, peak: float) -> Iterator[Row]:
     """A row per precision: both times of an iteration, the median of their ratio, FLOPs and memory."""
     flops = describe(shipped(case)).flops_per_step
-    rows = []
     for precision in ("float32", "bfloat16"):
         workers = [Worker(kind, case, device) for kind in ("straightforward", precision)]
         turns = [[worker.turn() for worker in workers] for _ in range(repeats)]
@@ -121,7 +120,7 @@ def measure(case: str, device: str, repeats: int, peak: float) -> list[Row]:
             worker.stop()
         plain, seconds = (statistics.median(turn[i][0] for turn in turns) for i in (0, 1))
         memory = [size / 1e9 for _, size in turns[-1]]
-        row = Row(
+        yield Row(
             what=f"{case}, step, {precision}",
             baseline=plain,
             ours=seconds,
@@ -130,9 +129,6 @@ def measure(case: str, device: str, repeats: int, peak: float) -> list[Row]:
             notes=f"{flops / 1e9:.3g} GFLOP, {flops / seconds / peak:.0%} of the float32 peak; "
             f"{memory[1]:.2f} GB ({memory[0]:.2f})",
         )
-        print(row, flush=True)
-        rows.append(row)
-    return rows
 
 
 def main() -> None:
@@ -142,11 +138,10 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     arguments = parser.parse_args()
-    peak = product_peak(arguments.device)
-    rows = [
-        row for case in arguments.cases for row in measure(case, arguments.device, arguments.repeats, peak)
-    ]
-    write("train_step", arguments.device, peak, rows)
+    table = Table("train_step", arguments.device)
+    for case in arguments.cases:
+        for row in measure(case, arguments.device, arguments.repeats, table.peak):
+            table.add(row)
 
 
 if __name__ == "__main__":

@@ -17,13 +17,13 @@ settings.load_profile("shared machine")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What may take longest goes first: else it may be left to one process when the other is done."""
-
-    def allowed(item: pytest.Item) -> float:
+    """Files that may take longest go first: else one may be left to one process when the other is done."""
+    limits: dict[Path, tuple[float, bool]] = {}
+    for item in items:
         limit = item.get_closest_marker("timeout")
-        return float(limit.args[0]) if limit else 0.0
-
-    items.sort(key=lambda item: (-allowed(item), item.get_closest_marker("slow") is None))
+        allowed = (float(limit.args[0]) if limit else 0.0, item.get_closest_marker("slow") is not None)
+        limits[item.path] = max(limits.get(item.path, allowed), allowed)
+    items.sort(key=lambda item: limits[item.path], reverse=True)
 
 
 @pytest.fixture

@@ -26,5 +26,5 @@ def store_tensors(file: Path, tensors: Mapping[str, Tensor]) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=file.parent, delete=False) as partial:
         pass
-    save_file({name: tensor.cpu() for name, tensor in tensors.items()}, partial.name)
+    save_file({name: tensor.contiguous().cpu() for name, tensor in tensors.items()}, partial.name)
     os.replace(partial.name, file)  # noqa: PTH105 (atomic: readers see all of it or nothing)

@@ -51,12 +51,13 @@ class FrechetDistance:
 
     def _distance(self, x: Tensor, projected: Tensor, weights: Tensor) -> Tensor:
         kept = weights > 0
-        x, projected, weights = x[kept], projected[kept], weights[kept]
+        if not kept.all():
+            x, projected, weights = x[kept], projected[kept], weights[kept]
         count = weights.sum()
         scale = (weights / (count - 1)).sqrt()[:, None]
         mean = weights @ x / count
         root = _singular_values((projected - weights @ projected / count) * scale).sum()
-        traces = ((x - mean) * scale).square().sum() + self._trace
+        traces = weights @ (x - mean).square().sum(1) / (count - 1) + self._trace
         return (mean.square().sum() + traces - 2 * root).clamp(min=0)
 
 

@@ -8,7 +8,7 @@ from gpm_tune.models.discr_flow import DiscrFlowConfig
 from gpm_tune.models.edm import EDMConfig
 from gpm_tune.models.gan import GANConfig
 from gpm_tune.models.kernel_flow import KernelFlowConfig
-from gpm_tune.models.particle_model import FreeParticleModel, GeneratorModel, ParticleModel, Samples
+from gpm_tune.models.particle_model import FreeParticleModel, GeneratorModel, ParticleModel, Samples, place
 from gpm_tune.models.score_gan import ScoreGANConfig
 
 ModelConfig = Annotated[
@@ -27,4 +27,5 @@ __all__ = [
     "ParticleModel",
     "Samples",
     "ScoreGANConfig",
+    "place",
 ]

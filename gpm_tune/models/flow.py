@@ -59,8 +59,14 @@ class Flow(nn.Module, ABC):
 
 @contextmanager
 def frozen(network: nn.Module) -> Iterator[None]:
-    """Directions need gradients of inputs only; those of parameters would be thrown away."""
-    network.requires_grad_(False)
+    """Directions need gradients of inputs only; those of parameters would be thrown away.
+
+    Under autocast the parameters stay as they are: it casts them once, instead of at every step of a
+    simulation, only where they require gradients.
+    """
+    freeze = not any(torch.is_autocast_enabled(p.device.type) for p in network.parameters())
+    if freeze:
+        network.requires_grad_(False)
     try:
         yield
     finally:

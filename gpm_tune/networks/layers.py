@@ -54,7 +54,7 @@ class Conv(nn.Module):
 class Dropout(nn.Module):
     """Drops features with a probability p in training, and scales the others by 1/(1 - p).
 
-    PyTorch draws a mask's elements one after another on the CPU. Here four of them come from each random
+    PyTorch draws a mask's elements one after another on most CPUs. Here four of them come from each random
     number of 64 bits, with 16 bits each: p is met to 2^-16.
     """
 

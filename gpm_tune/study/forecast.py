@@ -146,8 +146,8 @@ def _too_large(base: Pace, own: Description, trials: Sequence[Description], gpu:
     """Whether the largest trial, as much larger than the base as is counted, exceeds its share of a GPU."""
     if base.gpu_memory is None:
         return None
-    taken, total = base.gpu_memory
-    needed = taken + max(found.memory - own.memory for found in trials)
+    step, evaluation, total = base.gpu_memory
+    needed = max(evaluation, step + max(found.memory - own.memory for found in trials))
     share = min(gpu, 1.0) * total
     if needed <= share:
         return None

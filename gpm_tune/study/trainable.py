@@ -21,6 +21,7 @@ from gpm_tune.study.nodes import NodeReport, look, misfit
 from gpm_tune.study.teachers import fetch_teacher
 from gpm_tune.study.time_limit import TimeLimit
 from gpm_tune.training import Experiment, Objective, Trainer
+from gpm_tune.training.machine import return_freed_memory
 from gpm_tune.training.resuming import resume
 
 POLL_SECONDS = 0.5  # how often a trial looks whether the study was interrupted
@@ -121,6 +122,7 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
         """Free the memory of a trial that has ended, for the next one in this process."""
         self._trainer: Trainer | None = None
         gc.collect()
+        return_freed_memory()
         torch.cuda.empty_cache()
 
     def step(self) -> dict[str, Any]:

@@ -61,12 +61,20 @@ def keep_freed_memory() -> None:
     """Let this process reuse the memory of large tensors instead of returning it to Linux each time.
 
     A CPU's activations are too large for malloc's defaults: fresh pages for each of them take up to a
-    third of a training step. The process then holds its peak until it ends. Nothing happens without glibc.
+    third of a training step. What the main thread frees is held until `return_freed_memory`. Nothing happens
+    without glibc.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(M_MMAP_MAX, 0)
         mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def return_freed_memory() -> None:
+    """Give back to Linux what is no longer used."""
+    malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if malloc_trim is not None:
+        malloc_trim(0)
 
 
 def has_bfloat16(device: torch.device) -> bool:

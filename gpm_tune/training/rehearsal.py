@@ -7,12 +7,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from gpm_tune.data import Dataset
-from gpm_tune.models import GeneratorModel
+from gpm_tune.models import GeneratorModel, place
 from gpm_tune.models.flow import Denoise
 from gpm_tune.training.description import untrained_teacher
 from gpm_tune.training.experiment import Experiment
@@ -23,14 +24,22 @@ CONTEXT = 500 * 2**20  # bytes of a GPU that CUDA takes for each process, beside
 SECONDS = 2.0  # how long steps are measured, and at least two rounds of them
 
 
+class GPUMemory(NamedTuple):
+    """Bytes of a GPU: what steps and an evaluation take at most, and what it has."""
+
+    step: int
+    evaluation: int
+    total: int
+
+
 @dataclass(frozen=True)
 class Pace:
-    """Seconds that an experiment's parts take on a device; of a GPU, bytes that they took and it has."""
+    """Seconds that an experiment's parts take on a device, and a GPU's memory."""
 
     device: str
     step: float
     evaluation: float
-    gpu_memory: tuple[int, int] | None = None  # taken at most, in all
+    gpu_memory: GPUMemory | None = None
 
 
 def measure_pace(experiment: Experiment, device: str, threads: int) -> Pace:
@@ -41,16 +50,19 @@ def measure_pace(experiment: Experiment, device: str, threads: int) -> Pace:
     """
     torch.set_num_threads(threads)
     full = experiment.evaluated_samples
-    part = min(full, experiment.evaluation.batch_size)
+    part = min(full, max(2, experiment.evaluation.batch_size))
     evaluation = experiment.evaluation.model_copy(update={"samples": part})
     trainer = Rehearsal(experiment.model_copy(update={"evaluation": evaluation}), device=device)
     step = trainer.time_steps() if experiment.training.steps else 0.0
-    whole_evaluation = trainer.time_evaluation() * full / part
     if trainer.device.type != "cuda":
-        return Pace(f"the CPU, {threads} threads", step, whole_evaluation)
+        return Pace(f"the CPU, {threads} threads", step, trainer.time_evaluation() * full / part)
+    of_steps = torch.cuda.max_memory_reserved(trainer.device) + CONTEXT
+    torch.cuda.reset_peak_memory_stats(trainer.device)
+    whole_evaluation = trainer.time_evaluation() * full / part
+    of_evaluation = torch.cuda.max_memory_reserved(trainer.device) + CONTEXT
     gpu = torch.cuda.get_device_properties(trainer.device)
-    taken = torch.cuda.max_memory_reserved(trainer.device) + CONTEXT
-    return Pace(gpu.name, step, whole_evaluation, (taken, gpu.total_memory))
+    memory = GPUMemory(of_steps, of_evaluation, gpu.total_memory)
+    return Pace(gpu.name, step, whole_evaluation, memory)
 
 
 class Rehearsal(Trainer):
@@ -72,7 +84,7 @@ class Rehearsal(Trainer):
 
     def _load_teacher(self, cache: Path | None) -> Denoise | None:
         teacher = untrained_teacher(self.experiment)
-        return super()._load_teacher(cache) if teacher is None else frozen(teacher.eval().to(self.device))
+        return super()._load_teacher(cache) if teacher is None else frozen(place(teacher.eval(), self.device))
 
     def time_steps(self) -> float:
         """Median seconds per step, over rounds of as many steps as a generator's turn takes."""

@@ -9,7 +9,7 @@ import torch
 from pydantic import ValidationError
 
 from gpm_tune.errors import UserError
-from gpm_tune.models import ParticleModel
+from gpm_tune.models import ParticleModel, place
 from gpm_tune.training import checkpoint
 from gpm_tune.training.experiment import Experiment
 from gpm_tune.training.machine import keep_freed_memory
@@ -46,5 +46,4 @@ def load_model(
         model.load_state_dict(state)
     except RuntimeError as error:
         raise UserError(f"{folder}: its weights do not fit its experiment: {error}") from error
-    model.place(device)
-    return experiment, model.eval()
+    return experiment, place(model, device).eval()

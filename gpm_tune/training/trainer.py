@@ -17,7 +17,7 @@ from gpm_tune.data import Dataset, GaussiansConfig, to_float
 from gpm_tune.data.dataset import Batches
 from gpm_tune.errors import DivergedError, UserError
 from gpm_tune.metrics import ImageMetrics, PointMetrics
-from gpm_tune.models import GeneratorModel, KernelFlowConfig, ParticleModel
+from gpm_tune.models import GeneratorModel, KernelFlowConfig, ParticleModel, place
 from gpm_tune.models.flow import Denoise, Given, Terms, evaluating
 from gpm_tune.sampling.solvers import Solver
 from gpm_tune.training import checkpoint
@@ -109,8 +109,7 @@ class Trainer:
         with torch.random.fork_rng():
             torch.manual_seed(experiment.seed)
             model = experiment.model.build(experiment.data.shape, given)
-        model.place(self.device)
-        return model
+        return place(model, self.device)
 
     def _samples_given(self) -> Tensor | None:
         """Real samples for a flow that keeps some."""
@@ -210,8 +209,8 @@ class Trainer:
         return terms
 
     def _precision(self) -> torch.autocast:
-        """Of what runs within; without a cache of cast weights, which would miss an optimiser's steps."""
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self._bfloat16, cache_enabled=False)
+        """Of what runs within; cast weights are kept until its end, so an optimiser's step is outside."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self._bfloat16)
 
     def reseed(self, seed: int) -> None:
         """Draw particles and noise from another seed than the experiment's, from here on."""
@@ -238,7 +237,7 @@ class Trainer:
         metrics |= {name: metrics[f"{name}/nfe_{full}"] for name in self.experiment.metrics}
         losses = {f"loss/{name}": mean.total.item() / mean.terms for name, mean in self._means.items()}
         metrics |= losses | {"nfe": full, "seconds": self.seconds}
-        metrics |= self._throughput() | self._machine.measure()
+        metrics |= self._throughput() | self._machine.measure() | {"system/bfloat16": float(self._bfloat16)}
         metrics |= self._derive(metrics)
         for name, value in metrics.items():
             if not math.isfinite(value):

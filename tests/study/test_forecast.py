@@ -13,7 +13,7 @@ from gpm_tune.study.forecast import extrapolate, forecast
 from gpm_tune.study.home import Home
 from gpm_tune.study.schedulers import ASHA, HyperBand, Median, NoScheduler
 from gpm_tune.study.specification import Resources
-from gpm_tune.training.rehearsal import Pace, measure_pace
+from gpm_tune.training.rehearsal import GPUMemory, Pace, measure_pace
 
 
 def test_successive_halving_trains_what_its_rungs_let_through() -> None:
@@ -82,7 +82,7 @@ def test_a_trial_that_exceeds_its_share_of_a_gpu_is_named() -> None:
             experiment=experiment_of(training__batch_size=8).model_dump(mode="json"),
             resources={"cpu": 1, "gpu": gpu},
         )
-        pace = Pace("GPU", 1.0, 1.0, (int(taken), int(total)))
+        pace = Pace("GPU", 1.0, 1.0, GPUMemory(int(taken), int(1e9), int(total)))
         return extrapolate(study, [pace], at_a_time=1).too_large
 
     assert warning(0.5, 6.1e9) is None

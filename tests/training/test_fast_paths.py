@@ -12,16 +12,14 @@ import torch
 from examples import IMAGE_MODELS, IMAGES, MODELS, experiment_of
 from torch import Tensor, nn
 
-from gpm_tune.models import ParticleModel
+from gpm_tune.models import ParticleModel, place
 from gpm_tune.training import Experiment, Trainer, checkpoint
 from gpm_tune.training.pretraining import train_teacher
 
-FLOW: dict[str, Any] = {
-    "name": "discr_flow",
-    "sampling_steps": 3,
-    "discriminator": {"name": "dcgan", "width": 4},
-}
-ON_IMAGES = {**IMAGE_MODELS, "discr_flow": FLOW}
+GLIBC = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="malloc is glibc's")
+PENALISED = {**IMAGE_MODELS["gan"], "loss": "ipm", "gradient_penalty": {"weight": 1.0, "center": 1.0}}
+ON_IMAGES = {**IMAGE_MODELS, "discr_flow": IMAGES["model"], "gan with a penalty": PENALISED}
+PRECISIONS = ("float32", "bfloat16")
 
 
 def on_images(name: str, **training: Any) -> Experiment:
@@ -40,8 +38,7 @@ def gradients(model: ParticleModel, real: Tensor, network: nn.Module) -> list[Te
 def test_the_memory_format_changes_no_gradient(name: str) -> None:
     experiment = on_images(name)
     plain = experiment.model.build(experiment.data.shape).double()
-    placed = copy.deepcopy(plain)
-    placed.place("cpu")
+    placed = place(copy.deepcopy(plain), "cpu")
     convolutions = [module for module in placed.modules() if isinstance(module, nn.Conv2d)]
     assert any(not m.weight.is_contiguous() for m in convolutions), "weights are in another format"
     real = torch.rand(6, *experiment.data.shape, dtype=torch.float64) * 2 - 1
@@ -70,12 +67,18 @@ def test_the_optimiser_steps_as_adam_does() -> None:
         torch.testing.assert_close(mine.detach(), theirs.detach(), rtol=1e-5, atol=1e-8)
 
 
-@pytest.mark.parametrize("name", MODELS)
+def in_both(name: str) -> list[Experiment]:
+    """An experiment on points, or one on images, in float32 and in bfloat16."""
+    if name in ON_IMAGES:
+        return [on_images(name, precision=precision) for precision in PRECISIONS]
+    return [experiment_of(model=MODELS[name], training__precision=precision) for precision in PRECISIONS]
+
+
+@pytest.mark.parametrize("name", sorted({*MODELS, *ON_IMAGES}))
 def test_bfloat16_steps_go_the_way_of_float32_steps(name: str, tmp_path: Path) -> None:
     """With the same draws, losses and gradients differ by rounding to 8 bits only."""
     trainers = []
-    for precision in ("float32", "bfloat16"):
-        experiment = experiment_of(model=MODELS[name], training__precision=precision)
+    for experiment in in_both(name):
         if experiment.teacher:
             train_teacher(experiment.teacher, tmp_path, "cpu")
         trainers.append(Trainer(experiment, cache=tmp_path))
@@ -87,7 +90,7 @@ def test_bfloat16_steps_go_the_way_of_float32_steps(name: str, tmp_path: Path) -
             torch.cat([p.grad.flatten() for p in getattr(t.model, part).parameters() if p.grad is not None])
             for t in trainers
         )
-        assert torch.nn.functional.cosine_similarity(one, two, dim=0) > 0.97
+        assert torch.nn.functional.cosine_similarity(one, two, dim=0) > 0.93
         assert two.norm() == pytest.approx(one.norm().item(), rel=0.1)
         assert not torch.equal(one, two), "nothing was computed in bfloat16"
     assert {p.dtype for p in low.model.parameters()} == {torch.float32}
@@ -154,7 +157,29 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="malloc is glibc's")
+RETURNED = """
+import psutil, torch
+from gpm_tune.training.machine import keep_freed_memory, return_freed_memory
+keep_freed_memory()
+tensors = [torch.ones(1_000_000) for _ in range(100)]
+held = psutil.Process().memory_info().rss
+del tensors
+kept = psutil.Process().memory_info().rss
+return_freed_memory()
+print(held - kept, held - psutil.Process().memory_info().rss)
+"""
+
+
+@GLIBC
+def test_kept_memory_is_returned_when_asked() -> None:
+    command = [sys.executable, "-c", RETURNED]
+    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    by_itself, when_asked = map(int, output.split())
+    assert by_itself < 50e6
+    assert when_asked > 350e6
+
+
+@GLIBC
 def test_kept_memory_is_reused_without_new_pages() -> None:
     def faults(memory: str) -> int:
         command = [sys.executable, "-c", FAULTS, memory]

@@ -155,8 +155,9 @@ class KernelDirection(nn.Module):
     def forward(self, x: Tensor) -> Tensor:  # (B, *shape) -> (B, *shape)
         flat, data = x.flatten(1), self.data.flatten(1)
         total = torch.zeros_like(flat)
-        for functional in self.functionals:
-            total = total + functional.weight * functional.direction(flat, data)
+        with torch.autocast(x.device.type, enabled=False):  # sums of nearly equal numbers cancel here
+            for functional in self.functionals:
+                total = total + functional.weight * functional.direction(flat, data)
         return total.view_as(x)
 
 
