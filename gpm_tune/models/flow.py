@@ -64,8 +64,7 @@ def frozen(network: nn.Module) -> Iterator[None]:
     Under autocast the parameters stay as they are: it casts them once, instead of at every step of a
     simulation, only where they require gradients.
     """
-    freeze = not any(torch.is_autocast_enabled(p.device.type) for p in network.parameters())
-    if freeze:
+    if not any(map(torch.is_autocast_enabled, ("cpu", "cuda"))):
         network.requires_grad_(False)
     try:
         yield

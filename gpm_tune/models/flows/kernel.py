@@ -155,7 +155,8 @@ class KernelDirection(nn.Module):
     def forward(self, x: Tensor) -> Tensor:  # (B, *shape) -> (B, *shape)
         flat, data = x.flatten(1), self.data.flatten(1)
         total = torch.zeros_like(flat)
-        with torch.autocast(x.device.type, enabled=False):  # sums of nearly equal numbers cancel here
+        # Nearly equal numbers are subtracted here: 8 bits would not do.
+        with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
             for functional in self.functionals:
                 total = total + functional.weight * functional.direction(flat, data)
         return total.view_as(x)
