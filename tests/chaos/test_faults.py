@@ -58,14 +58,18 @@ def truncate(home: Path, driver: Driver, after: int) -> Path:
     driver.wait_for(lambda: f"step {after}/4000" in driver.output)
     driver.wait_for(driver.trials)
     (process,) = driver.trials()
-    process.suspend()
-    time.sleep(1)  # what it had sent arrives
-    (trial,) = read_study(f"sqlite:///{home / 'optuna.db'}", "torn").trials
-    assert trial.checkpoint is not None
-    latest = Path(trial.checkpoint)
-    weights = latest / "weights.safetensors"
+    older = None
+    while older is None:  # a driver that is behind may know only of the oldest that is kept
+        process.suspend()
+        time.sleep(1)  # what it had sent arrives
+        (trial,) = read_study(f"sqlite:///{home / 'optuna.db'}", "torn").trials
+        assert trial.checkpoint is not None
+        older = next(filter(is_whole, map(Path, newest_first(trial.checkpoint)[1:])), None)
+        if older is None:
+            process.resume()
+    weights = Path(trial.checkpoint) / "weights.safetensors"
     weights.write_bytes(weights.read_bytes()[:-8])
-    return next(place for place in map(Path, newest_first(str(latest))[1:]) if is_whole(place))
+    return older
 
 
 def evaluated(home: Path) -> list[int]:
