@@ -486,7 +486,7 @@ def main() -> None:
     file = RESULTS / "scaling.json"
     kept = json.loads(file.read_text())["cases"] if file.exists() else {}
     for name in arguments.cases:
-        command = [sys.executable, __file__, "--here", name]
+        command = [sys.executable, "-m", "benchmarks.scaling", "--here", name]
         output = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
         kept[name] = json.loads(output.splitlines()[-1])
         print(name, json.dumps(kept[name]), flush=True)
