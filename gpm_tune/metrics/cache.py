@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -12,7 +12,18 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 
-def load_tensors(file: Path, names: Sequence[str]) -> dict[str, Tensor] | None:
+def cached(
+    file: Path, names: Sequence[str], compute: Callable[[], Mapping[str, Tensor]]
+) -> Mapping[str, Tensor]:
+    """The tensors of these names from the file; computed and kept there where it is not whole."""
+    found: Mapping[str, Tensor] | None = _load(file, names)
+    if found is None:
+        found = compute()
+        _store(file, found)
+    return found
+
+
+def _load(file: Path, names: Sequence[str]) -> dict[str, Tensor] | None:
     """The tensors of these names; None where there is no such file, or it is damaged."""
     try:
         found = load_file(file)
@@ -21,7 +32,7 @@ def load_tensors(file: Path, names: Sequence[str]) -> dict[str, Tensor] | None:
         return None
 
 
-def store_tensors(file: Path, tensors: Mapping[str, Tensor]) -> None:
+def _store(file: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write the file, making its folder if need be."""
     file.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=file.parent, delete=False) as partial:

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from gpm_tune.metrics.cache import load_tensors, store_tensors
+from gpm_tune.metrics.cache import cached
 from gpm_tune.metrics.features import FeatureExtractor
 from gpm_tune.metrics.frechet import FrechetDistance, GaussianFit, fit_gaussian
 
@@ -41,11 +41,8 @@ class ImageMetrics:
         if cache is None:
             return fit_gaussian(self._extractor(reference))
         file = cache / f"fid-{self._extractor.key(reference)}.safetensors"
-        if found := load_tensors(file, GaussianFit._fields):
-            return GaussianFit(**found)
-        fit = fit_gaussian(self._extractor(reference))
-        store_tensors(file, fit._asdict())
-        return fit
+        fields = GaussianFit._fields
+        return GaussianFit(**cached(file, fields, lambda: fit_gaussian(self._extractor(reference))._asdict()))
 
     def __call__(self, samples: Tensor) -> dict[str, float]:
         """{"fid": …} of at least two samples (n, C, H, W); raises DivergedError if not finite."""

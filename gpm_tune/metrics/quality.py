@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gpm_tune.errors import UserError
-from gpm_tune.metrics.cache import load_tensors, store_tensors
+from gpm_tune.metrics.cache import cached
 from gpm_tune.metrics.distances import PointMetrics, modes_covered, pairwise_distances, sliced_wasserstein
 from gpm_tune.metrics.features import FeatureExtractor, finite
 from gpm_tune.metrics.frechet import FrechetDistance, block_weights, extrapolate, fit_gaussian
@@ -78,11 +78,7 @@ class ImageQuality:
         if cache is None:
             return self._extractor(reference)
         file = cache / f"features-{self._extractor.key(reference)}.safetensors"
-        found = load_tensors(file, ["features"])
-        if found is None:
-            found = {"features": self._extractor(reference)}
-            store_tensors(file, found)
-        return found["features"]
+        return cached(file, ["features"], lambda: {"features": self._extractor(reference)})["features"]
 
     def features(self, samples: Tensor) -> Tensor:
         """The network's activations (n, d), on the CPU, of images (n, C, H, W) in [-1, 1]."""
