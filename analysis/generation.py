@@ -21,7 +21,7 @@ from gpm_tune.cli.common import (
     SeedOption,
     home_at,
 )
-from gpm_tune.study.runs import choose_device
+from gpm_tune.study.storage.runs import choose_device
 
 
 def main(

@@ -21,7 +21,7 @@ from gpm_tune.cli.common import (
     home_at,
 )
 from gpm_tune.sampling.interpolation import INTERPOLATIONS
-from gpm_tune.study.runs import choose_device
+from gpm_tune.study.storage.runs import choose_device
 from gpm_tune.training.generation import check_method
 
 

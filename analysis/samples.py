@@ -22,7 +22,7 @@ from gpm_tune.cli.common import (
     SplitOption,
     home_at,
 )
-from gpm_tune.study.runs import choose_device
+from gpm_tune.study.storage.runs import choose_device
 
 
 def main(

@@ -20,7 +20,7 @@ from gpm_tune.cli.common import (
     home_at,
 )
 from gpm_tune.errors import UserError
-from gpm_tune.study.runs import choose_device
+from gpm_tune.study.storage.runs import choose_device
 
 
 def main(

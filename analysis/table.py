@@ -24,7 +24,7 @@ from gpm_tune.cli.common import (
     SplitOption,
     home_at,
 )
-from gpm_tune.study.runs import choose_device
+from gpm_tune.study.storage.runs import choose_device
 from gpm_tune.training.sweep import Conditions
 
 

@@ -19,7 +19,7 @@ import torch
 
 from gpm_tune.documents import Document
 from gpm_tune.metrics import PointMetrics
-from gpm_tune.study.specification import find_file, include_teacher, load_experiment
+from gpm_tune.study.definition.specification import find_file, include_teacher, load_experiment
 from gpm_tune.training import Experiment, Trainer
 from gpm_tune.training.pretraining import train_teacher
 from gpm_tune.training.trainer import draw

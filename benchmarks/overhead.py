@@ -29,12 +29,12 @@ from rich.console import Console
 
 from benchmarks.machine import RESULTS, machine
 from gpm_tune.documents import Document
-from gpm_tune.study.home import Home
-from gpm_tune.study.ledger import Assignment, Ledger
-from gpm_tune.study.progress import StudyProgress
-from gpm_tune.study.records import read_study
-from gpm_tune.study.run import run_study
-from gpm_tune.study.specification import Study, load_study
+from gpm_tune.study.accounts.ledger import Assignment, Ledger
+from gpm_tune.study.accounts.records import read_study
+from gpm_tune.study.definition.specification import Study, load_study
+from gpm_tune.study.running.progress import StudyProgress
+from gpm_tune.study.running.run import run_study
+from gpm_tune.study.storage.home import Home
 from gpm_tune.training import Experiment, Trainer
 
 PACKAGES = ("torch", "ray", "optuna", "mlflow")
@@ -125,7 +125,7 @@ def in_turns(study: Study) -> list[tuple[float, float]]:
                     pairs.append((every / (arrived - released[-1]), every / outside))
                 released.append(time.perf_counter())
 
-        import gpm_tune.study.run as module
+        import gpm_tune.study.running.run as module
 
         before, module.StudyProgress = module.StudyProgress, Turns  # type: ignore[misc]
         try:

@@ -42,14 +42,14 @@ from rich.console import Console
 from benchmarks.machine import RESULTS, machine
 from benchmarks.overhead import PACKAGES, SEARCH, TRIVIAL
 from gpm_tune.documents import Document
-from gpm_tune.study.cluster import RAY_SETTINGS
-from gpm_tune.study.home import Home
-from gpm_tune.study.ledger import Ledger
-from gpm_tune.study.mirror import Mirror
-from gpm_tune.study.progress import StudyProgress
-from gpm_tune.study.run import run_study
-from gpm_tune.study.specification import Study, load_study
-from gpm_tune.study.tracking import RunLog, Tracker
+from gpm_tune.study.accounts.ledger import Ledger
+from gpm_tune.study.cluster.connection import RAY_SETTINGS
+from gpm_tune.study.definition.specification import Study, load_study
+from gpm_tune.study.running.progress import StudyProgress
+from gpm_tune.study.running.run import run_study
+from gpm_tune.study.storage.home import Home
+from gpm_tune.study.storage.mirror import Mirror
+from gpm_tune.study.tracking.tracker import RunLog, Tracker
 from gpm_tune.training import Evaluation, Experiment, Trainer
 
 EVALUATIONS = 4  # of a trial
@@ -145,7 +145,7 @@ class Holder:
     """A process that holds many trials; each waits, as if it trained, and then does what a trial does."""
 
     def __init__(self, template: Path, pause: float) -> None:
-        import gpm_tune.study.trainable as module
+        import gpm_tune.study.running.trainable as module
 
         StandIn.template = template
         module.Trainer = StandIn  # type: ignore[misc, assignment]

@@ -10,7 +10,7 @@ from examples import IMAGES, POINTS, STUDY
 from hypothesis import settings
 from program import gpm_tune, write_study
 
-from gpm_tune.study import space
+from gpm_tune.study.definition import space
 
 settings.register_profile("shared machine", deadline=None)  # a pause of the machine is no failure
 settings.load_profile("shared machine")

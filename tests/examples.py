@@ -8,8 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from gpm_tune.documents import Document
-from gpm_tune.study import space
-from gpm_tune.study.specification import Study, find_file, include_teacher, load_experiment, load_study
+from gpm_tune.study.definition import space
+from gpm_tune.study.definition.specification import (
+    Study,
+    find_file,
+    include_teacher,
+    load_experiment,
+    load_study,
+)
 from gpm_tune.training import Experiment
 
 POINTS: dict[str, Any] = {

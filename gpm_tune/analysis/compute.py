@@ -17,7 +17,7 @@ from gpm_tune.analysis.study_frames import SECONDS_PER_HOUR
 from gpm_tune.analysis.subjects import MODEL_NAMES
 from gpm_tune.errors import UserError
 from gpm_tune.metrics import DIRECTIONS
-from gpm_tune.study.home import Home
+from gpm_tune.study.storage.home import Home
 
 TARGETS = 4  # that are chosen where none is given
 ENERGY = "system/energy"

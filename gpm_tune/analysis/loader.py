@@ -10,8 +10,8 @@ import yaml
 
 from gpm_tune.config import nearest
 from gpm_tune.errors import UserError
-from gpm_tune.study.home import Home
-from gpm_tune.study.specification import CONFIRMATION
+from gpm_tune.study.definition.specification import CONFIRMATION
+from gpm_tune.study.storage.home import Home
 from gpm_tune.training.objectives import AT_NFE
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ from gpm_tune.models.flow import Flow, evaluating
 from gpm_tune.models.flows.discriminator import DiscriminatorFlow
 from gpm_tune.models.flows.score import ScoreDifference
 from gpm_tune.models.particle_model import NoiseLevels
-from gpm_tune.study.home import Home
+from gpm_tune.study.storage.home import Home
 from gpm_tune.training import Trainer
 from gpm_tune.training.description import build_empty
 from gpm_tune.training.generation import Sampler

@@ -13,7 +13,7 @@ from gpm_tune.analysis.subjects import Subject
 from gpm_tune.config import nearest
 from gpm_tune.errors import UserError
 from gpm_tune.models import EDMConfig
-from gpm_tune.study.home import Home
+from gpm_tune.study.storage.home import Home
 from gpm_tune.training.sweep import Conditions, Measurement, evaluate
 
 CONDITIONS = ["features", "samples", "split"]  # and the data: what values must share to be compared

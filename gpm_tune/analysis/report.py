@@ -18,8 +18,8 @@ from gpm_tune.analysis import study_frames
 from gpm_tune.analysis.charts import Chart, for_plotly
 from gpm_tune.analysis.study_data import StudyData
 from gpm_tune.analysis.study_figures import study_charts
-from gpm_tune.study.provenance import PACKAGES
-from gpm_tune.study.results import failures, lineage, show_value, states
+from gpm_tune.study.tracking.provenance import PACKAGES
+from gpm_tune.study.views.results import failures, lineage, show_value, states
 
 HERE = Path(__file__).parent
 MOST_ROWS = 2000  # of a table under a figure

@@ -25,9 +25,10 @@ from gpm_tune.config import nearest
 from gpm_tune.errors import UserError
 from gpm_tune.metrics import ImageMetrics, PointMetrics
 from gpm_tune.models import ScoreGANConfig
-from gpm_tune.study import space
-from gpm_tune.study.guards import interruptible, only_once
-from gpm_tune.study.home import Home
+from gpm_tune.study.definition import space
+from gpm_tune.study.running.interrupts import interruptible
+from gpm_tune.study.storage.home import Home
+from gpm_tune.study.storage.locks import only_once
 from gpm_tune.training import Experiment, Trainer, checkpoint
 from gpm_tune.training.resuming import resume
 

@@ -19,11 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 from gpm_tune.analysis.figures import metric_title
 from gpm_tune.analysis.loader import COLUMNS, PARAM, load_points, load_runs
 from gpm_tune.errors import UserError
-from gpm_tune.study import shared_storage
-from gpm_tune.study.distributions import AnyDistribution
-from gpm_tune.study.home import Home
-from gpm_tune.study.manage import is_running
-from gpm_tune.study.records import (
+from gpm_tune.study.accounts.records import (
     StudyRecord,
     TrialRecord,
     is_own,
@@ -31,7 +27,11 @@ from gpm_tune.study.records import (
     read_study,
     study_names,
 )
-from gpm_tune.study.specification import Study
+from gpm_tune.study.definition.distributions import AnyDistribution
+from gpm_tune.study.definition.specification import Study
+from gpm_tune.study.storage import shared_storage
+from gpm_tune.study.storage.home import Home
+from gpm_tune.study.views.manage import is_running
 from gpm_tune.training import Experiment
 
 SPLIT = "validation"  # on which trials are measured while they train

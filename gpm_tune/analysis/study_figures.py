@@ -12,10 +12,10 @@ from gpm_tune.analysis import study_frames as frames
 from gpm_tune.analysis.charts import FAINT, Chart, Panel, Series
 from gpm_tune.analysis.figures import COLORS
 from gpm_tune.analysis.study_data import StudyData
-from gpm_tune.study.confirmation import confirmed, rank_agreement
-from gpm_tune.study.distributions import Choice
-from gpm_tune.study.records import TrialRecord
-from gpm_tune.study.results import short_path, show_value
+from gpm_tune.study.accounts.confirmation import confirmed, rank_agreement
+from gpm_tune.study.accounts.records import TrialRecord
+from gpm_tune.study.definition.distributions import Choice
+from gpm_tune.study.views.results import short_path, show_value
 
 BLUE, VERMILLION, GREEN, PINK, AMBER, SKY, _ = COLORS
 STATES = {  # colour and marker

@@ -11,9 +11,9 @@ import pandas as pd
 
 from gpm_tune.analysis.study_data import SPLIT, StudyData
 from gpm_tune.metrics import DIRECTIONS
-from gpm_tune.study.confirmation import confirmed
-from gpm_tune.study.distributions import Choice
-from gpm_tune.study.records import TrialRecord
+from gpm_tune.study.accounts.confirmation import confirmed
+from gpm_tune.study.accounts.records import TrialRecord
+from gpm_tune.study.definition.distributions import Choice
 from gpm_tune.training.objectives import AT_NFE, curve_of
 
 FEWEST = 4  # complete trials from which importance can be said at all

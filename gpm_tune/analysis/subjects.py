@@ -9,12 +9,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gpm_tune.errors import UserError
-from gpm_tune.study import shared_storage
-from gpm_tune.study.home import Home
-from gpm_tune.study.records import StudyRecord, TrialRecord, read_study, study_names
-from gpm_tune.study.results import best_trial
-from gpm_tune.study.runs import RUN_ID, checkpoint_of
-from gpm_tune.study.specification import CONFIRMATION
+from gpm_tune.study.accounts.records import StudyRecord, TrialRecord, read_study, study_names
+from gpm_tune.study.definition.specification import CONFIRMATION
+from gpm_tune.study.storage import shared_storage
+from gpm_tune.study.storage.home import Home
+from gpm_tune.study.storage.runs import RUN_ID, checkpoint_of
+from gpm_tune.study.views.results import best_trial
 from gpm_tune.training import Experiment
 from gpm_tune.training.saved import read_experiment
 

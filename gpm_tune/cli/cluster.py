@@ -26,7 +26,7 @@ from gpm_tune.errors import UserError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from gpm_tune.study.doctor import Finding
+    from gpm_tune.study.cluster.doctor import Finding
 
 
 @app.command()
@@ -45,7 +45,7 @@ def doctor(
     if cluster is not None:
         _examine_on(cluster, file, as_json)
         return
-    from gpm_tune.study.doctor import examine
+    from gpm_tune.study.cluster.doctor import examine
 
     console = new_console()
     findings = []
@@ -61,7 +61,7 @@ def doctor(
 
 def _examine_on(file: Path, study: Path | None, as_json: bool) -> None:
     """Let the head of a cluster examine itself and all nodes."""
-    from gpm_tune.study.remote import Cluster
+    from gpm_tune.study.cluster.remote import Cluster
 
     cluster = Cluster(file)
     words = ["gpm-tune", "doctor", "--address", "auto", *(["--json"] if as_json else [])]
@@ -83,15 +83,15 @@ def fetch(
     tracking_uri: TrackingOption = None,
 ) -> None:
     """Bring a study's results here, from a cluster or a storage: its trials, MLflow's runs, checkpoints."""
-    from gpm_tune.study.fetching import deliver, from_storage
-    from gpm_tune.study.fetching import fetch as fetch_study
-    from gpm_tune.study.results import report
+    from gpm_tune.study.cluster.fetching import deliver, from_storage
+    from gpm_tune.study.cluster.fetching import fetch as fetch_study
+    from gpm_tune.study.views.results import report
 
     if checkpoints not in ("best", "all", "none"):
         raise UserError(f"--checkpoints {checkpoints}: expected best, all or none")
     place = home_at(home, tracking_uri, storage)
     if cluster is not None:
-        from gpm_tune.study.remote import Cluster
+        from gpm_tune.study.cluster.remote import Cluster
 
         get = Cluster(cluster).get()
     elif place.storage:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from gpm_tune.documents import Document
-    from gpm_tune.study.home import Home
+    from gpm_tune.study.storage.home import Home
 
 INTERRUPTED = 130
 NO_RESULT = 1
@@ -134,7 +134,7 @@ def load(
 ) -> Document:
     """The document of a file, with what the command line overrides."""
     from gpm_tune.documents import Document
-    from gpm_tune.study.specification import find_file, include_teacher
+    from gpm_tune.study.definition.specification import find_file, include_teacher
 
     document = Document.load(find_file(file))
     include_teacher(document)
@@ -149,7 +149,7 @@ def load(
 
 def home_at(root: Path | None, tracking_uri: str | None = None, storage: str | None = None) -> Home:
     """Where everything is."""
-    from gpm_tune.study.home import Home
+    from gpm_tune.study.storage.home import Home
 
     return Home(root, tracking_uri, storage)
 
@@ -170,7 +170,7 @@ def is_done_on(cluster: Path | None) -> bool:
         return False
     from shutil import get_terminal_size
 
-    from gpm_tune.study.remote import Cluster
+    from gpm_tune.study.cluster.remote import Cluster
 
     words = [word for word in sys.argv[1:] if not word.startswith("--cluster=")]
     if "--cluster" in words:

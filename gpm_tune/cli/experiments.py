@@ -58,9 +58,9 @@ def train(
     tracking_uri: TrackingOption = None,
 ) -> None:
     """Train one experiment alone, without Ray; the same command again continues it."""
-    from gpm_tune.study.runs import choose_device
-    from gpm_tune.study.single import train as train_experiment
-    from gpm_tune.study.specification import load_experiment
+    from gpm_tune.study.definition.specification import load_experiment
+    from gpm_tune.study.running.single import train as train_experiment
+    from gpm_tune.study.storage.runs import choose_device
 
     document = load(file, overrides)
     experiment = load_experiment(document)
@@ -79,7 +79,7 @@ def train(
 @app.command()
 def models() -> None:
     """Show the taxonomy: every model, its flow, its generator, its knobs, its place in the paper."""
-    from gpm_tune.study.tables import taxonomy_table
+    from gpm_tune.study.views.tables import taxonomy_table
 
     show(taxonomy_table())
 
@@ -93,8 +93,8 @@ def describe(
     as_json: JsonOption = False,
 ) -> None:
     """Show the networks of an experiment, the FLOPs of a training step and of a sample, and the memory."""
-    from gpm_tune.study.specification import load_experiment
-    from gpm_tune.study.tables import description_table
+    from gpm_tune.study.definition.specification import load_experiment
+    from gpm_tune.study.views.tables import description_table
     from gpm_tune.training.description import describe as describe_experiment
 
     description = describe_experiment(load_experiment(load(file, overrides)))
@@ -118,7 +118,7 @@ def sample(
     tracking_uri: TrackingOption = None,
 ) -> None:
     """Sample from the best weights of a run."""
-    from gpm_tune.study.runs import checkpoint_of
+    from gpm_tune.study.storage.runs import checkpoint_of
     from gpm_tune.training.generation import write_samples
 
     folder = checkpoint_of(run, home_at(home, tracking_uri))
@@ -147,8 +147,8 @@ def evaluate(
     tracking_uri: TrackingOption = None,
 ) -> None:
     """Measure the best weights of a run, at several NFE and with several solvers."""
-    from gpm_tune.study.runs import checkpoint_of, choose_device
-    from gpm_tune.study.tables import measurements_table
+    from gpm_tune.study.storage.runs import checkpoint_of, choose_device
+    from gpm_tune.study.views.tables import measurements_table
     from gpm_tune.training.sweep import Conditions
     from gpm_tune.training.sweep import evaluate as evaluate_checkpoint
 
@@ -187,7 +187,7 @@ def interpolate(
     tracking_uri: TrackingOption = None,
 ) -> None:
     """Interpolate between the noises, or prior points, from which samples are made."""
-    from gpm_tune.study.runs import checkpoint_of
+    from gpm_tune.study.storage.runs import checkpoint_of
     from gpm_tune.training.generation import write_interpolation
 
     folder = checkpoint_of(run, home_at(home, tracking_uri))
@@ -200,7 +200,7 @@ def _sampler(
     folder: Path, nfe: int | None, solver: str | None, steps: int | None, device: str | None
 ) -> Sampler:
     """The best weights of a checkpoint, on the device that was chosen."""
-    from gpm_tune.study.runs import choose_device
+    from gpm_tune.study.storage.runs import choose_device
     from gpm_tune.training.generation import load_sampler
 
     return load_sampler(folder, nfe=nfe, solver=solver, steps=steps, device=choose_device(device))

@@ -33,8 +33,8 @@ from gpm_tune.cli.common import (
 from gpm_tune.errors import UserError
 
 if TYPE_CHECKING:
-    from gpm_tune.study.home import Home
-    from gpm_tune.study.specification import Study
+    from gpm_tune.study.definition.specification import Study
+    from gpm_tune.study.storage.home import Home
 
 
 @app.command()
@@ -53,12 +53,12 @@ def run(
     storage: StorageOption = None,
 ) -> None:
     """Run a study to the end of its budget; the same command again continues it."""
-    from gpm_tune.study.specification import load_study
+    from gpm_tune.study.definition.specification import load_study
 
     document = load(file, overrides, trials=trials, name=name)
     study = load_study(document)
     if dry_run:
-        from gpm_tune.study.preview import show as preview
+        from gpm_tune.study.views.preview import show as preview
 
         preview(study, home_at(home), address, new_console())
         return
@@ -70,7 +70,7 @@ def run(
 
 def _run_on(file: Path, study: Study) -> None:
     """Submit a study to a cluster, and follow it."""
-    from gpm_tune.study.remote import Cluster
+    from gpm_tune.study.cluster.remote import Cluster
 
     cluster = Cluster(file)
     job = cluster.submit(study)
@@ -101,8 +101,8 @@ def plan(
     home: HomeOption = None,
 ) -> None:
     """Forecast a study's hours and GPU-hours from a few steps, measured where its trials would run."""
-    from gpm_tune.study.forecast import forecast, forecast_lines
-    from gpm_tune.study.specification import load_study
+    from gpm_tune.study.definition.specification import load_study
+    from gpm_tune.study.views.forecast import forecast, forecast_lines
 
     study = load_study(load(file, overrides, trials=trials))
     found = forecast(study, home_at(home), address)
@@ -122,8 +122,8 @@ def resume(
     storage: StorageOption = None,
 ) -> None:
     """Continue a study where it stands: after Ctrl-C, a crash or a reboot, or with more trials."""
-    from gpm_tune.study.records import read_study
-    from gpm_tune.study.specification import load_study
+    from gpm_tune.study.accounts.records import read_study
+    from gpm_tune.study.definition.specification import load_study
 
     place = home_at(home, tracking_uri, storage)
     read_study(place.optuna_uri, study)
@@ -132,9 +132,9 @@ def resume(
 
 
 def _run(study: Study, place: Home, address: str) -> None:
-    from gpm_tune.study.records import read_study
-    from gpm_tune.study.results import report
-    from gpm_tune.study.run import run_study
+    from gpm_tune.study.accounts.records import read_study
+    from gpm_tune.study.running.run import run_study
+    from gpm_tune.study.views.results import report
 
     console = new_console()
     finished = run_study(study, place, address, console)
@@ -163,8 +163,8 @@ def status(
     if watch:
         _watch(study, home_at(home), interval)
         return
-    from gpm_tune.study.records import read_study, study_names
-    from gpm_tune.study.results import plain, report, studies_table
+    from gpm_tune.study.accounts.records import read_study, study_names
+    from gpm_tune.study.views.results import plain, report, studies_table
 
     storage = home_at(home).optuna_uri
     if study and not as_json:
@@ -182,9 +182,9 @@ def _watch(study: str | None, place: Home, interval: float) -> None:
     """Show a study whenever something has changed, for as long as some process runs it."""
     from time import sleep
 
-    from gpm_tune.study.manage import is_running
-    from gpm_tune.study.records import read_study
-    from gpm_tune.study.results import report
+    from gpm_tune.study.accounts.records import read_study
+    from gpm_tune.study.views.manage import is_running
+    from gpm_tune.study.views.results import report
 
     if study is None:
         raise UserError("--watch follows one study: name it")
@@ -222,8 +222,8 @@ def best(
     home: HomeOption = None,
 ) -> None:
     """Show the best trial of a study."""
-    from gpm_tune.study.records import read_study
-    from gpm_tune.study.results import best_plain, best_yaml, trials_table
+    from gpm_tune.study.accounts.records import read_study
+    from gpm_tune.study.views.results import best_plain, best_yaml, trials_table
 
     record = read_study(home_at(home).optuna_uri, study)
     data = best_plain(record)
@@ -244,9 +244,9 @@ def compare(
     home: HomeOption = None,
 ) -> None:
     """Show studies side by side, each by its best trial."""
-    from gpm_tune.study.manage import comparison
-    from gpm_tune.study.records import read_study
-    from gpm_tune.study.results import best_plain
+    from gpm_tune.study.accounts.records import read_study
+    from gpm_tune.study.views.manage import comparison
+    from gpm_tune.study.views.results import best_plain
 
     records = [read_study(home_at(home).optuna_uri, name) for name in studies]
     table = comparison(records)
@@ -266,7 +266,7 @@ def stop(
     """Ask a running study to stop, as its first Ctrl-C would, from any process that shares HOME."""
     if is_done_on(cluster):
         return
-    from gpm_tune.study.manage import stop as stop_study
+    from gpm_tune.study.views.manage import stop as stop_study
 
     if not stop_study(home_at(home), study, wait):
         print(f"study '{study}' is not running")
@@ -284,8 +284,8 @@ def delete(
     storage: StorageOption = None,
 ) -> None:
     """Delete a study: its trials, checkpoints and tracked runs."""
-    from gpm_tune.study.manage import delete as delete_study
-    from gpm_tune.study.records import read_study
+    from gpm_tune.study.accounts.records import read_study
+    from gpm_tune.study.views.manage import delete as delete_study
 
     place = home_at(home, tracking_uri, storage)
     record = read_study(place.optuna_uri, study)
@@ -325,7 +325,7 @@ def ui(
 def _tunnel_ui(file: Path, port: int) -> None:
     from signal import pause
 
-    from gpm_tune.study.remote import MLFLOW, Cluster
+    from gpm_tune.study.cluster.remote import MLFLOW, Cluster
 
     with suppress(KeyboardInterrupt), Cluster(file).tunnel(MLFLOW, port) as here:
         print(f"MLflow UI of the cluster on http://127.0.0.1:{here}; Ctrl-C ends the tunnel", flush=True)

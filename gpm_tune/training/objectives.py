@@ -132,3 +132,8 @@ def hypervolume(curve: list[tuple[int, float]], better: Mode, reference: Referen
         height = max(height, gain)
         area += height * math.log2(end / nfe)
     return area
+
+
+def metric_label(metric: str, features: str | None) -> str:
+    """A metric's name as it is shown: FID never without its feature network."""
+    return f"FID ({features})" if metric == "fid" else metric

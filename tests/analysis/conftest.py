@@ -11,7 +11,7 @@ import pytest
 from examples import IMAGE_MODELS, IMAGES, KERNEL_FLOW, experiment_of
 from hand_made import told_home
 
-from gpm_tune.study.home import Home
+from gpm_tune.study.storage.home import Home
 from gpm_tune.training import Experiment, Trainer
 
 SCRIPTS = Path(__file__).parents[2] / "analysis"

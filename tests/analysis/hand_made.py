@@ -11,14 +11,14 @@ import yaml
 from examples import IMAGES, POINTS, study_of
 from rich.console import Console
 
-from gpm_tune.study import space
-from gpm_tune.study.conductor import Conductor
-from gpm_tune.study.home import Home
-from gpm_tune.study.ledger import Ledger
-from gpm_tune.study.progress import StudyProgress
-from gpm_tune.study.run import _open_parent
-from gpm_tune.study.specification import Study
-from gpm_tune.study.tracking import Tracker
+from gpm_tune.study.accounts.ledger import Ledger
+from gpm_tune.study.definition import space
+from gpm_tune.study.definition.specification import Study
+from gpm_tune.study.running.conductor import Conductor
+from gpm_tune.study.running.progress import StudyProgress
+from gpm_tune.study.running.run import _open_parent
+from gpm_tune.study.storage.home import Home
+from gpm_tune.study.tracking.tracker import Tracker
 
 EVERY = 4  # steps between evaluations
 SECONDS_A_STEP = 0.5

@@ -12,9 +12,9 @@ import pytest
 from gpm_tune.analysis.loader import COLUMNS, POINTS, load_points, load_runs, refuse_mixed
 from gpm_tune.analysis.subjects import find_subjects
 from gpm_tune.errors import UserError
-from gpm_tune.study.home import Home
-from gpm_tune.study.records import StudyRecord, read_study
-from gpm_tune.study.tracking import Tracker
+from gpm_tune.study.accounts.records import StudyRecord, read_study
+from gpm_tune.study.storage.home import Home
+from gpm_tune.study.tracking.tracker import Tracker
 
 slow = pytest.mark.slow  # the finished study takes a real Ray cluster
 

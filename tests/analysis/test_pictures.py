@@ -16,7 +16,7 @@ from gpm_tune.analysis.process import choose, first, process_figure, simulate
 from gpm_tune.analysis.subjects import find_subjects
 from gpm_tune.data import DigitsConfig, GaussiansConfig, to_float
 from gpm_tune.errors import UserError
-from gpm_tune.study.home import Home
+from gpm_tune.study.storage.home import Home
 from gpm_tune.training.pictures import tile
 
 

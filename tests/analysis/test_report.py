@@ -23,9 +23,9 @@ from gpm_tune.analysis.report import render
 from gpm_tune.analysis.study_data import read_data
 from gpm_tune.cli.reports import report
 from gpm_tune.errors import UserError
-from gpm_tune.study.guards import only_once
-from gpm_tune.study.home import Home
-from gpm_tune.study.ledger import Ledger
+from gpm_tune.study.accounts.ledger import Ledger
+from gpm_tune.study.storage.home import Home
+from gpm_tune.study.storage.locks import only_once
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = (

@@ -23,8 +23,8 @@ from gpm_tune.analysis.score_loss import (
     with_score_steps,
 )
 from gpm_tune.errors import UserError
-from gpm_tune.study.home import Home
-from gpm_tune.study.single import train
+from gpm_tune.study.running.single import train
+from gpm_tune.study.storage.home import Home
 from gpm_tune.training import Trainer, checkpoint
 
 sys.path.append(str(Path(__file__).parents[2] / "analysis"))

@@ -18,8 +18,8 @@ from gpm_tune.analysis.charts import Panel, Series, draw, for_plotly
 from gpm_tune.analysis.study_data import StudyData, read_data
 from gpm_tune.analysis.study_figures import study_charts
 from gpm_tune.errors import UserError
-from gpm_tune.study.home import Home
-from gpm_tune.study.specification import Study
+from gpm_tune.study.definition.specification import Study
+from gpm_tune.study.storage.home import Home
 
 SCRIPTS = Path(__file__).parents[2] / "analysis"
 MEASURED = {number: list(values) for number, (values, _) in enumerate(STORIES)}

@@ -13,8 +13,8 @@ from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 from program import write_study
 
-from gpm_tune.study import space
-from gpm_tune.study.records import read_study
+from gpm_tune.study.accounts.records import read_study
+from gpm_tune.study.definition import space
 from gpm_tune.training import Experiment, Trainer
 
 STUDY = "chaos"

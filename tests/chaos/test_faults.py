@@ -19,11 +19,11 @@ from processes import Driver
 from program import gpm_tune, write_study
 
 from gpm_tune.documents import Document
-from gpm_tune.study import space
-from gpm_tune.study.ledger import Ledger
-from gpm_tune.study.records import read_study
-from gpm_tune.study.specification import load_study
-from gpm_tune.study.trial_checkpoints import newest_first
+from gpm_tune.study.accounts.ledger import Ledger
+from gpm_tune.study.accounts.records import read_study
+from gpm_tune.study.definition import space
+from gpm_tune.study.definition.specification import load_study
+from gpm_tune.study.storage.trial_checkpoints import newest_first
 from gpm_tune.training.checkpoint import is_whole
 
 pytestmark = pytest.mark.slow

@@ -12,7 +12,7 @@ import yaml
 from examples import POINTS, study_data
 
 from gpm_tune import cli
-from gpm_tune.study import space
+from gpm_tune.study.definition import space
 
 COMMANDS = ["run", "train", "models", "describe", "sample", "evaluate", "interpolate", "status", "best", "ui"]
 COMMANDS += ["plan", "resume", "list", "stop", "compare", "delete"]
@@ -172,9 +172,9 @@ def test_a_device_that_is_not_here_is_refused(
 def test_a_study_with_another_base_under_the_same_name_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from gpm_tune.study.home import Home
-    from gpm_tune.study.ledger import Ledger
-    from gpm_tune.study.specification import Study
+    from gpm_tune.study.accounts.ledger import Ledger
+    from gpm_tune.study.definition.specification import Study
+    from gpm_tune.study.storage.home import Home
 
     home = tmp_path / "home"
     home.mkdir()

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from gpm_tune.study.ledger import Ledger
-from gpm_tune.study.records import StudyRecord, read_study
+from gpm_tune.study.accounts.ledger import Ledger
+from gpm_tune.study.accounts.records import StudyRecord, read_study
 
 
 def take(ledger: Ledger) -> int:

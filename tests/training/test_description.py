@@ -4,7 +4,7 @@ import pytest
 from examples import KERNEL_FLOW, MODELS, experiment_of
 
 from gpm_tune.documents import Document
-from gpm_tune.study.specification import find_file, load_experiment
+from gpm_tune.study.definition.specification import find_file, load_experiment
 from gpm_tune.training import Experiment
 from gpm_tune.training.description import Description, describe
 

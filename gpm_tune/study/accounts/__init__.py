@@ -1,0 +1,1 @@
+"""What a study has done and spent, in Optuna's storage, the source of truth."""

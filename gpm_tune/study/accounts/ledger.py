@@ -1,0 +1,416 @@
+"""The ledger: accounts for every trial of a study, in Optuna's storage, the source of truth.
+
+Each trial is asked for once and told once. One that was running when the program went away is handed
+out again before a new one is asked for; one that was stopped early is PRUNED and keeps its
+intermediate values; one that failed is FAIL with its reason.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import uuid
+import warnings
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+import optuna
+import sqlalchemy
+from optuna.storages import RDBStorage
+from optuna.trial import FrozenTrial, TrialState
+from pydantic import ValidationError
+
+from gpm_tune.errors import UserError
+from gpm_tune.study.accounts import population
+from gpm_tune.study.accounts.meter import Meter
+from gpm_tune.study.accounts.population import Member
+from gpm_tune.study.accounts.records import is_own
+from gpm_tune.study.accounts.warm_start import learn_from
+from gpm_tune.study.definition import space
+from gpm_tune.study.definition.schedulers import PBT
+from gpm_tune.study.definition.specification import Study
+from gpm_tune.study.storage import shared_storage
+from gpm_tune.training import Experiment
+from gpm_tune.training.description import known_costs
+
+logging.getLogger("alembic").setLevel(logging.WARNING)
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # of a sampler that a file chose
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """A trial to be run: its sampled values, the whole experiment, and where it left off if it did."""
+
+    number: int
+    values: dict[str, Any]
+    experiment: Experiment
+    checkpoint: str | None
+    steps_done: int
+    forked_from: dict[str, int] | None = None  # another trial's number and step
+    replaces: int | None = None  # the trial that ends where this one, a fork, begins
+
+
+class Verdict(Enum):
+    """What a trial does after an evaluation."""
+
+    GO_ON = "go on"
+    STOP = "stop"
+    PAUSE = "pause"
+
+
+class Ledger:
+    """Hands out the trials of a study and records what becomes of them."""
+
+    def __init__(self, study: Study, storage: str | None, checkpoints: str | None = None) -> None:
+        """Open the study in the storage, or create it; None for one that is forgotten.
+
+        checkpoints: where those of the study's trials lie, for forks to start from.
+        Raises UserError where a study of this name has another base, search space or objective.
+        """
+        self.study = study
+        self._checkpoints = checkpoints
+        self._optuna = optuna.create_study(
+            storage=_open(storage),
+            study_name=study.name,
+            load_if_exists=True,
+            directions=["minimize" if goal.mode == "min" else "maximize" for goal in study.goals],
+        )
+        if "id" not in self._optuna.user_attrs:
+            names = study.warm_start if storage else []
+            self._create([trial for name in names for trial in learn_from(name, study, storage or "")])
+        self._refuse_another_study()
+        trials = self._optuna.get_trials(deepcopy=False)
+        own = [trial for trial in trials if is_own(trial)]
+        # The seed moves on with the trials, so that a restart does not repeat their draws.
+        self._optuna.sampler = study.sampler.build(study.sampler.seed + len(own))
+        self._optuna.pruner = study.scheduler.build(study.experiment.training.steps)
+        self.meter = Meter(self._optuna, study.budget, study.resources.gpu)
+        self._unfinished = {
+            t.number: optuna.Trial(self._optuna, t._trial_id) for t in own if t.state == TrialState.RUNNING
+        }
+        self._asked = sum("forked_from" not in trial.user_attrs for trial in own)
+        self._waiting = sum(trial.state == TrialState.WAITING for trial in trials)
+        self._proposals = self._not_yet_asked(trials)
+        self._live: dict[int, optuna.Trial] = {}
+        self._members = {t.number: m for t in own if (m := self._member(t))}
+        self._has_reached_target = any(self._is_on_target(t.user_attrs) for t in own)
+
+    def _create(self, learnt: list[FrozenTrial]) -> None:
+        study = self.study
+        for start in study.start_from:
+            tree = space.put(study.base, start) if isinstance(start, dict) else study.base
+            self._optuna.enqueue_trial(space.parameters(tree, study.base, study.search), skip_if_exists=True)
+        known = {trial.user_attrs.get("origin") for trial in self._optuna.get_trials(deepcopy=False)}
+        self._optuna.add_trials(trial for trial in learnt if trial.user_attrs["origin"] not in known)
+        self._optuna.set_user_attr("identity", json.dumps(study.identity))
+        self._optuna.set_user_attr("features", study.experiment.features)
+        self._optuna.set_user_attr("id", uuid.uuid4().hex)
+
+    def _refuse_another_study(self) -> None:
+        stored = json.loads(self._optuna.user_attrs["identity"])
+        differing = _differences(stored, self.study.identity)
+        if differing:
+            raise UserError(
+                f"study '{self.study.name}' exists already with other values of "
+                f"{', '.join(differing)}; its trials would not be comparable. Choose another "
+                "name (--name), or give the file its former values to continue"
+            )
+
+    @property
+    def id(self) -> str:
+        """Identifies the study beyond its name, which may be used again after deletion."""
+        identifier: str = self._optuna.user_attrs["id"]
+        return identifier
+
+    def run_key(self, number: int) -> str:
+        """Identifies a trial's run in MLflow."""
+        return f"{self.id}/{number:04d}"
+
+    @property
+    def remaining(self) -> int:
+        """Trials that have to be run, or finished, to fill the budget."""
+        left = max(0, self.study.budget.trials - self._asked)
+        if self._proposals is not None:
+            left = min(left, self._waiting + len(self._proposals))
+        return left + len(self._unfinished)
+
+    def used_up(self, training: int = 0) -> str | None:
+        """Which part of the budget is used up, besides the number of trials; None where none is.
+
+        training: how many trials have occupied GPUs since this was asked before.
+        """
+        self.meter.tick(training)
+        if self._has_reached_target:
+            return f"{self.study.objective.metric} has reached {self.study.budget.target:g} (budget.target)"
+        return self.meter.used_up()
+
+    @property
+    def _pbt(self) -> PBT | None:
+        scheduler = self.study.scheduler
+        return scheduler if isinstance(scheduler, PBT) else None
+
+    def next(self) -> Assignment | None:
+        """The next trial to run, unfinished ones first; None where there is none now."""
+        while True:
+            picked = self._pick_member() if self._pbt else self._pick()
+            if picked is None:
+                return None
+            trial, replaces = picked
+            assignment = self._assign(trial, replaces)
+            if assignment:
+                return assignment
+
+    def _pick(self) -> tuple[optuna.Trial, None] | None:
+        if self._unfinished:
+            return self._unfinished.pop(next(iter(self._unfinished))), None
+        trial = self._ask()
+        return None if trial is None else (trial, None)
+
+    def _pick_member(self) -> tuple[optuna.Trial, int | None] | None:
+        """The member of the population that is furthest behind, or the fork that takes its place."""
+        new = self._ask()
+        if new is not None:
+            return new, None
+        if not self._unfinished:
+            return None
+        number = min(
+            self._unfinished, key=lambda number: (_progress(self._unfinished[number])["step"], number)
+        )
+        trial = self._unfinished.pop(number)
+        fork = self._fork(number)
+        if fork is None:
+            return trial, None
+        self._optuna.tell(number, state=TrialState.PRUNED)
+        return fork, number
+
+    def _ask(self) -> optuna.Trial | None:
+        """A new trial; None once the budget, or what the sampler proposes, is used up."""
+        if self._asked >= self.study.budget.trials:
+            return None
+        if self._waiting:
+            self._waiting -= 1
+        elif self._proposals is not None:
+            if not self._proposals:
+                return None
+            self._optuna.enqueue_trial(self._proposals.popleft())
+        self._asked += 1
+        return self._optuna.ask()
+
+    def _not_yet_asked(self, trials: list[FrozenTrial]) -> deque[dict[str, Any]] | None:
+        """What is left of a sampler's list of proposals; None where it has no list."""
+        proposals = self.study.sampler.proposals(self.study.base, self.study.search)
+        if proposals is None:
+            return None
+        asked = {_key(t.system_attrs.get("fixed_params", t.params)) for t in trials}
+        return deque(proposal for proposal in proposals if _key(proposal) not in asked)
+
+    def _fork(self, number: int) -> optuna.Trial | None:
+        """A fork of a better member in place of this one, if it is among the worst."""
+        pbt, steps = self._pbt, self.study.experiment.training.steps
+        if pbt is None or number not in self._members:
+            return None
+        donor = population.choose_donor(number, self._members, pbt, self.study.objective, steps)
+        if donor is None or self._checkpoints is None:
+            return None
+        forked = self._optuna.get_trials(deepcopy=False)[donor]
+        source = forked.user_attrs.get("checkpoint")
+        if source is None:
+            return None
+        try:
+            record = json.loads(shared_storage.read(f"{source}/checkpoint.json"))
+        except OSError:
+            return None  # the storage is away: the member goes on as it is
+        step = record["evaluated_step"]
+        # A copy: the donor goes on, and drops what it no longer needs.
+        copy = f"{self._checkpoints}/forks/{donor:04d}_{step:09d}_for_{number:04d}"
+        try:
+            shared_storage.copy(source, copy)
+        except OSError:
+            return None
+        params = population.perturb(forked.params, self.study.search, pbt, number, step)
+        progress = {**forked.user_attrs["progress"], "step": step, "seconds": record["seconds"]}
+        origin = {"trial": donor, "step": step}
+        self._optuna.enqueue_trial(params, {"forked_from": origin, "checkpoint": copy, "progress": progress})
+        del self._members[number]
+        return self._optuna.ask()
+
+    def _assign(self, trial: optuna.Trial, replaces: int | None) -> Assignment | None:
+        """The assignment of a trial, or None where its values make no experiment, or one out of bounds."""
+        values, tree = self._draw(trial)
+        self._live[trial.number] = trial
+        try:
+            experiment = Experiment.model_validate(tree)
+        except ValidationError as error:
+            self.fail(trial.number, error.errors()[0]["msg"].removeprefix("Value error, "))
+            return None
+        attributes = trial.user_attrs
+        if "values" not in attributes:
+            trial.set_user_attr("values", values)
+            if not self._keeps_known_bounds(trial.number, experiment):
+                return None
+        if attributes.get("interrupted"):
+            trial.set_user_attr("interrupted", False)
+        return Assignment(
+            trial.number,
+            values,
+            experiment,
+            attributes.get("checkpoint"),
+            _progress(trial)["step"],
+            attributes.get("forked_from"),
+            replaces,
+        )
+
+    def _draw(self, trial: optuna.Trial) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The values of a trial, and its experiment as plain data."""
+        values = space.sample(trial, self.study.base, self.study.search)
+        return values, space.put(self.study.base, values)
+
+    def _keeps_known_bounds(self, number: int, experiment: Experiment) -> bool:
+        """Whether a trial keeps the bounds on costs that are known beforehand; if not, it is not trained."""
+        bounds = [c for c in self.study.constraints if c.metric in ("parameters", "nfe")]
+        costs = known_costs(experiment) if bounds else {}
+        broken = [c for c in bounds if c.violation(costs[c.metric]) > 0]
+        if not broken:
+            return True
+        trial = self._live[number]
+        for constraint in broken:
+            trial.set_constraint(constraint.metric, constraint.violation(costs[constraint.metric]))
+        found = ", ".join(f"{c.metric} is {costs[c.metric]:,.0f}, not {c}" for c in broken)
+        trial.set_user_attr("reason", found)
+        self._tell(number, TrialState.PRUNED)
+        return False
+
+    def report(self, number: int, step: int, metrics: Mapping[str, float]) -> Verdict:
+        """Record an evaluation. Returns what the trial does next.
+
+        An evaluation that is reported again, after a lost worker, changes nothing.
+        """
+        trial = self._live[number]
+        progress = _progress(trial)
+        if step <= progress["step"]:
+            return Verdict.GO_ON
+        objective = self.study.objective
+        scores = [metrics[goal.metric] for goal in self.study.goals]
+        best = progress["best"]
+        if best is None or objective.better(scores[0], best["scores"][0]):
+            best = {"step": step, "scores": scores, "metrics": dict(metrics)}
+        if len(scores) == 1:
+            trial.report(scores[0], step)
+        else:  # Optuna takes intermediate values of one objective only
+            trial.set_user_attr(f"scores:{step}", scores)
+        # Last, and in one piece: what it vouches for is in the storage by now.
+        trial.set_user_attr("progress", {"step": step, "seconds": metrics["seconds"], "best": best})
+        self._has_reached_target |= self._is_on_target(trial.user_attrs)
+        if self._pbt:
+            self._members[number] = Member(step, scores[0])
+            between = step // self._pbt.interval_steps > progress["step"] // self._pbt.interval_steps
+            return Verdict.PAUSE if between else Verdict.GO_ON
+        return Verdict.STOP if len(scores) == 1 and trial.should_prune() else Verdict.GO_ON
+
+    def _is_on_target(self, attributes: Mapping[str, Any]) -> bool:
+        best, target = attributes.get("progress", {}).get("best"), self.study.budget.target
+        return (
+            bool(best) and target is not None and not self.study.objective.better(target, best["scores"][0])
+        )
+
+    def keep_checkpoint(self, number: int, path: str) -> None:
+        """Remember where the trial's latest checkpoint lies."""
+        self._live[number].set_user_attr("checkpoint", path)
+
+    def complete(self, number: int) -> None:
+        """The trial ran all its steps. Its scores are those of the evaluation where its first was best."""
+        self._bound(number)
+        self._tell(number, TrialState.COMPLETE, _progress(self._live[number])["best"]["scores"])
+
+    def prune(self, number: int) -> None:
+        """The trial was stopped early; Optuna keeps its intermediate values."""
+        self._bound(number)
+        self._tell(number, TrialState.PRUNED)
+
+    def _bound(self, number: int) -> None:
+        """Tell Optuna by how much a trial violates each constraint."""
+        trial = self._live[number]
+        best = _progress(trial)["best"]
+        for constraint in self.study.constraints if best else ():
+            violation = constraint.violation(best["metrics"][constraint.metric])
+            trial.set_constraint(constraint.metric, violation)
+
+    def fail(self, number: int, reason: str) -> None:
+        """The trial ended without a usable result."""
+        self._members.pop(number, None)
+        self._live[number].set_user_attr("reason", reason)
+        self._tell(number, TrialState.FAIL)
+
+    def pause(self, number: int) -> None:
+        """The trial waits until the rest of the population has come as far."""
+        self._unfinished[number] = self._live.pop(number)
+
+    def suspend(self, number: int) -> None:
+        """The trial is left as it is; the next run of the study continues it."""
+        self._live[number].set_user_attr("interrupted", True)
+        self.pause(number)
+
+    def close(self) -> None:
+        """Nothing more is run now: paused trials are left to the next run of the study."""
+        for trial in self._unfinished.values():
+            trial.set_user_attr("interrupted", True)
+        self.meter.keep()
+
+    def requeue(self, number: int) -> None:
+        """The trial lost its process; it is handed out again, from its latest checkpoint."""
+        self._unfinished = {number: self._live.pop(number), **self._unfinished}
+
+    def _tell(self, number: int, state: TrialState, scores: list[float] | None = None) -> None:
+        self._optuna.tell(number, scores, state=state, skip_if_finished=True)
+        del self._live[number]
+
+    @staticmethod
+    def _member(trial: FrozenTrial) -> Member | None:
+        """A trial's place in the population, if it has one: it was measured, and not stopped."""
+        if trial.state not in (TrialState.RUNNING, TrialState.COMPLETE) or not trial.intermediate_values:
+            return None
+        step = max(trial.intermediate_values)
+        return Member(step, trial.intermediate_values[step])
+
+
+def _progress(trial: optuna.Trial) -> dict[str, Any]:
+    """How far a trial is, its training seconds, and its best evaluation."""
+    progress: dict[str, Any] = trial.user_attrs.get("progress", {"step": 0, "seconds": 0.0, "best": None})
+    return progress
+
+
+def _key(params: Mapping[str, Any]) -> str:
+    return json.dumps(params, sort_keys=True)
+
+
+def _open(storage: str | None) -> RDBStorage | None:
+    """The storage; in SQLite with a write-ahead log, as a study commits twenty times a trial.
+
+    A commit then waits for no disk. Where power fails the last ones are lost, and the evaluations in
+    them are measured again; where a process is killed nothing is.
+    """
+    if storage is None:
+        return None
+    opened = RDBStorage(storage)
+    if storage.startswith("sqlite:"):
+        sqlalchemy.event.listen(opened.engine, "connect", _write_ahead)
+        opened.engine.dispose()  # connections from now on are set
+    return opened
+
+
+def _write_ahead(connection: Any, _record: object) -> None:
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = NORMAL")
+
+
+def _differences(one: Any, other: Any, path: str = "") -> list[str]:
+    """Paths at which two trees of plain data differ."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        keys = sorted({*one, *other})
+        found = [_differences(one.get(k), other.get(k), f"{path}.{k}" if path else k) for k in keys]
+        return [path for paths in found for path in paths]
+    return [] if one == other else [path]

@@ -1,0 +1,54 @@
+"""The meter: what a study has spent, and which part of its budget is used up first."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from gpm_tune.study.definition.specification import Budget
+
+if TYPE_CHECKING:
+    import optuna
+
+KEEP_EVERY = 10.0  # seconds between writes to the storage
+SECONDS_PER_HOUR = 3600
+
+
+class Meter:
+    """Hours that a study has run, and that its trials have occupied GPUs; kept in Optuna's storage."""
+
+    def __init__(self, study: optuna.Study, budget: Budget, gpu: float) -> None:
+        """gpu: GPUs that a trial occupies."""
+        self._study = study
+        self._budget = budget
+        self._gpu = gpu
+        spent = study.user_attrs.get("spent", {})
+        self.hours: float = spent.get("hours", 0.0)
+        self.gpu_hours: float = spent.get("gpu_hours", 0.0)
+        self._last: float | None = None
+        self._kept = 0.0
+
+    def tick(self, live: int) -> None:
+        """Count the time since the last tick, in which so many trials were live. The first tick starts it."""
+        now = time.monotonic()
+        if self._last is not None:
+            passed = (now - self._last) / SECONDS_PER_HOUR
+            self.hours += passed
+            self.gpu_hours += passed * live * self._gpu
+        self._last = now
+        if now - self._kept >= KEEP_EVERY:
+            self.keep()
+
+    def keep(self) -> None:
+        """Write what was spent to the storage."""
+        self._kept = time.monotonic()
+        self._study.set_user_attr("spent", {"hours": self.hours, "gpu_hours": self.gpu_hours})
+
+    def used_up(self) -> str | None:
+        """Which of the hours is used up, in words; None while there are some left."""
+        budget = self._budget
+        if budget.hours is not None and self.hours >= budget.hours:
+            return f"{budget.hours:g} hours have passed (budget.hours)"
+        if budget.gpu_hours is not None and self.gpu_hours >= budget.gpu_hours:
+            return f"{budget.gpu_hours:g} GPU-hours are used up (budget.gpu_hours)"
+        return None

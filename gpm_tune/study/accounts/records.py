@@ -1,0 +1,173 @@
+"""What the storage knows of studies, for reading: the ledger writes it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from gpm_tune.config import nearest
+from gpm_tune.errors import UserError
+from gpm_tune.study.definition.specification import CONFIRMATION
+from gpm_tune.training import Objective
+
+
+@dataclass(frozen=True)
+class TrialRecord:
+    """A trial as the storage has it."""
+
+    number: int
+    state: str  # "complete", "pruned", "fail", "infeasible", "running", "interrupted"
+    values: dict[str, Any]
+    scores: list[float] | None  # of the objectives, at the evaluation where the first was best
+    metrics: dict[str, float]  # of that evaluation
+    best_step: int | None
+    step: int
+    seconds: float
+    reason: str | None
+    checkpoint: str | None
+    forked_from: str | None  # "trial 3, step 400", in population-based training
+    confirms: int | None  # in a confirmation: the trial of the search that is trained again
+
+    @property
+    def value(self) -> float | None:
+        """Of the first objective."""
+        return self.scores[0] if self.scores else None
+
+
+@dataclass(frozen=True)
+class StudyRecord:
+    """A study as the storage has it."""
+
+    name: str
+    id: str
+    objectives: list[Objective]
+    features: str | None  # the network whose activations FID compares
+    experiment: dict[str, Any]
+    search: list[str]
+    hours: float
+    gpu_hours: float
+    trials: list[TrialRecord]
+
+    @property
+    def objective(self) -> Objective:
+        """The first."""
+        return self.objectives[0]
+
+    @property
+    def measure(self) -> dict[str, Any]:
+        """What another study must share for its values to be comparable with this one's."""
+        return measure_of(self.objectives, self.experiment, self.features)
+
+    def ranked(self) -> list[TrialRecord]:
+        """The feasible trials that have scores: best first; with several objectives by Pareto rank."""
+        having = [trial for trial in self.trials if trial.scores and trial.state != "infeasible"]
+        return sorted(having, key=lambda trial: (self._dominating(trial, having), self._costs(trial)))
+
+    def front(self) -> list[TrialRecord]:
+        """The trials than which none is better in every objective, sorted by the first."""
+        ranked = self.ranked()
+        return [trial for trial in ranked if not self._dominating(trial, ranked)]
+
+    def _costs(self, trial: TrialRecord) -> list[float]:
+        """The scores, each turned so that less is better."""
+        signs = [1 if objective.mode == "min" else -1 for objective in self.objectives]
+        return [sign * score for sign, score in zip(signs, trial.scores or (), strict=True)]
+
+    def _dominating(self, trial: TrialRecord, others: list[TrialRecord]) -> int:
+        """How many trials are at least as good in every objective, and better in one."""
+        if len(self.objectives) == 1:
+            return 0
+        own = self._costs(trial)
+        pairs = [list(zip(self._costs(other), own, strict=True)) for other in others]
+        return sum(all(a <= b for a, b in pair) and any(a < b for a, b in pair) for pair in pairs)
+
+
+def measure_of(
+    objectives: list[Objective], experiment: dict[str, Any], features: str | None
+) -> dict[str, Any]:
+    """What two studies must share for their values to be comparable."""
+    return {
+        "objectives": ", ".join(f"{objective.mode} {objective.metric}" for objective in objectives),
+        "data": experiment["data"],
+        "features": features,
+        "evaluation.samples": experiment["evaluation"]["samples"],
+    }
+
+
+def read_study(storage: str, name: str) -> StudyRecord:
+    """What is known of a study. Raises UserError where there is none of this name."""
+    names = study_names(storage)
+    if name.removesuffix(CONFIRMATION) not in names:
+        hint = nearest(name, names) if names else "there are none yet"
+        raise UserError(f"no study is named '{name}'; {hint}")
+    study = optuna.load_study(study_name=name, storage=storage)
+    attributes = study.user_attrs
+    identity = json.loads(attributes["identity"])
+    spent = attributes.get("spent", {})
+    return StudyRecord(
+        name,
+        attributes["id"],
+        [Objective.model_validate(goal) for goal in identity["objectives"]],
+        attributes["features"],
+        identity["experiment"],
+        list(identity["search"]),
+        spent.get("hours", 0.0),
+        spent.get("gpu_hours", 0.0),
+        [_record(trial) for trial in study.get_trials(deepcopy=False) if is_own(trial)],
+    )
+
+
+def study_names(storage: str) -> list[str]:
+    """The names of the studies in a storage, which is not created where there is none."""
+    return [name for name in _all_names(storage) if not name.endswith(CONFIRMATION)]
+
+
+def read_confirmation(storage: str, name: str) -> StudyRecord | None:
+    """What is known of a study's stage of new seeds, or None where it has none yet."""
+    stage = name + CONFIRMATION
+    return read_study(storage, stage) if stage in _all_names(storage) else None
+
+
+def _all_names(storage: str) -> list[str]:
+    if storage.startswith("sqlite:///") and not Path(storage.removeprefix("sqlite:///")).exists():
+        return []
+    return sorted(optuna.get_all_study_names(storage))
+
+
+def is_own(trial: FrozenTrial) -> bool:
+    """Whether a trial of the storage is one that this study has started."""
+    return trial.state != TrialState.WAITING and "origin" not in trial.user_attrs
+
+
+def _record(trial: FrozenTrial) -> TrialRecord:
+    attributes = trial.user_attrs
+    progress = attributes.get("progress", {})
+    best = progress.get("best") or {}
+    forked = attributes.get("forked_from")
+    return TrialRecord(
+        number=trial.number,
+        state=_state(trial),
+        values=attributes.get("values", trial.params),
+        scores=best.get("scores"),
+        metrics=best.get("metrics", {}),
+        best_step=best.get("step"),
+        step=progress.get("step", 0),
+        seconds=progress.get("seconds", 0.0),
+        reason=attributes.get("reason"),
+        checkpoint=attributes.get("checkpoint"),
+        forked_from=f"trial {forked['trial']}, step {forked['step']}" if forked else None,
+        confirms=attributes.get("confirms"),
+    )
+
+
+def _state(trial: FrozenTrial) -> str:
+    state = trial.state.name.lower()
+    if state == "running" and trial.user_attrs.get("interrupted"):
+        return "interrupted"
+    violated = any(violation > 0 for violation in trial.constraints.values())
+    return "infeasible" if violated and state in ("complete", "pruned") else state

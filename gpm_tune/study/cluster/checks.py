@@ -1,0 +1,404 @@
+"""What `gpm-tune doctor` looks at once the program can be imported: one function for each check."""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from gpm_tune.documents import Document
+from gpm_tune.study.accounts.records import study_names
+from gpm_tune.study.cluster.connection import check_resources, connected, this_machine, trials_at_a_time
+from gpm_tune.study.cluster.doctor import Finding, Findings, fail, first_line, ok, run_check, warn
+from gpm_tune.study.cluster.nodes import (
+    NodeReport,
+    ask_every_node,
+    clock_offsets,
+    differences,
+    existing,
+    listed,
+    look,
+    look_everywhere,
+)
+from gpm_tune.study.cluster.probe import place_of, round_trip, within
+from gpm_tune.study.definition.specification import Study, find_file, load_study
+from gpm_tune.study.storage import shared_storage
+from gpm_tune.study.storage.home import Home
+from gpm_tune.study.tracking.tracker import without_login
+
+HERE = "this machine"
+MOUNTS = Path("/proc/mounts")
+NETWORK = re.compile(r"9p|afs|beegfs|ceph|cifs|gpfs|lustre|nfs4?|smb3|fuse\.(?!fuse-overlayfs).*")
+
+USED_BY_OTHERS = 0.1  # of a GPU's memory; the driver itself takes a little
+SKEW_WARN, SKEW_FAIL = 1.0, 30.0  # seconds between clocks
+DISK_WARN, DISK_FAIL = 10e9, 1e9  # bytes free
+PROBE_SECONDS = 60.0  # for a storage to be written, read and tidied
+TRACKING_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class Case:
+    """What the checks look at."""
+
+    home: Home
+    address: str
+    study: Study | None
+    totals: Mapping[str, float]  # the resources of the cluster; empty where none answers
+    own: NodeReport
+    nodes: list[NodeReport]  # of the cluster; none for `local`
+
+    @property
+    def machines(self) -> list[NodeReport]:
+        """The reports of all machines that trials would run on."""
+        return [node for node in self.nodes if not node.error] or [self.own]
+
+
+Check = Callable[[Case], Findings[None]]
+
+
+def examine_case(file: Path | None, home: Home, address: str) -> Iterator[Finding]:
+    """The findings of all checks, each as soon as it is made."""
+    study = (yield from run_check("study", read_study_file, file)) if file else None
+    with ExitStack() as stack:
+        totals = (yield from run_check("cluster", join, address, stack)) or {}
+        experiment = study.base if study else None
+        folders = (str(home.root), tempfile.gettempdir())
+        own = look(HERE, experiment, folders, home.storage)
+        nodes = look_everywhere(experiment, folders, home.storage) if totals and address != "local" else []
+        case = Case(home, address, study, totals, own, nodes)
+        for name, check in CHECKS.items():
+            yield from run_check(name, check, case)
+
+
+def read_study_file(file: Path) -> Findings[Study]:
+    """The study of a file, if it is valid."""
+    study = load_study(Document.load(find_file(file)))
+    yield ok(f"{study.name} is valid: {len(study.search)} values searched in {study.budget.trials} trials")
+    return study
+
+
+def join(address: str, stack: ExitStack) -> Findings[Mapping[str, float]]:
+    """The resources of this machine, or of the cluster that is connected until the stack is unwound."""
+    if address == "local":
+        return this_machine()
+    totals = stack.enter_context(connected(address))
+    yield ok(f"it answers, and has {totals.get('CPU', 0):g} CPU cores and {totals.get('GPU', 0):g} GPUs")
+    return totals
+
+
+def check_versions(case: Case) -> Findings[None]:
+    """Whether all nodes answer, with the versions of this process."""
+    own = case.own
+    apart = [(node.node, difference) for node in case.nodes for difference in differences(own, node)]
+    yield from _of_nodes(
+        (node, fail(difference.sentence, difference.advice))
+        for node, difference in apart
+        if difference.about != "data"
+    )
+    names = f"gpm-tune {own.gpm_tune} (code {own.code}), Ray {own.ray}, torch {own.torch}"
+    if not case.nodes:
+        yield ok(names)
+    elif all(difference.about == "data" for _, difference in apart):
+        yield ok(f"the same on {_count(case.nodes)}: {names}")
+
+
+def check_gpus(case: Case) -> Findings[None]:
+    """Whether torch fits the driver wherever there are GPUs, and whether these are free."""
+    with_gpus = [machine for machine in case.machines if machine.gpus]
+    if not with_gpus:
+        found = f"no NVIDIA GPU on {HERE if not case.nodes else 'any node'}"
+        if case.study is None or case.study.resources.gpu:
+            yield warn(found, "Trials can train on the CPU only, with resources.gpu at 0")
+        else:
+            yield ok(f"{found}; the study asks for none")
+    yield from _of_nodes((machine.node, _fit(machine)) for machine in with_gpus)
+    yield from _of_nodes((machine.node, finding) for machine in with_gpus for finding in _occupied(machine))
+    if case.own.gpus and not torch.cuda.is_available() and os.environ.get("CUDA_VISIBLE_DEVICES") != "":
+        yield fail(
+            "torch cannot use the GPUs that the driver has",
+            'See what `python -c "import torch; torch.zeros(1).cuda()"` says',
+        )
+
+
+def _fit(machine: NodeReport) -> Finding:
+    """Whether torch's CUDA is one that the driver runs; within a major version, any newer one is."""
+    runs = f"driver {machine.driver} runs CUDA up to {machine.driver_cuda}"
+    if not machine.cuda:
+        return fail(
+            f"torch {machine.torch} is built without CUDA; {runs}",
+            "Install a build with it: pip install torch torchvision --index-url "
+            "https://download.pytorch.org/whl/cu…",
+        )
+    if _major(machine.cuda) > _major(machine.driver_cuda):
+        return fail(
+            f"torch {machine.torch} is built for CUDA {machine.cuda}; {runs}",
+            f"Install a newer NVIDIA driver, or a torch built for CUDA {_major(machine.driver_cuda)}",
+        )
+    kinds = {gpu["name"]: gpu["memory"] for gpu in machine.gpus}
+    counts = [
+        f"{sum(gpu['name'] == name for gpu in machine.gpus)} x {name} ({memory / 2**30:.0f} GiB)"
+        for name, memory in kinds.items()
+    ]
+    return ok(f"{', '.join(counts)}; torch is built for CUDA {machine.cuda}, {runs}")
+
+
+def _major(cuda: str) -> int:
+    return int(cuda.partition(".")[0])
+
+
+def _occupied(machine: NodeReport) -> Iterator[Finding]:
+    for index, gpu in enumerate(machine.gpus):
+        used = gpu["memory"] - gpu["free"]
+        if used > USED_BY_OTHERS * gpu["memory"]:
+            yield warn(
+                f"GPU {index}: {used / 2**30:.1f} of its {gpu['memory'] / 2**30:.1f} GiB are in use",
+                "`nvidia-smi` names the processes: end them, or hide the GPU with CUDA_VISIBLE_DEVICES",
+            )
+
+
+def check_data(case: Case) -> Findings[None]:
+    """Whether the study's data, and the network of its features, are on every machine, and the same."""
+    if case.study is None:
+        return
+    apart = [(node.node, found) for node in case.nodes for found in differences(case.own, node)]
+    wrong = [(node, fail(found.sentence, found.advice)) for node, found in apart if found.about == "data"]
+    yield from _of_nodes(wrong)
+    if case.own.lacks and case.own.lacks not in [finding.found for _, finding in wrong]:
+        yield fail(case.own.lacks, "")
+    elif not wrong:
+        experiment = case.study.experiment
+        features = f", features {experiment.features}" if experiment.features else ""
+        where = f" on {_count(case.nodes)}" if case.nodes else ""
+        yield ok(f"{experiment.data.name} with the fingerprint {case.own.data}{features}{where}")
+
+
+def check_home(case: Case) -> Findings[None]:
+    """Whether the home can be written, lies on a disk of this machine, and its database opens."""
+    root = case.home.root
+    place = existing(root)
+    try:
+        with tempfile.TemporaryFile(dir=place):
+            pass
+    except OSError as error:
+        yield fail(
+            f"{root}: {error.strerror}", "Name a folder that can be written with --home, or GPM_TUNE_HOME"
+        )
+        return
+    kind = file_system(place, MOUNTS.read_text() if MOUNTS.exists() else "")
+    if NETWORK.fullmatch(kind):
+        yield warn(
+            f"{root} is on a network file system ({kind}), on which SQLite can lose data",
+            "Put --home on a disk of this machine; what nodes share belongs into --storage",
+        )
+    try:
+        studies = study_names(case.home.optuna_uri)
+    except Exception as error:  # whatever SQLAlchemy, or a later version of Optuna, has against it
+        yield fail(
+            f"{root / 'optuna.db'} cannot be read: {type(error).__name__}: {first_line(error)}",
+            "Use the version of gpm-tune that wrote it, or another --home",
+        )
+        return
+    known = f"{len(studies)} studies in it" if root.exists() else "made by the first study"
+    yield ok(f"{root}{f' on {kind}' if kind else ''}, {known}")
+
+
+def file_system(folder: Path, mounts: str) -> str:
+    """The type of the file system that a folder is on, by the lines of /proc/mounts; empty if unknown."""
+    kinds = {}
+    for line in mounts.splitlines():
+        _, point, kind, *_ = line.split()
+        kinds[Path(point.replace("\\040", " "))] = kind  # a later mount hides an earlier one
+    return next((kinds[place] for place in (folder, *folder.parents) if place in kinds), "")
+
+
+def check_storage(case: Case) -> Findings[None]:
+    """Whether this process and every node can write, read and delete in the storage, and it is the same."""
+    if case.home.storage is None:
+        if len(case.nodes) > 1:
+            yield warn(
+                f"none is set, and there are {_count(case.nodes)}",
+                "Set GPM_TUNE_STORAGE to a bucket (s3://…, gs://…) or a folder that all nodes share: a trial "
+                "whose node vanishes continues from there on another one",
+            )
+        else:
+            yield ok("none is set: everything stays in the home")
+        return
+    name, mark = without_login(case.home.storage), f"gpm-tune-doctor-{uuid.uuid4().hex}"
+    try:
+        speed = within(PROBE_SECONDS, round_trip, case.home.storage)
+        place = place_of(case.home.storage, mark)
+        within(PROBE_SECONDS, shared_storage.write, place, b"written by gpm-tune doctor")
+    except Exception as error:
+        yield fail(f"{name}: {without_login(first_line(error))}", _storage_advice(case.home.storage))
+        return
+    try:
+        yield ok(f"{name}: {speed}")
+        if case.nodes:
+            answers = ask_every_node(round_trip, case.home.storage, mark, seconds=PROBE_SECONDS)
+            broken = {node.node for node in case.nodes if node.error}  # has been said
+            yield from _of_nodes(
+                (answer.node, fail(f"{name}: {answer.error}", _storage_advice(case.home.storage)))
+                for answer in answers
+                if answer.error and answer.node not in broken
+            )
+            speeds = [answer.value for answer in answers if answer.value]
+            if speeds:
+                slowest = min(speeds, key=lambda speed: speed.write)
+                yield ok(f"the same on {_count(speeds)}; the slowest: {slowest}")
+    finally:
+        within(PROBE_SECONDS, shared_storage.delete_file, place)
+
+
+def _storage_advice(storage: str) -> str:
+    if "://" in storage:
+        return "Does it exist, and may this machine's role or key list, read, write and delete there?"
+    return "Name a folder that can be written and, on a cluster, is the same one on all nodes"
+
+
+def check_tracking(case: Case) -> Findings[None]:
+    """Whether MLflow's store answers and can be written.
+
+    A registered model is made and deleted, as a study makes one, and a server is sent a file: of a run
+    MLflow would keep a trace.
+    """
+    name = without_login(case.home.tracking_uri)
+    if not case.home.is_tracked:
+        yield ok(f"{name}, made by the first study")
+        return
+    # A study waits for a server that is away; a person who asks does not.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    try:
+        seconds = within(TRACKING_SECONDS, _register, case.home)
+    except Exception as error:
+        yield fail(
+            f"{name}: {without_login(_root(error))}",
+            "Start the server (by another name than localhost it answers with --allowed-hosts only), or name "
+            "another store with --tracking-uri. A study runs without, and delivers what it measures later",
+        )
+        return
+    yield ok(f"{name} answers, and can be written, in {seconds * 1000:.0f} ms")
+    if case.home.artifact_root is None:
+        try:
+            within(TRACKING_SECONDS, _upload, case.home)
+        except Exception as error:
+            yield fail(
+                f"{name} takes no files: {without_login(_root(error))}",
+                "May the server write to its --artifacts-destination? See its log",
+            )
+
+
+def _root(error: BaseException) -> str:
+    """What an error began with: MLflow wraps it in the whole history of its request."""
+    before = error.__cause__ or error.__context__
+    return _root(before) if before is not None else f"{type(error).__name__}: {first_line(error)}"
+
+
+def _register(home: Home) -> float:
+    """Seconds for a write, once the store is open."""
+    client = home.mlflow()
+    client.search_experiments(max_results=1)
+    name = f"gpm-tune-doctor-{uuid.uuid4().hex}"
+    start = time.perf_counter()
+    client.create_registered_model(name)
+    seconds = time.perf_counter() - start
+    client.delete_registered_model(name)
+    return seconds
+
+
+def _upload(home: Home) -> None:
+    """Put a file where a server keeps artifacts, and delete it."""
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    name = f"gpm-tune-doctor-{uuid.uuid4().hex}"
+    for experiment in home.mlflow().search_experiments(max_results=1):  # a server has one from the start
+        artifacts = get_artifact_repository(experiment.artifact_location, tracking_uri=home.tracking_uri)
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder, name)
+            file.write_text("written by gpm-tune doctor")
+            artifacts.log_artifact(str(file))
+        artifacts.delete_artifacts(name)
+
+
+def check_clocks(case: Case) -> Findings[None]:
+    """Whether the nodes' clocks agree with this one."""
+    if not case.nodes:
+        return
+    yield from judge_clocks(clock_offsets())
+
+
+def judge_clocks(offsets: Mapping[str, tuple[float, float]]) -> Findings[None]:
+    """What the seconds mean by which nodes' clocks are ahead, each with its doubt."""
+    for node, (offset, doubt) in offsets.items():
+        if abs(offset) > SKEW_WARN:
+            found = f"node {node}: its clock is {abs(offset):.1f} s {'ahead' if offset > 0 else 'behind'}"
+            advice = "Run a time service there, such as chrony: buckets refuse what is signed at a wrong time"
+            yield (fail if abs(offset) > SKEW_FAIL else warn)(f"{found} (± {doubt:.3f} s)", advice)
+    if offsets and all(abs(offset) <= SKEW_WARN for offset, _ in offsets.values()):
+        offset, doubt = max(offsets.values(), key=lambda pair: abs(pair[0]))
+        yield ok(f"{_count(offsets)} within {abs(offset):.3f} s (± {doubt:.3f} s) of this machine's")
+
+
+def check_disks(case: Case) -> Findings[None]:
+    """Whether there is room for caches and checkpoints."""
+    short: list[tuple[str, Finding]] = []
+    for machine in case.machines:
+        for folder, free in machine.free.items():
+            if free < DISK_WARN:
+                level = fail if free < DISK_FAIL else warn
+                found = f"{folder} has {free / 1e9:.1f} GB free"
+                short.append((machine.node, level(found, "Delete what is not needed, or use a larger disk")))
+    yield from _of_nodes(short)
+    if not short:
+        least = [
+            f"{min(machine.free[folder] for machine in case.machines) / 1e9:.0f} GB free for {folder}"
+            for folder in case.own.free
+        ]
+        where = f", or more, on {_count(case.nodes)}" if case.nodes else ""
+        yield ok(", ".join(least) + where)
+
+
+def check_room(case: Case) -> Findings[None]:
+    """Whether a trial of the study fits."""
+    if case.study is None or not case.totals:
+        return
+    wanted = case.study.resources
+    check_resources(wanted, case.totals, HERE if case.address == "local" else "the Ray cluster")
+    together = trials_at_a_time(wanted, case.totals)
+    yield ok(f"a trial takes {wanted.cpu} CPU and {wanted.gpu:g} GPU; {together} can run at a time")
+
+
+CHECKS: dict[str, Check] = {
+    "versions": check_versions,
+    "GPUs": check_gpus,
+    "data": check_data,
+    "home": check_home,
+    "storage": check_storage,
+    "tracking": check_tracking,
+    "clocks": check_clocks,
+    "disks": check_disks,
+    "resources": check_room,
+}
+
+
+def _of_nodes(findings: Iterable[tuple[str, Finding]]) -> Iterator[Finding]:
+    """One finding for all nodes of which it is true; about this machine alone it says so by itself."""
+    nodes: dict[Finding, list[str]] = {}
+    for node, finding in findings:
+        nodes.setdefault(finding, []).append(node)
+    for finding, names in nodes.items():
+        yield finding if names == [HERE] else replace(finding, found=f"{listed(names)}: {finding.found}")
+
+
+def _count(nodes: Iterable[object]) -> str:
+    number = len(list(nodes))
+    return f"{number} node{'s' if number > 1 else ''}"

@@ -1,0 +1,165 @@
+"""Studies brought from a storage, or a cluster, into a home: as if they had been run there."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import optuna
+from optuna.trial import TrialState
+
+from gpm_tune.errors import UserError
+from gpm_tune.study.accounts.records import StudyRecord, read_study, study_names
+from gpm_tune.study.definition.specification import CONFIRMATION
+from gpm_tune.study.storage import shared_storage
+from gpm_tune.study.storage.home import Home
+from gpm_tune.study.storage.locks import only_once
+from gpm_tune.study.tracking.tracker import Tracker, without_login
+
+DELIVERY_SECONDS = 600.0  # for MLflow to take what was fetched
+
+_log = logging.getLogger("gpm_tune")
+
+Get = Callable[[str, Path], None]
+"""Copies what lies at a path below a storage's studies/ to a local path. Raises OSError where it cannot."""
+
+
+def from_storage(storage: str) -> Get:
+    """Studies as they lie in a storage."""
+
+    def get(path: str, to: Path) -> None:
+        source = f"{storage}/studies/{path}"
+        if Path(path).suffix:
+            to.write_bytes(shared_storage.read(source))
+        else:
+            shared_storage.copy(source, str(to))
+
+    return get
+
+
+def fetch(name: str, home: Home, get: Get, *, checkpoints: str) -> StudyRecord:
+    """Bring a study here: its trials, what was tracked, and `best`, `all` or `none` of its checkpoints.
+
+    Fetched again it is brought up to date. Raises UserError where there is no such study, the home has
+    another one of this name, or has trained more of it.
+    """
+    with _fetched(name, home, get) as (found, folder):
+        here = _present(name, home)
+        if here and _trained(here) > _trained(found):
+            raise UserError(
+                f"{home.root} has more of study '{name}' than is to be fetched: it was continued here"
+            )
+        _replace(found, home, folder, get, _chosen(found, checkpoints))
+    return read_study(home.optuna_uri, name)
+
+
+def take_over(name: str, home: Home, get: Get) -> None:
+    """Bring a study here that another machine has continued further, to be continued here.
+
+    Raises UserError where the home has another one of this name.
+    """
+    with _fetched(name, home, get) as (found, folder):
+        here = _present(name, home)
+        if here is None or _trained(here) < _trained(found):
+            _replace(found, home, folder, get, set())
+
+
+def deliver(name: str, home: Home) -> None:
+    """Give a fetched study to MLflow. Raises UserError where that does not take everything."""
+    with Tracker(home.study(name) / "spool", home.tracking_uri, name, home.artifact_root) as tracker:
+        left = tracker.close(DELIVERY_SECONDS)
+    if left:
+        raise UserError(
+            f"{left} events of study '{name}' are not in {without_login(home.tracking_uri)} yet; "
+            "fetch it again"
+        )
+
+
+@contextmanager
+def _fetched(name: str, home: Home, get: Get) -> Iterator[tuple[StudyRecord, Path]]:
+    """A study as it is elsewhere, and a folder with its database and what was tracked; held for this process.
+
+    Raises UserError where there is none, or the home has another one of this name.
+    """
+    with tempfile.TemporaryDirectory() as temporary, only_once(f"study '{name}'", home.study(name)):
+        folder = Path(temporary)
+        try:
+            for path in ("optuna.db", "study.yaml", "spool"):
+                get(f"{name}/{path}", folder / path)
+        except OSError as error:
+            raise UserError(
+                f"study '{name}' cannot be fetched: {error}. If it has just begun, try again in a minute"
+            ) from None
+        found, here = read_study(f"sqlite:///{folder / 'optuna.db'}", name), _present(name, home)
+        if here and here.id != found.id:
+            raise UserError(
+                f"{home.root} has another study named '{name}'; use another folder (--home), or delete it: "
+                f"gpm-tune delete {name}"
+            )
+        yield found, folder
+
+
+def _present(name: str, home: Home) -> StudyRecord | None:
+    """The study as the home has it; None where it has none, or one whose copying was interrupted."""
+    with suppress(KeyError):
+        return read_study(home.optuna_uri, name) if name in study_names(home.optuna_uri) else None
+    return None
+
+
+def _replace(found: StudyRecord, home: Home, folder: Path, get: Get, chosen: set[int]) -> None:
+    """Put what was fetched in place of what the home has of the study."""
+    target = home.study(found.name)
+    shutil.copy(folder / "study.yaml", target / "study.yaml")
+    shutil.copytree(folder / "spool", target / "spool", dirs_exist_ok=True)  # spools only grow
+    _copy_trials(f"sqlite:///{folder / 'optuna.db'}", found.name, home, get, chosen)
+
+
+def _trained(record: StudyRecord) -> int:
+    return sum(trial.step for trial in record.trials)
+
+
+def _chosen(record: StudyRecord, checkpoints: str) -> set[int]:
+    """The numbers of the trials whose checkpoints are wanted."""
+    if checkpoints == "all":
+        return {trial.number for trial in record.trials}
+    return {trial.number for trial in record.ranked()[:1]} if checkpoints == "best" else set()
+
+
+def _copy_trials(source: str, name: str, home: Home, get: Get, chosen: set[int]) -> None:
+    """The studies of both stages, with the checkpoints of the chosen trials of the search."""
+    present = optuna.get_all_study_names(source)
+    for stage in (name, name + CONFIRMATION):
+        if stage not in present:
+            continue
+        old = optuna.load_study(study_name=stage, storage=source)
+        trials = old.get_trials()
+        for trial in trials if stage == name else ():
+            location = trial.user_attrs.get("checkpoint")
+            if location and trial.number in chosen:
+                trial.user_attrs["checkpoint"] = _get_checkpoint(location, name, home, get)
+        if stage in optuna.get_all_study_names(home.optuna_uri):
+            optuna.delete_study(study_name=stage, storage=home.optuna_uri)
+        new = optuna.create_study(study_name=stage, storage=home.optuna_uri, directions=old.directions)
+        new.add_trials(trials)
+        for key in sorted(old.user_attrs, key="id".__eq__):  # the id last: it says that the rest is here
+            new.set_user_attr(key, old.user_attrs[key])
+        running = [trial for trial in new.get_trials(deepcopy=False) if trial.state == TrialState.RUNNING]
+        for trial in running:  # what runs it is elsewhere
+            optuna.Trial(new, trial._trial_id).set_user_attr("interrupted", True)
+
+
+def _get_checkpoint(location: str, name: str, home: Home, get: Get) -> str:
+    """Bring a checkpoint here; its new location, or the old one where it is no longer there."""
+    path = f"checkpoints/{location.rpartition('/checkpoints/')[2]}"
+    place = home.study(name) / path
+    if not place.is_dir():
+        try:
+            shared_storage.bring(lambda partial: get(f"{name}/{path}", partial), place)
+        except OSError as error:
+            _log.warning("a checkpoint is left out: %s; fetch again for the newer one", error)
+            return location
+    return str(place)

@@ -1,0 +1,353 @@
+"""What is true of every node of a cluster: its software, GPUs and data; and whether all have the same."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, fields
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Generic, NamedTuple, TypedDict, TypeVar
+
+import torch
+from filelock import FileLock
+
+import gpm_tune
+from gpm_tune.data import CelebAConfig, MNISTConfig
+from gpm_tune.errors import UserError
+from gpm_tune.metrics import check_features
+from gpm_tune.study.storage import shared_storage
+from gpm_tune.study.tracking.provenance import code_digest, data_fingerprint
+from gpm_tune.training import Experiment
+
+LOOK_SECONDS = 600.0  # for a node to make its report: it may have to get the data first
+CLOCK_SECONDS = 10.0
+CLOCK_PROBES = 5
+
+T = TypeVar("T")
+
+
+class Gpu(TypedDict):
+    """A GPU as its driver describes it; memory in bytes."""
+
+    name: str
+    memory: int
+    free: int
+
+
+@dataclass(frozen=True)
+class NodeReport:
+    """What a node says of itself; or in `error` why it says nothing."""
+
+    node: str
+    error: str = ""
+    python: str = ""
+    gpm_tune: str = ""
+    code: str = ""  # digest of gpm_tune's source files
+    ray: str = ""
+    torch: str = ""
+    cuda: str = ""  # for which torch is built; empty in a build for CPUs
+    driver: str = ""  # NVIDIA's; empty where there is none
+    driver_cuda: str = ""  # the newest CUDA that the driver runs
+    gpus: list[Gpu] = field(default_factory=list)
+    data: str = ""  # fingerprint of the study's data
+    lacks: str = ""  # why data, or the network of the features, cannot be had
+    free: dict[str, int] = field(default_factory=dict)  # bytes on the disk of each folder
+    clock: float = 0.0  # seconds since the epoch, when the report was finished
+    seconds: float = 0.0  # that the report took
+
+
+class Difference(NamedTuple):
+    """Something that a node does not have as the process that runs the study has it."""
+
+    about: str  # node, versions or data
+    sentence: str
+    advice: str  # empty where the sentence has it
+
+
+@dataclass(frozen=True)
+class Answer(Generic[T]):
+    """What a function returned on a node; or in `error` why there is nothing."""
+
+    node: str
+    value: T | None
+    error: str
+
+
+def look(
+    node: str,
+    experiment: Mapping[str, Any] | None = None,
+    folders: Sequence[str] = (),
+    storage: str | None = None,
+) -> NodeReport:
+    """The report of the machine this runs on, under a name.
+
+    experiment: as plain data; its data set, and the network of its features, are made ready.
+    folders: whose disks' free space is told. storage: may have the data set.
+    """
+    start = time.perf_counter()
+    data, lacks = _make_ready(experiment, storage) if experiment else ("", "")
+    driver, driver_cuda, gpus = _gpus()
+    return NodeReport(
+        node,
+        python=platform.python_version(),
+        gpm_tune=gpm_tune.__version__,
+        code=code_digest(),
+        ray=version("ray"),
+        torch=torch.__version__,
+        cuda=torch.version.cuda or "",
+        driver=driver,
+        driver_cuda=driver_cuda,
+        gpus=gpus,
+        data=data,
+        lacks=lacks,
+        free={folder: shutil.disk_usage(existing(Path(folder))).free for folder in folders},
+        clock=time.time(),
+        seconds=time.perf_counter() - start,
+    )
+
+
+def look_everywhere(
+    experiment: Mapping[str, Any] | None = None,
+    folders: Sequence[str] = (),
+    storage: str | None = None,
+    seconds: float = LOOK_SECONDS,
+) -> list[NodeReport]:
+    """The reports of all nodes of the cluster that is connected, made at the same time.
+
+    A node that makes none within `seconds`, or cannot, has one with an `error`.
+    """
+    known = {f.name for f in fields(NodeReport)} - {"node"}
+    return [
+        # Another version of the package may tell more, or less.
+        NodeReport(answer.node, **{name: value for name, value in answer.value.items() if name in known})
+        if answer.value is not None
+        else NodeReport(answer.node, error=answer.error)
+        for answer in ask_every_node(_look_plain, experiment, folders, storage, seconds=seconds)
+    ]
+
+
+def _look_plain(
+    experiment: Mapping[str, Any] | None, folders: Sequence[str], storage: str | None
+) -> dict[str, Any]:
+    return asdict(look("", experiment, folders, storage))
+
+
+def check_same(own: NodeReport, others: Iterable[NodeReport]) -> None:
+    """Raise UserError that names every node which has not what the process that runs the study has."""
+    nodes: dict[str, list[str]] = {}
+    advice = []
+    for other in others:
+        for difference in differences(own, other):
+            nodes.setdefault(difference.sentence, []).append(other.node)
+            advice.append(difference.advice)
+    if nodes:
+        lines = [f"{listed(names)}: {sentence}" for sentence, names in nodes.items()]
+        title = "no trial was started: the nodes lack what the process that runs the study has"
+        raise UserError("\n".join([title, *lines, *filter(None, dict.fromkeys(advice))]))
+
+
+def misfit(own: NodeReport, other: NodeReport) -> str | None:
+    """Why a node that has joined later cannot take part; None where it can."""
+    found = list(differences(own, other))
+    if not found:
+        return None
+    advice = " ".join(filter(None, dict.fromkeys(difference.advice for difference in found)))
+    return f"node {other.node}: {'; '.join(difference.sentence for difference in found)}. {advice}".strip()
+
+
+def differences(own: NodeReport, other: NodeReport) -> Iterator[Difference]:
+    """What keeps trials on another node from being the same as on this one."""
+    advice = "`ray up` of the cluster's file again installs the same versions on every node"
+    if other.error:
+        yield Difference("node", other.error, f"{advice}, and starts those that are down")
+        return
+    for name, expected, found in [
+        ("gpm_tune", _code(own), _code(other)),
+        ("Ray", own.ray, other.ray),
+        ("Python", _minor(own.python), _minor(other.python)),
+        ("torch", _release(own.torch), _release(other.torch)),
+    ]:
+        if expected != found:
+            yield Difference("versions", f"{name}: expected {expected}, found {found}", advice)
+    if other.lacks:
+        yield Difference("data", other.lacks, "")
+    elif own.data and own.data != other.data:
+        sentence = f"data: expected the fingerprint {own.data}, found {other.data}"
+        advice = "Delete the data set on the nodes whose copy is wrong, and it is fetched again"
+        yield Difference("data", sentence, advice)
+
+
+def _code(report: NodeReport) -> str:
+    return f"{report.gpm_tune} (code {report.code})"
+
+
+def _minor(python: str) -> str:
+    return ".".join(python.split(".")[:2])
+
+
+def _release(torch_version: str) -> str:
+    """Without the build: a head without a GPU may have one for CPUs."""
+    return torch_version.partition("+")[0]
+
+
+def listed(nodes: Sequence[str]) -> str:
+    """Nodes as the subject of a sentence."""
+    return f"node{'s' if len(nodes) > 1 else ''} {', '.join(nodes)}"
+
+
+def ask_every_node(
+    function: Callable[..., T], *arguments: object, seconds: float = LOOK_SECONDS
+) -> list[Answer[T]]:
+    """Call a function on every node of the cluster that is connected, whatever its trials occupy."""
+    import ray
+
+    asked = {name: _on(node, function).remote(*arguments) for name, node in _nodes().items()}
+    answered, late = ray.wait(list(asked.values()), num_returns=len(asked), timeout=seconds)
+    for reference in late:
+        ray.cancel(reference, force=True)
+    answers: list[Answer[T]] = []
+    for name, reference in asked.items():
+        if reference not in answered:
+            answers.append(Answer(name, None, f"it has not answered within {seconds:g} s"))
+            continue
+        try:
+            answers.append(Answer(name, ray.get(reference), ""))
+        except Exception as error:  # what the function raises, or Ray where it cannot be called
+            answers.append(Answer(name, None, _why(error)))
+    return answers
+
+
+def clock_offsets() -> dict[str, tuple[float, float]]:
+    """How many seconds the clock of each node is ahead of this one's, and how far that may be wrong.
+
+    As NTP does: of several round trips the shortest, with the node's clock read halfway. Nodes that do
+    not answer are left out.
+    """
+    import ray
+
+    offsets = {}
+    for name, node in _nodes().items():
+        task, trips = _on(node, _now), []
+        with suppress(ray.exceptions.RayError):
+            for _ in range(CLOCK_PROBES):
+                before = time.time()
+                there = ray.get(task.remote(), timeout=CLOCK_SECONDS)
+                after = time.time()
+                trips.append((after - before, there - (before + after) / 2))
+        if trips:
+            trip, offset = min(trips)
+            offsets[name] = offset, trip / 2
+    return offsets
+
+
+def _now() -> float:
+    return time.time()
+
+
+def _nodes() -> dict[str, str]:
+    """The ids of all nodes that are alive, by what people call them."""
+    import ray
+
+    alive = [node for node in ray.nodes() if node["Alive"]]
+    return {f"{node['NodeManagerAddress']} ({node['NodeID'][:8]})": node["NodeID"] for node in alive}
+
+
+def _on(node: str, function: Callable[..., object]) -> Any:
+    """The function as a task of one node that waits for no trial to end."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    place = NodeAffinitySchedulingStrategy(node, soft=False)
+    return ray.remote(function).options(num_cpus=0, max_retries=0, scheduling_strategy=place)
+
+
+def _why(error: Exception) -> str:
+    """Why a node gave no answer, in a sentence."""
+    cause = getattr(error, "cause", None) or error  # of what Ray wraps
+    lines = [line for line in str(cause).splitlines() if line.strip()] or [""]
+    if "failed to import" in lines[0]:
+        return f"gpm_tune of this version cannot be imported there ({lines[-1].strip()})"
+    return lines[0] if isinstance(cause, UserError) else f"{type(cause).__name__}: {lines[0]}"
+
+
+def _make_ready(plain: Mapping[str, Any], storage: str | None) -> tuple[str, str]:
+    """The fingerprint of an experiment's data, and why it or the features' network cannot be had."""
+    experiment = Experiment.model_validate(plain)
+    try:
+        prepare_data(experiment, storage)
+        fingerprint = data_fingerprint(experiment)
+        if experiment.features:
+            check_features(experiment.features, experiment.evaluation.inception_weights)
+    except UserError as error:
+        return "", " ".join(str(error).split())
+    except OSError as error:
+        return "", f"the data set {experiment.data.name} cannot be read: {error}"
+    except Exception as error:  # whatever a damaged file leads to
+        reason = f"{type(error).__name__}: {error}".rstrip(": ")
+        return (
+            "",
+            f"the data set {experiment.data.name} is damaged ({reason}): delete it, and it is fetched again",
+        )
+    return fingerprint, ""
+
+
+def prepare_data(experiment: Experiment, storage: str | None = None) -> None:
+    """Make sure that this node has the experiment's data; of several processes one gets it, others wait.
+
+    It is copied from the storage, where that has it. Raises UserError where it cannot be had.
+    """
+    data = experiment.data
+    if not isinstance(data, MNISTConfig | CelebAConfig):  # it needs no files
+        data.prepare()
+        return
+    if data.files.exists() and not os.access(data.files.parent, os.W_OK):
+        data.prepare()  # nobody writes there
+        return
+    data.files.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{data.files}.lock"):
+        source = f"{storage}/data/{data.files.name}"
+        if (
+            storage
+            and not data.files.exists()
+            and shared_storage.patiently(lambda: shared_storage.exists(source))
+        ):
+            shared_storage.patiently(
+                lambda: shared_storage.bring(
+                    lambda partial: shared_storage.copy(source, str(partial)), data.files
+                )
+            )
+        data.prepare()
+
+
+def _gpus() -> tuple[str, str, list[Gpu]]:
+    """The NVIDIA driver's version, the newest CUDA that it runs, and its GPUs; nothing where it is absent."""
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+        newest = pynvml.nvmlSystemGetCudaDriverVersion_v2()
+        handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
+        return (
+            str(pynvml.nvmlSystemGetDriverVersion()),
+            f"{newest // 1000}.{newest % 1000 // 10}",
+            [_gpu(handle) for handle in handles],
+        )
+    except pynvml.NVMLError:
+        return "", "", []
+
+
+def _gpu(handle: Any) -> Gpu:
+    import pynvml
+
+    memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
+    return Gpu(name=str(pynvml.nvmlDeviceGetName(handle)), memory=int(memory.total), free=int(memory.free))
+
+
+def existing(folder: Path) -> Path:
+    """The folder, or the nearest above it that exists: where it would be made."""
+    return next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())

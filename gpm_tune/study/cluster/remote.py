@@ -1,0 +1,221 @@
+"""A cluster of Ray's launcher, used from another machine: all that is needed is SSH to its head.
+
+The head's job server and MLflow listen on its 127.0.0.1, and are reached through tunnels.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout, suppress
+from pathlib import Path
+from shlex import join
+from typing import Any
+
+import yaml
+
+from gpm_tune.errors import UserError
+from gpm_tune.study.cluster.fetching import Get, from_storage
+from gpm_tune.study.definition.specification import Study
+from gpm_tune.study.storage.shared_storage import is_bucket
+
+JOB_SERVER, MLFLOW = 8265, 5000  # ports on the head's 127.0.0.1
+TUNNEL_SECONDS = 60.0  # for SSH to connect
+POLL_SECONDS = 2.0  # between looks at a job's log
+PAUSE = 5.0  # seconds before a lost connection is tried again
+TUNNEL = (
+    "import sys; from ray.autoscaler.sdk import run_on_cluster; "
+    "run_on_cluster(sys.argv[1], port_forward=(int(sys.argv[2]), int(sys.argv[3])))"
+)
+
+
+class Cluster:
+    """What a cluster file describes, as it was brought up by `ray up`."""
+
+    def __init__(self, file: Path) -> None:
+        """Raises UserError where there is no such file, or Ray's launcher is not installed."""
+        if not file.is_file():
+            raise UserError(
+                f"--cluster {file}: there is no such file; expected the one that `ray up` was given"
+            )
+        if (Path.home() / ".ray" / "auth_token").is_file():
+            os.environ.setdefault("RAY_AUTH_MODE", "token")  # as on the cluster; read when ray is imported
+        self._file = file
+
+    @property
+    def _launcher(self) -> Any:
+        """Ray's cluster launcher."""
+        try:
+            from ray.autoscaler import sdk
+            from ray.job_submission import JobSubmissionClient as _  # noqa: F401
+        except ImportError as error:
+            raise UserError(f"--cluster: {error}; install it with: pip install 'gpm-tune[cluster]'") from None
+        return sdk
+
+    def run(self, words: list[str]) -> bool:
+        """Run a command on the head, with its output here. Returns whether it succeeded."""
+        from click import ClickException
+
+        with _reported(self._file):
+            try:
+                self._launcher.run_on_cluster(str(self._file), cmd=join(words))
+            except ClickException:  # its output has said why
+                return False
+        return True
+
+    def submit(self, study: Study) -> str:
+        """Submit a study as a Ray job, unless one is running that does the same; the job's id."""
+        with self.tunnel(JOB_SERVER) as port, tempfile.TemporaryDirectory() as folder:
+            client = _jobs(port)
+            for job in client.list_jobs():
+                if (job.metadata or {}).get("study") == study.name and not job.status.is_terminal():
+                    return str(job.submission_id)
+            plain = yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+            (Path(folder) / "study.yaml").write_text(plain, encoding="utf-8")
+            submitted: str = client.submit_job(
+                entrypoint="gpm-tune run study.yaml --address auto",
+                submission_id=f"{study.name}-{time.time_ns() // 10**6}",
+                metadata={"study": study.name},
+                runtime_env={"working_dir": folder},
+            )
+            return submitted
+
+    def follow(self, job: str) -> int:
+        """Print a job's log until it ends, through whatever happens to the connection; its exit code.
+
+        Raises UserError where the cluster does not know the job any more.
+        """
+        printed, is_lost = 0, False
+        while True:
+            try:
+                with self.tunnel(JOB_SERVER) as port:
+                    client = _jobs(port)
+                    while True:
+                        info = client.get_job_info(job)
+                        is_lost = False
+                        log = client.get_job_logs(job)
+                        print(log[printed:], end="", flush=True)
+                        printed = len(log)
+                        if info.status.is_terminal():
+                            if info.driver_exit_code is None:
+                                print(f"job {job}: {info.status}: {info.message}", file=sys.stderr)
+                            return 1 if info.driver_exit_code is None else int(info.driver_exit_code)
+                        time.sleep(POLL_SECONDS)
+            except (OSError, RuntimeError, UserError) as error:
+                reason = str(error).partition("\n")[0]
+                if "does not exist" in reason:
+                    raise UserError(f"{reason}; was the head of {self._file} started again?") from None
+                if not is_lost:
+                    is_lost = True
+                    print(f"the connection is lost, not the job; trying again ({reason})", file=sys.stderr)
+                time.sleep(PAUSE)
+
+    @contextmanager
+    def tunnel(self, port: int, here: int = 0) -> Iterator[int]:
+        """A port of this machine's 127.0.0.1 that leads to one of the head's; here: which, 0 for any.
+
+        Raises UserError where the head cannot be reached.
+        """
+        assert self._launcher, "it is there"
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", here))
+            except OSError:
+                raise UserError(f"port {here} of 127.0.0.1 is in use; choose another with --port") from None
+            local: int = probe.getsockname()[1]
+        command = [sys.executable, "-c", TUNNEL, str(self._file), str(local), str(port)]
+        with tempfile.TemporaryFile("w+") as said:
+            process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=said, stderr=said, start_new_session=True
+            )
+            try:
+                if not _is_open(local, process):
+                    said.seek(0)
+                    lines = [line.strip() for line in said if line.strip()]
+                    raise UserError(
+                        f"--cluster {self._file}: the head cannot be reached; is the cluster up (`ray up "
+                        f"{self._file}`)? {lines[-1] if lines else ''}"
+                    )
+                yield local
+            finally:
+                with suppress(ProcessLookupError):  # it may have ended by itself
+                    os.killpg(process.pid, signal.SIGTERM)
+                process.wait()
+
+    def get(self) -> Get:
+        """How studies are brought here: from its bucket directly, else from its folder through SSH."""
+        with _reported(self._file):
+            said = self._launcher.run_on_cluster(
+                str(self._file), cmd="echo storage=$GPM_TUNE_STORAGE=", with_output=True
+            )
+        found = re.search(r"storage=(\S+)=", said.decode() if isinstance(said, bytes) else str(said))
+        if found is None:
+            raise UserError(
+                f"--cluster {self._file}: GPM_TUNE_STORAGE is not set on its head; without a storage studies "
+                "stay there"
+            )
+        storage = found[1].rstrip("/")
+        return from_storage(storage) if is_bucket(storage) else self._through_ssh(storage)
+
+    def _through_ssh(self, storage: str) -> Get:
+        def get(path: str, to: Path) -> None:
+            source = f"{storage}/studies/{path}"
+            is_file = bool(Path(path).suffix)
+            with _reported(self._file):
+                self._launcher.rsync(
+                    str(self._file),
+                    source=source if is_file else f"{source}/",
+                    target=str(to) if is_file else f"{to}/",
+                    down=True,
+                )
+            if not to.exists():
+                raise FileNotFoundError(f"{source} is not on the cluster")
+
+        return get
+
+    def put(self, file: Path) -> str:
+        """Copy a file to the head; where it is there."""
+        target = f"/tmp/{file.name}"
+        with _reported(self._file):
+            self._launcher.rsync(str(self._file), source=str(file), target=target, down=False)
+        return target
+
+
+def _jobs(port: int) -> Any:
+    from ray.job_submission import JobSubmissionClient
+
+    return JobSubmissionClient(f"http://127.0.0.1:{port}")
+
+
+def _is_open(port: int, process: subprocess.Popen[bytes]) -> bool:
+    """Whether a port is open before its process ends, or the time is up."""
+    end = time.monotonic() + TUNNEL_SECONDS
+    while process.poll() is None and time.monotonic() < end:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+        except OSError:
+            time.sleep(0.2)
+        else:
+            return True
+    return False
+
+
+@contextmanager
+def _reported(file: Path) -> Iterator[None]:
+    """What Ray's launcher says goes to the standard error; what it raises becomes a UserError."""
+    from click import ClickException
+
+    with redirect_stdout(sys.stderr):
+        try:
+            yield
+        except ClickException as error:
+            raise UserError(f"--cluster {file}: {error.message}") from None
+        except (RuntimeError, ValueError, OSError) as error:
+            raise UserError(f"--cluster {file}: {error}; is the cluster up (`ray up {file}`)?") from None

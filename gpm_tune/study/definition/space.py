@@ -1,0 +1,197 @@
+"""The search space: paths into the experiment, where their values come from, and on which conditions."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from gpm_tune.config import nearest
+from gpm_tune.study.definition.distributions import AnyDistribution
+from gpm_tune.training import Experiment
+
+if TYPE_CHECKING:
+    import optuna
+
+Space = Mapping[str, AnyDistribution]
+Values = dict[str, Any]
+MISSING = object()
+MOST = 100_000  # combinations that are listed
+
+
+def get(tree: Mapping[str, Any], path: str) -> Any:
+    """The value at a dotted path, or MISSING."""
+    node: Any = tree
+    for key in path.split("."):
+        if not isinstance(node, Mapping) or key not in node:
+            return MISSING
+        node = node[key]
+    return node
+
+
+def found(tree: Mapping[str, Any], space: Iterable[str]) -> Values:
+    """The values that a tree has at the paths of a space."""
+    values = {path: get(tree, path) for path in space}
+    return {path: value for path, value in values.items() if value is not MISSING}
+
+
+def put(tree: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of the tree with the values at dotted paths replaced; shorter paths are set first.
+
+    A new `name` chooses another kind of thing, whose other keys start from their defaults.
+    """
+    result = copy.deepcopy(dict(tree))
+    for path in sorted(values, key=lambda path: (path.count("."), not path.endswith(".name"))):
+        *parents, last = path.split(".")
+        node = result
+        for key in parents:
+            if not isinstance(node.get(key), dict):
+                node[key] = {}
+            node = node[key]
+        if last == "name" and node.get("name") != values[path]:
+            node.clear()
+        node[last] = copy.deepcopy(values[path])
+    return result
+
+
+def sample(trial: optuna.Trial, base: Mapping[str, Any], space: Space) -> Values:
+    """Draw the value of every path whose conditions hold, from an Optuna trial."""
+    values: Values = {}
+    for path in in_order(space):
+        distribution = space[path]
+        if _is_searched(distribution, base, values):
+            values[path] = distribution.suggest(trial, path)
+    return values
+
+
+def combinations(base: Mapping[str, Any], space: Space, points: int | None) -> list[Values]:
+    """Every combination of the paths' values whose conditions hold, as parameters of Optuna trials.
+
+    points: values of a range that has no step; None where every range must be finite.
+    Raises ValueError for a range that has no end of values, or for more than MOST combinations.
+    """
+    combined: list[Values] = [{}]
+    for path in in_order(space):
+        distribution = space[path]
+        try:
+            spread = distribution.spread(points)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+        combined = [
+            {**values, path: value} if searched else values
+            for values in combined
+            for searched in [_is_searched(distribution, base, values)]
+            for value in (spread if searched else [None])
+        ]
+        if len(combined) > MOST:
+            raise ValueError(f"there are more than {MOST:,} combinations: search fewer values")
+    return [{path: space[path].encode(value) for path, value in values.items()} for values in combined]
+
+
+def parameters(tree: Mapping[str, Any], base: Mapping[str, Any], space: Space) -> Values:
+    """The searched values of another experiment, as parameters of an Optuna trial.
+
+    Raises ValueError where one is missing, or lies outside the search space.
+    """
+    values: Values = {}
+    for path in in_order(space):
+        distribution = space[path]
+        if _is_searched(distribution, base, values):
+            value = get(tree, path)
+            if value is MISSING or not distribution.contains(value):
+                what = "is missing" if value is MISSING else f"{value} lies outside the search space"
+                raise ValueError(f"{path} {what}")
+            values[path] = value
+    return {path: space[path].encode(value) for path, value in values.items()}
+
+
+def in_order(space: Space) -> list[str]:
+    """The paths so that every path follows those that its conditions name.
+
+    Raises ValueError where conditions run in a circle.
+    """
+    ordered: list[str] = []
+    waiting = list(space)
+    while waiting:
+        ready = [p for p in waiting if not any(other in waiting for other in space[p].when)]
+        if not ready:
+            raise ValueError(f"the conditions of {', '.join(waiting)} run in a circle")
+        ordered += ready
+        waiting = [p for p in waiting if p not in ready]
+    return ordered
+
+
+def problems(base: Mapping[str, Any], space: Space) -> Iterator[tuple[str, str]]:
+    """What keeps the search space from fitting the base experiment: (path, sentence) pairs."""
+    try:
+        in_order(space)
+    except ValueError as error:
+        yield next(iter(space)), str(error)
+        return
+    for path, distribution in space.items():
+        if path.startswith("model.teacher"):
+            yield path, "the teacher is shared by all trials, and cannot be searched with them"
+            continue
+        unmet = [p for p in distribution.when if p not in space and get(base, p) is MISSING]
+        for condition in unmet:
+            yield path, f"its condition names '{condition}', which the experiment has not"
+        problem = None if unmet else _misfit(base, space, path)
+        if problem:
+            yield path, problem
+
+
+def reshaping(base: Mapping[str, Any], space: Space) -> Iterator[str]:
+    """The paths whose values decide which weights an experiment has, and of which shapes."""
+    shapes = _shapes(base)
+    for path, distribution in space.items():
+        premises = _premises(space, path)
+        if any(_shapes(put(base, {**premises, path: value})) != shapes for value in distribution.probes):
+            yield path
+
+
+def _shapes(tree: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    from gpm_tune.training.description import build_empty
+
+    model, _ = build_empty(Experiment.model_validate(tree))
+    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+
+
+def _misfit(base: Mapping[str, Any], space: Space, path: str) -> str | None:
+    """Why some value of a distribution cannot stand at its path, or None."""
+    premises = _premises(space, path)
+    parent, _, last = path.rpartition(".")
+    siblings = get(put(base, premises), parent) if parent else base
+    for value in space[path].probes:
+        try:
+            Experiment.model_validate(put(base, {**premises, path: value}))
+        except ValidationError as error:
+            first = error.errors()[0]
+            if first["type"] == "unknown_key" and isinstance(siblings, Mapping):
+                return f"the experiment has no '{path}': {last}: {nearest(last, siblings)}"
+            if first["type"] == "unknown_key":
+                return f"the experiment has no '{path}': {first['msg']}"
+            return f"the value {value} does not fit: {first['msg'].removeprefix('Value error, ')}"
+    return None
+
+
+def _premises(space: Space, path: str) -> Values:
+    """Values of other paths under which a path is searched, conditions of conditions included."""
+    premises: Values = {}
+    for condition, allowed in space[path].when.items():
+        if condition in space:
+            premises |= _premises(space, condition)
+        premises[condition] = allowed[0] if isinstance(allowed, list) else allowed
+    return premises
+
+
+def _is_searched(distribution: AnyDistribution, base: Mapping[str, Any], values: Values) -> bool:
+    """Whether a distribution's conditions hold in the base with these values."""
+    if not distribution.when:  # the common case is not worth a copy of the base
+        return True
+    tree = put(base, values)
+    return all(
+        get(tree, path) in (allowed if isinstance(allowed, list) else [allowed])
+        for path, allowed in distribution.when.items()
+    )

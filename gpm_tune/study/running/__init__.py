@@ -1,0 +1,1 @@
+"""Running studies and experiments: trials under Ray Tune, their processes, what a person sees."""

@@ -1,0 +1,228 @@
+"""The conductor: turns what happens to trials into ledger entries, tracking and progress.
+
+A plain object that knows nothing of Ray; tests drive it event by event.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import yaml
+
+import gpm_tune
+from gpm_tune.study.accounts.ledger import Assignment, Ledger, Verdict
+from gpm_tune.study.tracking.tracker import RunLog, Tracker
+from gpm_tune.training import Experiment
+from gpm_tune.training.objectives import curve_of
+
+
+class Observer(Protocol):
+    """Something that shows a person how the trials fare."""
+
+    def started(self, assignment: Assignment) -> None: ...
+    def measured(self, number: int, step: int, metrics: Mapping[str, float]) -> None: ...
+    def noted(self, number: int, note: str) -> None: ...
+    def ended(self, number: int, state: str, reason: str | None) -> None: ...
+
+
+class Conductor:
+    """Assigns trials and follows each of them to its end."""
+
+    def __init__(self, ledger: Ledger, tracker: Tracker, observer: Observer) -> None:
+        self.interrupted = False
+        self.used_up: str | None = None  # which part of the budget ended the study
+        self.refused: str | None = None  # why a node cannot run its trials
+        self.is_asked_to_stop: Callable[[], bool] = bool  # by another process
+        self.on_stop: Callable[[], object] = bool  # called once, when trials have to checkpoint and stop
+        self._ledger = ledger
+        self._tracker = tracker
+        self._observer = observer
+        self._runs: dict[int, RunLog] = {}
+        self._steps: dict[int, int] = {}  # of live trials: the last one measured
+        self._measured: dict[int, Mapping[str, float]] = {}  # at the last step
+        self._notes: dict[int, str] = {}
+        self._stopped_early: set[int] = set()
+        self._pausing: set[int] = set()
+
+    def __reduce__(self) -> tuple[type, tuple[()]]:
+        """Tune pickles whatever it is given, for a way of resuming that is not ours: give it nothing."""
+        return object, ()
+
+    @property
+    def study_id(self) -> str:
+        """Identifies the study beyond its name."""
+        return self._ledger.id
+
+    def interrupt(self) -> None:
+        """Let every trial checkpoint and stop, and start no more."""
+        if not self.interrupted:
+            self.interrupted = True
+            self.on_stop()
+
+    def look_around(self, training: int = 0) -> None:
+        """Interrupt the study where a part of its budget is used up, or another process asks for it.
+
+        training: how many trials train now, and do not wait for a node.
+        """
+        if self.is_asked_to_stop():
+            self.interrupt()
+        reason = None if self.interrupted else self._ledger.used_up(training)
+        if reason:
+            self.used_up = reason
+            self.interrupt()
+
+    def assign(self) -> Assignment | None:
+        """The next trial to start; None where there is none now."""
+        assignment = None if self.interrupted else self._ledger.next()
+        if assignment:
+            if assignment.replaces is not None:
+                self._replaced(assignment)
+            number = assignment.number
+            self._steps[number] = assignment.steps_done
+            if number not in self._runs:
+                self._runs[number] = self._open_run(assignment)
+                self._observer.started(assignment)
+        return assignment
+
+    def _open_run(self, assignment: Assignment) -> RunLog:
+        number, forked = assignment.number, assignment.forked_from
+        tags = {"gpm.study": self._ledger.study.name, "gpm.trial": str(number), "gpm.state": "running"}
+        if forked:
+            tags["gpm.forked_from"] = f"trial {forked['trial']}, step {forked['step']}"
+        experiment = assignment.experiment.model_dump(mode="json")
+        run = self._tracker.open_run(
+            self._ledger.run_key(number),
+            name=f"trial {number}",
+            parent=self._ledger.id,
+            params=flatten(experiment),
+            tags=run_tags(assignment.experiment) | tags,
+        )
+        run.artifact("experiment.yaml", yaml.safe_dump(experiment, sort_keys=False).encode())
+        return run
+
+    def _replaced(self, fork: Assignment) -> None:
+        """Close the run of a trial whose place a fork takes."""
+        number = fork.replaces
+        assert number is not None, "a fork replaces a trial"
+        if number not in self._runs:  # it was opened before a restart
+            self._runs[number] = self._tracker.open_run(
+                self._ledger.run_key(number),
+                name=f"trial {number}",
+                parent=self._ledger.id,
+                params={},
+                tags={},
+            )
+        donor = fork.forked_from["trial"] if fork.forked_from else None
+        reason = f"replaced by trial {fork.number}, a fork of trial {donor}"
+        self._close(number, "pruned", "FINISHED", reason)
+
+    def measured(self, number: int, step: int, metrics: Mapping[str, float]) -> bool:
+        """Record an evaluation. Returns whether the trial should be stopped here.
+
+        An evaluation that is measured again, after a lost worker, changes nothing.
+        """
+        if step <= self._steps[number]:
+            return False
+        self._steps[number] = step
+        self._measured[number] = metrics
+        self._runs[number].metrics(step, metrics)
+        self._observer.measured(number, step, metrics)
+        verdict = self._ledger.report(number, step, metrics)
+        if verdict is Verdict.STOP:
+            self._stopped_early.add(number)
+        if verdict is Verdict.PAUSE:
+            self._pausing.add(number)
+        return verdict is not Verdict.GO_ON
+
+    def noted(self, number: int, note: str) -> None:
+        """Say where a trial goes on if its latest checkpoint is damaged. Said again, it changes nothing."""
+        if self._notes.get(number) != note:
+            self._notes[number] = note
+            self._runs[number].tags({"gpm.note": note})
+            self._observer.noted(number, note)
+
+    def checkpointed(self, number: int, path: str, pictures: Mapping[str, bytes]) -> None:
+        """Remember a trial's latest checkpoint, and pictures of its samples by their names."""
+        self._ledger.keep_checkpoint(number, path)
+        self._runs[number].tags({"gpm.checkpoint": path})
+        for name, png in pictures.items():
+            self._runs[number].artifact(name, png)
+
+    def ended(self, number: int, failure: str | None = None, *, all_steps: bool = False) -> None:
+        """Close a trial that ran all its steps, was stopped early, pauses, or failed for the given reason."""
+        pauses = number in self._pausing and not all_steps
+        self._pausing.discard(number)
+        if failure:
+            self._ledger.fail(number, failure)
+            self._close(number, "fail", "FAILED", failure)
+        elif pauses and not self.interrupted:
+            self._ledger.pause(number)
+        elif pauses:
+            self.suspended(number)
+        elif number in self._stopped_early:
+            self._ledger.prune(number)
+            self._close(number, "pruned", "FINISHED")
+        else:
+            self._ledger.complete(number)
+            self._close(number, "complete", "FINISHED")
+
+    def lost(self, number: int) -> None:
+        """Hand a trial out again whose process was lost, unless it was to be stopped anyway."""
+        if number in self._stopped_early:
+            self.ended(number)
+            return
+        self._pausing.discard(number)
+        del self._runs[number]
+        self._ledger.requeue(number)
+        self._observer.noted(number, "its process was lost; it goes on from its latest checkpoint")
+
+    def suspended(self, number: int) -> None:
+        """Leave a trial as it is, to be continued by a later run of the study."""
+        self._ledger.suspend(number)
+        self._close(number, "interrupted", "KILLED")
+
+    def refuse(self, number: int, reason: str) -> None:
+        """End the study, because a trial was given to a node that would train it otherwise than others."""
+        self.refused = reason
+        self.interrupt()
+        self.suspended(number)
+
+    def _draw_curve(self, number: int, run: RunLog) -> None:
+        """The first objective's metric against NFE, at the last evaluation of this process."""
+        metric = self._ledger.study.experiment.default_objective.metric
+        points = curve_of(metric, self._measured.get(number, {}))
+        if points:
+            run.curve(f"{metric}_by_nfe", dict(points))
+
+    def _close(self, number: int, state: str, status: str, reason: str | None = None) -> None:
+        run = self._runs.pop(number)
+        if state in ("complete", "pruned"):
+            self._draw_curve(number, run)
+        self._measured.pop(number, None)
+        run.tags({"gpm.state": state} | ({"gpm.reason": reason} if reason else {}))
+        run.end(status)
+        self._observer.ended(number, state, reason)
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested plain data as one level with dotted keys, as MLflow's params want it."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def run_tags(experiment: Experiment) -> dict[str, str]:
+    """What runs are filtered by in MLflow."""
+    tags = {
+        "gpm.model": experiment.model.name,
+        "gpm.data": experiment.data.name,
+        "gpm.version": gpm_tune.__version__,
+    }
+    if experiment.features:
+        tags["gpm.features"] = experiment.features
+    return tags

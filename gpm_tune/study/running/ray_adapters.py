@@ -1,0 +1,148 @@
+"""Thin adapters between Ray Tune's interfaces and the conductor: all decisions are made there."""
+
+# ruff: noqa: ARG002 (the signatures are Ray's)
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ray.tune import Callback
+from ray.tune.experiment import Trial
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from ray.tune.search import Searcher
+
+from gpm_tune.study.accounts.ledger import Assignment
+from gpm_tune.study.running.conductor import Conductor
+from gpm_tune.study.storage import trial_checkpoints
+
+PROCESS_LOSSES = 10  # of one trial: a node may vanish, but not for ever
+
+LOOK_EVERY = 0.5  # seconds between looks around
+
+
+class ConductedSearcher(Searcher):  # type: ignore[misc]
+    """Starts the trials that the conductor assigns, and tells it how each of them ended.
+
+    A trial whose process was lost is ended for Tune, which must not retry it, and started again as
+    another of Tune's: where a process is lost while Tune gives it a new trial, Tune fails that trial.
+    """
+
+    def __init__(self, conductor: Conductor, room: Callable[[], int], shared: Mapping[str, Any]) -> None:
+        """room: for how many trials there is room at a time. shared: what the config of every trial holds
+        besides its assignment.
+        """
+        super().__init__()
+        self._conductor = conductor
+        self._room = room
+        self._shared = dict(shared)
+        self._numbers: dict[str, int] = {}  # of live trials, by Tune's name for them
+        self._losses: Counter[int] = Counter()
+        self._handed_out: Counter[int] = Counter()
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        if len(self._numbers) >= self._room():
+            return None
+        assignment = self._conductor.assign()
+        if assignment is None:
+            finished: str = Searcher.FINISHED  # for good: a live trial may come back
+            return None if self._numbers else finished
+        number = assignment.number
+        self._numbers[trial_id] = number
+        self._handed_out[number] += 1
+        return _config(assignment, self._shared) | {"attempt": self._handed_out[number] - 1}
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        number = self._numbers.pop(trial_id)
+        if error and self._conductor.interrupted:
+            self._conductor.suspended(number)
+        elif error:
+            self._losses[number] += 1
+            if self._losses[number] > PROCESS_LOSSES:
+                self._conductor.ended(number, f"its process was lost {self._losses[number]} times")
+            else:
+                self._conductor.lost(number)
+        elif result and "refused" in result:
+            self._conductor.refuse(number, result["refused"])
+        elif result is None or "interrupted" in result:
+            self._conductor.suspended(number)
+        elif "failure" in result:
+            self._conductor.ended(number, result["failure"])
+        else:
+            _tell(self._conductor, number, result)
+            self._conductor.ended(number, all_steps=result["all_steps"])
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: Optuna's storage is the source of truth."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing: Optuna's storage is the source of truth."""
+
+
+class ConductedScheduler(FIFOScheduler):  # type: ignore[misc]
+    """Stops the trials that the conductor wants stopped."""
+
+    def __init__(self, conductor: Conductor) -> None:
+        super().__init__()
+        self._conductor = conductor
+        self._looked = 0.0
+
+    def choose_trial_to_run(self, tune_controller: Any) -> Any:
+        """Called all the time: the moment to look at the clock, and at what others ask for."""
+        if time.monotonic() - self._looked >= LOOK_EVERY:
+            self._looked = time.monotonic()
+            trials = list(tune_controller.get_trials())
+            self._conductor.look_around(sum(trial.status == Trial.RUNNING for trial in trials))
+            if self._conductor.interrupted:
+                for trial in trials:
+                    if trial.status == Trial.PENDING:  # its node may never come
+                        tune_controller.stop_trial(trial)
+        return super().choose_trial_to_run(tune_controller)
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        stop = _tell(self._conductor, trial.config["number"], result) or "interrupted" in result
+        decision: str = TrialScheduler.STOP if stop else TrialScheduler.CONTINUE
+        return decision
+
+
+class CheckpointCallback(Callback):  # type: ignore[misc]
+    """Tells the conductor about checkpoints that have reached the storage."""
+
+    def __init__(self, conductor: Conductor, checkpoints: str) -> None:
+        """checkpoints: where those of the study lie, as a location."""
+        self._conductor = conductor
+        self._checkpoints = checkpoints
+
+    def on_checkpoint(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        result = trial.last_result
+        pictures = (
+            {f"samples/step_{result['step']:07d}.png": result["picture"]} if "picture" in result else {}
+        )
+        location = trial_checkpoints.location(self._checkpoints, info["checkpoint"].path)
+        self._conductor.checkpointed(trial.config["number"], location, pictures)
+
+
+def _config(assignment: Assignment, shared: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        **shared,
+        "number": assignment.number,
+        "experiment": assignment.experiment.model_dump(mode="json"),
+        "checkpoint": assignment.checkpoint,
+    }
+
+
+def _tell(conductor: Conductor, number: int, result: Mapping[str, Any]) -> bool:
+    """Tell what a result holds. Returns whether the trial should be stopped here."""
+    if "note" in result:
+        conductor.noted(number, result["note"])
+    return "step" in result and conductor.measured(number, result["step"], _metrics(result))
+
+
+def _metrics(result: Mapping[str, Any]) -> dict[str, float]:
+    """The metrics of a result, whose nesting Tune has flattened with slashes."""
+    prefix = "metrics/"
+    return {key.removeprefix(prefix): v for key, v in result.items() if key.startswith(prefix)}

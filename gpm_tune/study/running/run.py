@@ -1,0 +1,292 @@
+"""Running a study: everything is checked first, then Ray Tune runs what the conductor assigns."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from dataclasses import asdict
+from typing import Any
+
+import yaml
+from rich.console import Console
+
+from gpm_tune.errors import UserError
+from gpm_tune.metrics import check_features
+from gpm_tune.study.accounts.confirmation import ConfirmationLedger
+from gpm_tune.study.accounts.ledger import Ledger
+from gpm_tune.study.accounts.records import read_study
+from gpm_tune.study.cluster.connection import (
+    check_resources,
+    connected,
+    this_machine,
+    totals,
+    trials_at_a_time,
+)
+from gpm_tune.study.cluster.fetching import from_storage, take_over
+from gpm_tune.study.cluster.nodes import NodeReport, check_same, look, look_everywhere, prepare_data
+from gpm_tune.study.definition import space
+from gpm_tune.study.definition.specification import CONFIRMATION, Study
+from gpm_tune.study.running.conductor import Conductor, run_tags
+from gpm_tune.study.running.interrupts import interruptible
+from gpm_tune.study.running.progress import StudyProgress
+from gpm_tune.study.storage import shared_storage
+from gpm_tune.study.storage.home import Home
+from gpm_tune.study.storage.locks import only_once
+from gpm_tune.study.storage.mirror import Mirror
+from gpm_tune.study.storage.runs import checkpoint_of, find_teacher
+from gpm_tune.study.tracking.provenance import data_fingerprint, environment_tags, requirements
+from gpm_tune.study.tracking.tracker import RunLog, Tracker
+from gpm_tune.training import Experiment
+from gpm_tune.training.saved import read_experiment
+from gpm_tune.training.teacher import teacher_checkpoint
+
+JOIN_SECONDS = 900.0  # for the first node of a cluster, whose set-up may install everything
+JOIN_LOOK_SECONDS = 2.0
+
+_log = logging.getLogger("gpm_tune")
+
+
+def prepare(experiment: Experiment, home: Home) -> None:
+    """Make sure that data, feature network and teacher can be had.
+
+    Raises UserError where they cannot, before any work has started.
+    """
+    prepare_data(experiment, home.storage)
+    if experiment.features:
+        check_features(experiment.features, experiment.evaluation.inception_weights)
+    if experiment.teacher is not None:
+        prepare(experiment.teacher, home)
+    else:
+        teacher_checkpoint(experiment, home.cache)
+
+
+def run_study(study: Study, home: Home, address: str, console: Console) -> bool:
+    """Run a study, or continue it, until a part of its budget is used up. Returns False if interrupted.
+
+    Raises UserError where something is missing that the trials need, or the study is running.
+    """
+    _take_over(study.name, home)
+    study = _find_start_points(study.with_experiment(find_teacher(study.experiment, home)), home)
+    prepare(study.experiment, home)
+    if address == "local":
+        check_resources(study.resources, this_machine(), "this machine")
+    folder = home.study(study.name)
+    with only_once(f"study '{study.name}'", folder):
+        home.stop_file(study.name).unlink(missing_ok=True)  # it was meant for an earlier run
+        ledger = Ledger(study, home.optuna_uri, home.checkpoints(study.name))
+        (folder / "study.yaml").write_text(
+            yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        )
+        with (
+            Mirror(home, study.name),
+            Tracker(folder / "spool", home.tracking_uri, study.name, home.artifact_root) as tracker,
+        ):
+            finished = _run_stage(ledger, home, address, tracker, console)
+            if finished and study.confirm:
+                best = read_study(home.optuna_uri, study.name).ranked()[: study.confirm.trials]
+                stage = ConfirmationLedger(study, home.optuna_uri, best)
+                finished = _run_stage(stage, home, address, tracker, console)
+    return finished
+
+
+def _take_over(name: str, home: Home) -> None:
+    """Bring a study here that another machine has continued, and that the storage has.
+
+    Raises UserError where the storage cannot be read, or has another study of this name.
+    """
+    if home.storage is None:
+        return
+    try:
+        if shared_storage.exists(f"{home.stored(name)}/optuna.db"):
+            take_over(name, home, from_storage(home.storage))
+    except OSError as error:
+        raise UserError(
+            f"the storage {home.storage} cannot be read: {error}; `gpm-tune doctor` says more"
+        ) from None
+
+
+def _find_start_points(study: Study, home: Home) -> Study:
+    """The study with start points that were given by MLflow runs given by their values instead.
+
+    Raises UserError where a run has no checkpoint, or its values lie outside the search space.
+    """
+    starts: list[str | dict[str, Any]] = []
+    for start in study.start_from:
+        if isinstance(start, str) and start != "base":
+            tree = read_experiment(checkpoint_of(start, home)).model_dump(mode="json")
+            try:
+                space.parameters(tree, study.base, study.search)
+            except ValueError as error:
+                raise UserError(f"start_from: run {start}: its {error}") from None
+            starts.append(space.found(tree, study.search))
+        else:
+            starts.append(start)
+    return study.model_copy(update={"start_from": starts})
+
+
+def _run_stage(ledger: Ledger, home: Home, address: str, tracker: Tracker, console: Console) -> bool:
+    """Run the trials that a ledger hands out. Returns False if interrupted."""
+    study = ledger.study
+    stop_file = home.stop_file(study.name.removesuffix(CONFIRMATION))
+    with StudyProgress(study, ledger.remaining, console) as progress:
+        conductor = Conductor(ledger, tracker, progress)
+        conductor.is_asked_to_stop = stop_file.exists
+        if ledger.remaining:
+            conductor.look_around()
+        if ledger.remaining and not conductor.used_up:
+            parent = _open_parent(ledger, home, tracker)
+            ending = "FAILED"
+            try:
+                _run_trials(study, home, address, conductor, console)
+                ending = "KILLED" if conductor.interrupted and not conductor.used_up else "FINISHED"
+            finally:
+                ledger.close()
+                parent.end(ending)
+            _register_best(ledger, home, tracker)
+    if conductor.used_up:
+        console.print(
+            f"study {study.name} is stopped by its budget: {conductor.used_up}; {ledger.remaining} of "
+            f"{study.budget.trials} trials are left, {ledger.meter.hours:.2f} hours and "
+            f"{ledger.meter.gpu_hours:.2f} GPU-hours were spent",
+            highlight=False,
+        )
+    return not conductor.interrupted or conductor.used_up is not None
+
+
+def _open_parent(ledger: Ledger, home: Home, tracker: Tracker) -> RunLog:
+    """The run of a study, with all that its results depend on."""
+    study = ledger.study
+    tags = run_tags(study.experiment) | environment_tags() | {"gpm.study": study.name}
+    tags["gpm.data_fingerprint"] = data_fingerprint(study.experiment)
+    parent = tracker.open_run(ledger.id, name=study.name, params={}, tags=tags)
+    file = home.study(study.name.removesuffix(CONFIRMATION)) / "study.yaml"
+    parent.artifact("study.yaml", file.read_bytes())
+    parent.artifact("requirements.txt", requirements().encode())
+    return parent
+
+
+def _register_best(ledger: Ledger, home: Home, tracker: Tracker) -> None:
+    """Upload the best checkpoint of a search, and register it as a model of the study's name."""
+    study = ledger.study
+    best = next(iter(read_study(home.optuna_uri, study.name).ranked()), None)
+    if best is None or best.checkpoint is None or study.name.endswith(CONFIRMATION):
+        return
+    checkpoint = best.checkpoint
+    try:
+        folder = shared_storage.patiently(lambda: shared_storage.local(checkpoint, home.cache))
+    except OSError as error:
+        _log.warning("the best checkpoint is not registered in MLflow: %s", error)
+        return
+    if not folder.is_dir():
+        return
+    name = f"trial {best.number}"
+    run = tracker.open_run(ledger.run_key(best.number), name=name, parent=ledger.id, params={}, tags={})
+    for file in sorted(folder.glob("[!.]*.*")):
+        run.artifact(f"checkpoint/{file.name}", file.read_bytes())
+    tags = {
+        "trial": str(best.number),
+        "step": str(best.best_step),
+        "metric": study.objective.metric,
+        "value": str(best.value),
+    }
+    run.register(study.name, tags)
+    run.end("FINISHED" if best.state in ("complete", "pruned") else "KILLED")
+
+
+def _run_trials(study: Study, home: Home, address: str, conductor: Conductor, console: Console) -> None:
+    with connected(address) as found:
+        check_resources(study.resources, found if found.get("CPU") else _joined(console), "the Ray cluster")
+        import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        from gpm_tune.study.running.teaching import teach
+        from gpm_tune.study.running.trainable import Switch
+
+        own = None if address == "local" else _check_nodes(study, home)
+        # On the driver's own node: elsewhere it would vanish with its node, and all trials would fail.
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        switch = Switch.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]
+        conductor.on_stop = switch.turn_on.remote
+        with interruptible(conductor.interrupt):
+            if teach(study, home, switch, console):
+                _build_tuner(study, home, conductor, switch, own).fit()
+    if conductor.refused:
+        raise UserError(f"the study was interrupted: {conductor.refused}")
+
+
+def _joined(console: Console) -> dict[str, float]:
+    """The resources of a cluster that had no CPUs, once its first node has joined, or after a while."""
+    console.print("the cluster has no node for trials yet; waiting for one", highlight=False)
+    end = time.monotonic() + JOIN_SECONDS
+    while not totals().get("CPU") and time.monotonic() < end:
+        time.sleep(JOIN_LOOK_SECONDS)
+    return totals()
+
+
+def _check_nodes(study: Study, home: Home) -> NodeReport:
+    """What this machine has, of software and data. Raises UserError where a node has something else."""
+    own = look("this process", study.base, storage=home.storage)
+    check_same(own, look_everywhere(study.base, storage=home.storage))
+    return own
+
+
+def _build_tuner(study: Study, home: Home, conductor: Conductor, switch: Any, own: NodeReport | None) -> Any:
+    from ray import tune
+    from ray.tune.execution.class_cache import ENV_VARS_TO_PROPAGATE
+
+    from gpm_tune.study.running.ray_adapters import (
+        CheckpointCallback,
+        ConductedScheduler,
+        ConductedSearcher,
+    )
+    from gpm_tune.study.running.trainable import TrialTrainable
+    from gpm_tune.study.storage.trial_checkpoints import trial_folder
+
+    resources = study.resources
+    # Tune would hand credentials to trials in a way that Ray logs. Nodes have their own.
+    ENV_VARS_TO_PROPAGATE.difference_update({name for name in ENV_VARS_TO_PROPAGATE if "AWS" in name})
+    # All that there is room for may wait for nodes at the same time, which are then started together.
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(max(1, trials_at_a_time(resources, totals())))
+    trainable = tune.with_resources(
+        tune.with_parameters(TrialTrainable, switch=switch),
+        resources.for_ray,
+    )
+    checkpoints = home.checkpoints(study.name)
+    files, folder = shared_storage.opened(checkpoints)
+    earlier = [name for name in shared_storage.children(checkpoints) if name.startswith("session_")]
+    session = int(earlier[-1].split("_")[1]) + 1 if earlier else 0
+    shared = {
+        "objective": study.objective.model_dump(),
+        "wanted": study.wanted,
+        "cache": str(home.cache),
+        "storage": home.storage,
+        "checkpoints": checkpoints,
+        "expected": own and (asdict(own), study.base),
+        "threads": resources.cpu,
+        "device": "cuda" if resources.gpu else "cpu",
+        "time_limit": resources.time_limit,
+    }
+    return tune.Tuner(
+        trainable,
+        tune_config=tune.TuneConfig(
+            search_alg=ConductedSearcher(conductor, lambda: trials_at_a_time(resources, totals()), shared),
+            scheduler=ConductedScheduler(conductor),
+            num_samples=-1,  # the searcher says when to end
+            reuse_actors=True,
+            trial_dirname_creator=lambda trial: trial_folder(trial.config["number"], trial.config["attempt"]),
+        ),
+        run_config=tune.RunConfig(
+            # A session of its own: a continued trial's new checkpoints never meet its old ones.
+            # Nor those of a study of this name that was deleted, of which nodes may have copies.
+            name=f"session_{session:03d}_{conductor.study_id[:8]}",
+            storage_path=folder,
+            storage_filesystem=files if shared_storage.is_bucket(checkpoints) else None,
+            failure_config=tune.FailureConfig(max_failures=0),  # the searcher starts them again
+            # Trials say when to checkpoint: one that failed has nothing to keep. Old ones are ours to
+            # delete: for `num_to_keep` Tune would write the state of all trials every other checkpoint.
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+            callbacks=[CheckpointCallback(conductor, checkpoints)],
+            verbose=0,
+        ),
+    )

@@ -1,0 +1,114 @@
+"""One experiment alone, without Ray: trained, checkpointed and tracked in MLflow as a trial would be."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from rich.console import Console
+
+from gpm_tune.errors import DivergedError
+from gpm_tune.study.running.conductor import flatten, run_tags
+from gpm_tune.study.running.interrupts import interruptible
+from gpm_tune.study.running.run import prepare
+from gpm_tune.study.storage.home import Home
+from gpm_tune.study.storage.locks import only_once
+from gpm_tune.study.storage.runs import find_teacher
+from gpm_tune.study.tracking.tracker import RunLog, Tracker
+from gpm_tune.training import Evaluation, Experiment, Trainer, checkpoint
+from gpm_tune.training.objectives import metric_label
+from gpm_tune.training.pretraining import train_teacher
+from gpm_tune.training.resuming import resume
+
+
+def train(experiment: Experiment, name: str, home: Home, device: str, console: Console) -> bool:
+    """Train an experiment to its end, from its last checkpoint if it has one.
+
+    The same experiment under the same name is the same run. Returns False if interrupted.
+    Raises UserError where something is missing, DivergedError where numbers stop being finite.
+    """
+    experiment = find_teacher(experiment, home)
+    prepare(experiment, home)
+    digest = hashlib.sha256(experiment.model_dump_json().encode()).hexdigest()[:12]
+    folder = home.experiment(f"{name}-{digest}")
+    with only_once(f"experiment '{name}'", folder):
+        if not _teach(experiment, home, device, console):
+            return False
+        trainer = Trainer(experiment, device=device, cache=home.cache)
+        note = resume(trainer, checkpoint.newest_first(folder))
+        if trainer.step or note:
+            console.print(note or f"continuing at step {trainer.step}", highlight=False)
+        with Tracker(folder / "spool", home.tracking_uri, name, home.artifact_root) as tracker:
+            run = tracker.open_run(
+                digest,
+                name=f"{name}-{digest}",
+                params=flatten(experiment.model_dump(mode="json")),
+                tags=run_tags(experiment) | {"gpm.state": "running"} | ({"gpm.note": note} if note else {}),
+            )
+            _train_to_the_end(trainer, folder, run, console)
+    _summarise(trainer, folder, console)
+    return trainer.done
+
+
+def _teach(experiment: Experiment, home: Home, device: str, console: Console) -> bool:
+    """Train the experiment's teacher, if it has one to be trained. Returns False if interrupted."""
+    teacher = experiment.teacher
+    if teacher is None:
+        return True
+    interrupts: list[bool] = []
+    console.print(f"teacher: {teacher.model.name} on {teacher.data.name}", highlight=False)
+    with interruptible(lambda: interrupts.append(True)):
+        return train_teacher(
+            teacher,
+            home.cache,
+            device,
+            on_evaluation=lambda evaluation: _show(teacher, evaluation, console),
+            should_stop=lambda: bool(interrupts),
+        )
+
+
+def _train_to_the_end(trainer: Trainer, folder: Path, run: RunLog, console: Console) -> None:
+    """Train until done or interrupted; nothing that was trained is lost."""
+    interrupts: list[bool] = []
+    try:
+        with interruptible(lambda: interrupts.append(True)):
+            while not trainer.done and not interrupts:
+                evaluation = trainer.run_interval(lambda: bool(interrupts))
+                _keep(trainer, evaluation, folder, run)
+                if evaluation:
+                    _show(trainer.experiment, evaluation, console)
+    except DivergedError as error:
+        run.tags({"gpm.state": "fail", "gpm.reason": str(error)})
+        run.end("FAILED")
+        raise
+    run.tags({"gpm.state": "complete" if trainer.done else "interrupted"})
+    run.end("FINISHED" if trainer.done else "KILLED")
+
+
+def _keep(trainer: Trainer, evaluation: Evaluation | None, folder: Path, run: RunLog) -> None:
+    """Checkpoint, track what was measured, and drop checkpoints that are no longer needed."""
+    place = checkpoint.next_folder(folder, trainer.step)
+    trainer.save(place)
+    run.tags({"gpm.checkpoint": str(place)})
+    if evaluation:
+        run.metrics(evaluation.step, evaluation.metrics)
+        run.artifact(f"samples/step_{evaluation.step:07d}.png", evaluation.picture)
+    checkpoint.drop_old(checkpoint.newest_first(folder))
+
+
+def _show(experiment: Experiment, evaluation: Evaluation, console: Console) -> None:
+    features = experiment.features
+    values = [f"{metric_label(name, features)} {evaluation.metrics[name]:.4g}" for name in experiment.metrics]
+    line = f"step {evaluation.step}/{experiment.training.steps}: {', '.join(values)}"
+    console.print(line, highlight=False)
+
+
+def _summarise(trainer: Trainer, folder: Path, console: Console) -> None:
+    metric = trainer.objective.metric
+    if trainer.best:
+        label = metric_label(metric, trainer.experiment.features)
+        console.print(
+            f"best {label} {trainer.best.metrics[metric]:.4g} at step {trainer.best.step}; "
+            f"checkpoints in {folder / 'checkpoints'}",
+            highlight=False,
+        )

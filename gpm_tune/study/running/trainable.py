@@ -1,0 +1,239 @@
+"""A trial on a Ray worker: the training loop, one evaluation interval a step."""
+
+from __future__ import annotations
+
+import gc
+import re
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import ray
+import torch
+from ray import tune
+
+from gpm_tune.errors import DivergedError, UserError
+from gpm_tune.study.cluster.nodes import NodeReport, look, misfit
+from gpm_tune.study.running.time_limit import TimeLimit
+from gpm_tune.study.storage import shared_storage, trial_checkpoints
+from gpm_tune.study.storage.teachers import fetch_teacher
+from gpm_tune.training import Experiment, Objective, Trainer
+from gpm_tune.training.machine import return_freed_memory
+from gpm_tune.training.resuming import resume
+
+POLL_SECONDS = 0.5  # how often a trial looks whether the study was interrupted
+OUT_OF_MEMORY = re.compile(r"out of memory|can't allocate memory", re.IGNORECASE)
+
+T = TypeVar("T")
+
+
+@ray.remote(num_cpus=0)
+class Switch:
+    """Tells every trial that the study was interrupted."""
+
+    def __init__(self) -> None:
+        self._on = False
+
+    def turn_on(self) -> None:
+        """Ask all trials to checkpoint and stop."""
+        self._on = True
+
+    def is_on(self) -> bool:
+        """Whether trials should stop."""
+        return self._on
+
+
+class Interruption:
+    """Whether the study was interrupted, by a look at the switch now and then; once seen, it stays seen.
+
+    The first look waits for the answer. Later ones find it at the next call: training does not wait.
+    """
+
+    def __init__(self, switch: Any) -> None:
+        self._switch = switch
+        self._next_look = 0.0
+        self._answer: Any = None
+        self._seen = False
+
+    def __call__(self) -> bool:
+        now = time.monotonic()
+        if self._switch is None or self._seen or now < self._next_look:
+            return self._seen
+        is_first = self._next_look == 0.0
+        self._next_look = now + POLL_SECONDS
+        if self._answer is None:
+            self._answer = self._switch.is_on.remote()
+        if is_first or ray.wait([self._answer], timeout=0)[0]:
+            self._seen = bool(ray.get(self._answer))
+            self._answer = None if self._seen else self._switch.is_on.remote()
+        return self._seen
+
+
+class TrialTrainable(tune.Trainable):  # type: ignore[misc]
+    """Ray's view of a `Trainer`.
+
+    Its config: `number`, `experiment` and `objective` as plain data, `wanted` metrics, `checkpoint` to
+    continue from or None, the location of all `checkpoints`, `cache` folder, `storage` or None, `threads`,
+    `device`, `time_limit`, and `expected`: the report that nodes must equal and the study's base
+    experiment, or None on a single machine. A result has `step`, `metrics` and a
+    `picture`, or `failure` with a reason, or `interrupted`, or `refused` with the reason why this node
+    does not fit; and a `note` where the trial did not continue where it should have.
+    Exceptions become failures: only a lost process is worth a retry.
+    """
+
+    def setup(self, config: dict[str, Any], switch: Any = None) -> None:
+        self._interrupted = Interruption(switch)
+        self._refusal = self._look(config)
+        self.reset_config(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Take over another trial, in the same process."""
+        self._trial = new_config
+        self._checkpoint: str | None = new_config["checkpoint"]
+        self._note: str | None = None
+        file = self._session / trial_checkpoints.trial_folder(new_config["number"]) / "hang.txt"
+        self._limit = TimeLimit(new_config["time_limit"], file)
+        self._forget()
+        torch.set_num_threads(new_config["threads"])
+        return True
+
+    @property
+    def _session(self) -> Path:
+        """A folder for what is left of a process that hangs: of all nodes, or if need be of this one."""
+        if self._storage is None:
+            return Path(self.logdir)
+        session: str = self._storage.experiment_fs_path
+        in_bucket = shared_storage.is_bucket(self._trial["checkpoints"])
+        return Path(self._trial["cache"], "hangs", session) if in_bucket else Path(session)
+
+    @staticmethod
+    def _look(config: dict[str, Any]) -> str | None:
+        """Why this node, which may have joined after the study had started, cannot run its trials."""
+        if config["expected"] is None:
+            return None
+        report, base = config["expected"]
+        here = look(ray.util.get_node_ip_address(), base, storage=config["storage"])
+        return misfit(NodeReport(**report), here)
+
+    def _forget(self) -> None:
+        """Free the memory of a trial that has ended, for the next one in this process."""
+        self._trainer: Trainer | None = None
+        gc.collect()
+        return_freed_memory()
+        torch.cuda.empty_cache()
+
+    def step(self) -> dict[str, Any]:
+        """Train up to the next evaluation, or until the study is interrupted."""
+        if self._refusal:
+            return {"refused": self._refusal, "done": True}
+        failure = self._limit.verdict
+        if failure is None:
+            try:
+                with self._limit.watch():
+                    return self._interval()
+            except Exception as error:
+                failure = reason_of(error, Experiment.model_validate(self._trial["experiment"]))
+        self._forget()
+        return {"failure": failure, "done": True}
+
+    def _interval(self) -> dict[str, Any]:
+        if self._trainer is None:
+            if self._interrupted():
+                return {"interrupted": True}
+            self._trainer = self._build()
+        evaluation = self._trainer.run_interval(self._interrupted)
+        note = {"note": self._note} if self._note else {}
+        if evaluation is None:
+            return {"interrupted": True, "should_checkpoint": True, **note}
+        return {
+            "step": evaluation.step,
+            "metrics": evaluation.metrics,
+            "picture": evaluation.picture,
+            "all_steps": self._trainer.done,  # `done` is also true of a trial that is stopped
+            "done": self._trainer.done,
+            "should_checkpoint": True,
+            **note,
+        }
+
+    def _build(self) -> Trainer:
+        experiment = Experiment.model_validate(self._trial["experiment"])
+        cache = Path(self._trial["cache"])
+        if self._trial["storage"]:
+            fetch_teacher(experiment.teacher, cache, self._trial["storage"])
+        trainer = Trainer(
+            experiment,
+            device=self._trial["device"],
+            objective=Objective.model_validate(self._trial["objective"]),
+            wanted=self._trial["wanted"],
+            cache=cache,
+        )
+        if self._checkpoint:
+            latest = self._checkpoint
+            self._note = (
+                self._patiently(lambda: _resume(trainer, latest, self._trial["checkpoints"])) or self._note
+            )
+        return trainer
+
+    def save(self, checkpoint_dir: str | None = None) -> Any:
+        """Write a checkpoint and copy it to the storage, which may be away or hang as everything else."""
+        save = super().save
+        with self._limit.watch():
+            saved = self._patiently(lambda: save(checkpoint_dir))
+            if self._storage is not None:
+                latest = trial_checkpoints.location(self._trial["checkpoints"], saved.checkpoint.path)
+                self._patiently(lambda: trial_checkpoints.drop_old(latest))
+            return saved
+
+    def _patiently(self, use: Callable[[], T]) -> T:
+        """Use the storage; a note says where it was away."""
+
+        def note(error: Exception) -> None:
+            reason = str(error).partition("\n")[0]
+            self._note = f"the storage was away: {type(error).__name__}: {reason}"
+
+        return shared_storage.patiently(use, note)
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        assert self._trainer is not None, "a checkpoint is asked for by results of a trainer only"
+        self._trainer.save(Path(checkpoint_dir))
+
+    def load_checkpoint(self, checkpoint: str) -> None:
+        """Continue from there with the next step: what fails then is the trial's failure, and no loss."""
+        self._checkpoint = checkpoint
+        self._trainer = None
+
+
+def _resume(trainer: Trainer, latest: str, checkpoints: str) -> str | None:
+    """Continue from the best choice among a trial's checkpoints.
+
+    Raises OSError where the storage is away: its checkpoints are not damaged then.
+    """
+    if not shared_storage.exists(checkpoints):
+        raise FileNotFoundError(f"{checkpoints} is not there")
+    with tempfile.TemporaryDirectory() as cache:
+
+        def folders() -> Iterator[Path]:
+            for place in trial_checkpoints.candidates(latest):
+                yield shared_storage.local(place, Path(cache))
+
+        return resume(trainer, folders())
+
+
+def reason_of(error: Exception, experiment: Experiment) -> str:
+    """Why a trial failed, in a sentence."""
+    if isinstance(error, DivergedError | UserError):
+        return str(error)
+    text = str(error)
+    is_memory = isinstance(error, torch.OutOfMemoryError | MemoryError)
+    if is_memory or (isinstance(error, RuntimeError) and OUT_OF_MEMORY.search(text)):
+        return (
+            f"out of memory: {text.splitlines()[0] if text else 'Python could not allocate'} Lower "
+            f"training.batch_size ({experiment.training.batch_size}) or evaluation.batch_size "
+            f"({experiment.evaluation.batch_size}), search smaller networks, or let fewer trials share "
+            "a GPU: raise resources.gpu"
+        )
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {text} ({Path(where.filename).name}:{where.lineno})"

@@ -1,0 +1,113 @@
+"""A study's results in the storage of its cluster, so that they outlive the machine that ran it."""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+import tempfile
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from gpm_tune.study.storage import shared_storage
+from gpm_tune.study.storage.home import Home
+
+PUSH_EVERY = 60.0  # seconds
+LAST_ATTEMPTS = 10  # to push at the end
+PAUSE = 6.0  # seconds between them
+PUSHES_AT_A_TIME = 8
+
+_log = logging.getLogger("gpm_tune")
+
+
+class Mirror:
+    """Copies what lies in the home only to the storage, every minute and at the end.
+
+    Checkpoints are there already: trials write them. Without a storage it does nothing.
+    """
+
+    def __init__(self, home: Home, name: str) -> None:
+        self._home = home
+        self._name = name
+        self._stored = home.stored(name)
+        self._pushed: dict[Path, tuple[int, int]] = {}  # file -> size and time of what is in the storage
+        self._leaving = threading.Event()
+        self._is_away = False
+        self._thread = threading.Thread(target=self._work, name="gpm-tune-mirror", daemon=True)
+
+    def __enter__(self) -> Mirror:
+        if self._stored:
+            self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._stored:
+            self._leaving.set()
+            self._thread.join()
+            for _attempt in range(LAST_ATTEMPTS):
+                if self._push():
+                    return
+                time.sleep(PAUSE)
+            _log.error(
+                "the storage %s does not have everything; keep %s: the same command copies the rest",
+                self._stored,
+                self._home.root,
+            )
+
+    def _work(self) -> None:
+        while not self._leaving.wait(PUSH_EVERY):
+            self._push()
+
+    def _push(self) -> bool:
+        """Whether the storage has everything."""
+        try:
+            # The ledger first: of what it knows the spools, copied later, know at least as much.
+            self._push_ledger()
+            with ThreadPoolExecutor(PUSHES_AT_A_TIME) as pool:  # small files: what counts is the latency
+                list(pool.map(self._push_file, self._files()))
+        except Exception as error:  # whatever is wrong there, the study goes on
+            if not self._is_away:
+                self._is_away = True
+                _log.warning(
+                    "the storage %s is away; results are kept in %s and copied later (%s)",
+                    self._stored,
+                    self._home.root,
+                    error,
+                )
+            return False
+        if self._is_away:
+            self._is_away = False
+            _log.warning("the storage %s is back: all is copied", self._stored)
+        return True
+
+    def _push_ledger(self) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            copy = Path(folder) / "optuna.db"
+            snapshot(self._home.root / "optuna.db", copy)
+            shared_storage.write(f"{self._stored}/optuna.db", copy.read_bytes())
+
+    def _files(self) -> list[Path]:
+        folder = self._home.study(self._name)
+        spooled = [file for file in (folder / "spool").rglob("*") if file.is_file()]
+        return [folder / "study.yaml", *(file for file in spooled if file.name != "delivered")]
+
+    def _push_file(self, file: Path) -> None:
+        state = file.stat()
+        version = (state.st_size, state.st_mtime_ns)
+        if self._pushed.get(file) != version:
+            relative = file.relative_to(self._home.study(self._name)).as_posix()
+            shared_storage.write(f"{self._stored}/{relative}", file.read_bytes())
+            self._pushed[file] = version
+
+
+def snapshot(database: Path, copy: Path) -> None:
+    """Copy a SQLite database as it is between two transactions, while others write to it."""
+    source: Any = sqlite3.connect(database)
+    target: Any = sqlite3.connect(copy)
+    try:
+        source.backup(target)
+    finally:
+        source.close()
+        target.close()

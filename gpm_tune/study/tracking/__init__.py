@@ -1,0 +1,1 @@
+"""What is told to MLflow, and where results come from."""

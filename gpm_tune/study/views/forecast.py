@@ -1,0 +1,200 @@
+"""What a study will cost: a few measured steps, and the costs of its first trials relative to them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from statistics import mean
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from gpm_tune.study.accounts.ledger import Ledger
+from gpm_tune.study.cluster.connection import check_resources, connected, this_machine, trials_at_a_time
+from gpm_tune.study.definition.specification import Resources, Study
+from gpm_tune.study.storage.home import Home
+from gpm_tune.training import Experiment
+from gpm_tune.training.description import Description, describe
+from gpm_tune.training.rehearsal import Pace, measure_pace
+from gpm_tune.training.teacher import is_trained
+
+TRIALS = 12  # sampled, for the mean of their costs
+HOUR = 3600
+
+
+@dataclass(frozen=True)
+class Part:
+    """Trainings of one kind; hours of the whole part from the least to the most."""
+
+    name: str
+    trainings: int
+    hours: tuple[float, float]
+    gpu_hours: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """A study's cost before it is run."""
+
+    pace: Pace  # of the base experiment
+    trial_hours: float  # of a trial that is not stopped early, on average
+    at_a_time: int
+    parts: list[Part]
+    ends_early: list[str]  # sentences about budgets that end the study before its trials do
+    too_large: str | None  # a sentence about the first trials, where one does not fit its share of a GPU
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON data."""
+        return asdict(self)
+
+
+def forecast(study: Study, home: Home, address: str) -> Forecast:
+    """Measure on this machine, or on a worker of a cluster, and extrapolate.
+
+    home: whose teachers need not be trained any more.
+
+    Raises UserError where no trial could run there, or the feature network cannot be had.
+    """
+    experiments = [study.experiment]
+    if study.experiment.teacher and not is_trained(study.experiment.teacher, home.cache):
+        experiments.append(study.experiment.teacher)
+    if address == "local":
+        totals = this_machine()
+        check_resources(study.resources, totals, "this machine")
+        paces = _measure(experiments, study.resources)
+        return extrapolate(study, paces, trials_at_a_time(study.resources, totals))
+    with connected(address) as totals:
+        check_resources(study.resources, totals, "the Ray cluster")
+        import ray
+
+        resources = study.resources.for_ray
+        task = ray.remote(_measure).options(
+            num_cpus=resources.pop("CPU"), num_gpus=resources.pop("GPU"), resources=resources
+        )
+        paces = ray.get(task.remote(experiments, study.resources))
+        return extrapolate(study, paces, trials_at_a_time(study.resources, totals))
+
+
+def _measure(experiments: Sequence[Experiment], resources: Resources) -> list[Pace]:
+    device = "cuda" if resources.gpu else "cpu"
+    return [measure_pace(experiment, device, resources.cpu) for experiment in experiments]
+
+
+def extrapolate(study: Study, paces: Sequence[Pace], at_a_time: int) -> Forecast:
+    """The forecast from the pace of the base experiment, and of the teacher if it is to be trained."""
+    base, *teacher = paces
+    trials_first = [(trial, describe(trial)) for trial in _first_trials(study)]
+    own = describe(study.experiment)
+    whole = mean(_trial_hours(trial, found, base, own) for trial, found in trials_first)
+    share = study.scheduler.usual_share(max(study.experiment.training.steps, 1))
+    gpu = study.resources.gpu
+
+    def part(name: str, trainings: int, hours: float, least: float = 1.0, together: int = 1) -> Part:
+        most = trainings * hours
+        rounds = -(-trainings // together) * hours
+        return Part(name, trainings, (least * rounds, rounds), (least * most * gpu, most * gpu))
+
+    parts = [part("teacher", 1, _hours(study.experiment.teacher, pace)) for pace in teacher]
+    trials = study.budget.trials
+    search = part("search", trials, whole, share, at_a_time)
+    parts.append(search)
+    if study.confirm:
+        trainings = study.confirm.trials * study.confirm.seeds
+        parts.append(part("confirm", trainings, whole, together=at_a_time))
+    too_large = _too_large(base, own, [found for _, found in trials_first], gpu)
+    return Forecast(base, whole, at_a_time, parts, list(_limits(study, search)), too_large)
+
+
+def _limits(study: Study, search: Part) -> Iterator[str]:
+    """What the budget's other limits leave of the trials."""
+    for key, allowed, needed in [
+        ("hours", study.budget.hours, search.hours),
+        ("gpu_hours", study.budget.gpu_hours, search.gpu_hours),
+    ]:
+        if allowed is not None and allowed < needed[1]:
+            least, most = (
+                min(search.trainings, int(allowed / max(n, 1e-12) * search.trainings)) for n in needed[::-1]
+            )
+            reach = f"{least}" if least == most else f"{least} to {most}"
+            yield f"budget.{key} ({allowed:g}) suffices for {reach} of {search.trainings} trials"
+
+
+def _hours(experiment: Experiment | None, pace: Pace) -> float:
+    """Of a whole training at a pace."""
+    assert experiment is not None, "there is a pace of what there is"
+    training = experiment.training
+    evaluations = max(1, -(-training.steps // experiment.evaluation.every))
+    return (training.steps * pace.step + evaluations * pace.evaluation) / HOUR
+
+
+def _first_trials(study: Study) -> list[Experiment]:
+    """The experiments of the first trials; of the base alone where there are none."""
+    ledger = Ledger(study, storage=None)
+    assigned = (ledger.next() for _ in range(min(TRIALS, ledger.remaining)))
+    return [assignment.experiment for assignment in assigned if assignment] or [study.experiment]
+
+
+def _trial_hours(trial: Experiment, found: Description, base: Pace, own: Description) -> float:
+    """The base's pace, scaled by the trial's FLOPs relative to the base's own."""
+    step = base.step * _ratio(found.flops_per_step, own.flops_per_step)
+    evaluation = base.evaluation * _ratio(found.flops_per_sample, own.flops_per_sample)
+    return _hours(trial, Pace(base.device, step, evaluation))
+
+
+def _too_large(base: Pace, own: Description, trials: Sequence[Description], gpu: float) -> str | None:
+    """Whether the largest trial, as much larger than the base as is counted, exceeds its share of a GPU."""
+    if base.gpu_memory is None:
+        return None
+    step, evaluation, total = base.gpu_memory
+    needed = max(evaluation, step + max(found.memory - own.memory for found in trials))
+    share = min(gpu, 1.0) * total
+    if needed <= share:
+        return None
+    return (
+        f"WARNING: a trial needs about {needed / 1e9:.3g} GB of the GPU, and resources.gpu ({gpu:g}) leaves "
+        f"it {share / 1e9:.3g} of {total / 1e9:.3g} GB; raise resources.gpu, or lower training.batch_size"
+    )
+
+
+def _ratio(flops: float, base: float) -> float:
+    return flops / base if base else 1.0
+
+
+def forecast_lines(found: Forecast, study: Study) -> list[object]:
+    """For people: a sentence on what was measured, the parts, and what the budget leaves of them."""
+    pace = found.pace
+    table = Table("stage", title="forecast", box=SIMPLE_HEAD)
+    for column in ("trainings", "time", "GPU-hours"):
+        table.add_column(column, justify="right")
+    for part in found.parts:
+        table.add_row(
+            part.name, str(part.trainings), _range(part.hours, _duration), _range(part.gpu_hours, _number)
+        )
+    lines: list[object] = [
+        f"measured on {pace.device}: {pace.step * 1000:.3g} ms a step, {pace.evaluation:.3g} s an "
+        f"evaluation; a trial takes {_duration(found.trial_hours)} on average, {found.at_a_time} at a time",
+        table,
+    ]
+    if study.scheduler.usual_share(max(study.experiment.training.steps, 1)) < 1:
+        lines.append(f"the lower figure: {study.scheduler.name} stops as many trials as it is built to stop")
+    if 0 < study.resources.gpu < 1:
+        lines.append("measured with the GPU to itself: trials that share one slow each other")
+    return lines + list(found.ends_early) + ([found.too_large] if found.too_large else [])
+
+
+def _range(hours: tuple[float, float], show: Callable[[float], str]) -> str:
+    least, most = (show(value) for value in hours)
+    return most if least == most else f"{least} to {most}"
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _duration(hours: float) -> str:
+    """In the largest unit of which there is at least one."""
+    for unit, size in (("days", 24.0), ("hours", 1.0), ("min", 1 / 60)):
+        if hours >= size:
+            return f"{_number(hours / size)} {unit}"
+    return f"{_number(hours * HOUR)} s"

@@ -1,0 +1,167 @@
+"""What a study has found, as tables for people and plain data for programs."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from typing import Any
+
+import yaml
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from gpm_tune.errors import UserError
+from gpm_tune.study.accounts.confirmation import Confirmed, confirmed, rank_agreement
+from gpm_tune.study.accounts.records import StudyRecord, TrialRecord, read_confirmation
+from gpm_tune.study.definition import space
+from gpm_tune.training.objectives import metric_label
+
+
+def trials_table(record: StudyRecord, limit: int | None = None) -> Table:
+    """The trials, best first, those without a value last."""
+    ranked = record.ranked()
+    numbers = {trial.number for trial in ranked}
+    trials = ranked + [trial for trial in record.trials if trial.number not in numbers]
+    table = Table(title=f"study {record.name}: {states(record)}", box=SIMPLE_HEAD)
+    table.add_column("trial", justify="right", no_wrap=True)
+    table.add_column("state", no_wrap=True)
+    for path in record.search:
+        table.add_column(short_path(path, record.search), justify="right", overflow="fold")
+    for column in (*_objective_labels(record), "NFE", "steps", "duration"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for trial in trials[:limit]:
+        table.add_row(*_row(record, trial))
+    return table
+
+
+def _row(record: StudyRecord, trial: TrialRecord) -> list[str]:
+    return [
+        str(trial.number),
+        trial.state,
+        *(show_value(trial.values.get(path, "-")) for path in record.search),
+        *(f"{score:.4g}" for score in trial.scores or ()),
+        *("-" for _ in record.objectives if not trial.scores),
+        f"{trial.metrics['nfe']:g}" if "nfe" in trial.metrics else "-",
+        str(trial.step),
+        f"{trial.seconds:.1f} s",
+    ]
+
+
+def show_value(value: Any) -> str:
+    """A sampled value in a few characters."""
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def short_path(path: str, paths: list[str]) -> str:
+    """The end of a path that tells it from all others."""
+    keys = path.split(".")
+    for length in range(1, len(keys)):
+        tail = ".".join(keys[-length:])
+        if sum(other == tail or other.endswith(f".{tail}") for other in paths) == 1:
+            return tail
+    return path
+
+
+def states(record: StudyRecord) -> str:
+    """How many trials are in each state, in words."""
+    counts = Counter(trial.state for trial in record.trials)
+    return ", ".join(f"{count} {state}" for state, count in sorted(counts.items())) or "no trials"
+
+
+def _objective_labels(record: StudyRecord) -> list[str]:
+    return [metric_label(objective.metric, record.features) for objective in record.objectives]
+
+
+def failures(record: StudyRecord) -> list[str]:
+    """Why trials failed, a line each."""
+    failed = [f"trial {t.number} failed: {t.reason}" for t in record.trials if t.reason and t.state == "fail"]
+    others = [t for t in record.trials if t.reason and t.state != "fail"]
+    return failed + [f"trial {t.number} {t.state}: {t.reason}" for t in others]
+
+
+def lineage(record: StudyRecord) -> list[str]:
+    """Where forks of population-based training come from, a line each."""
+    return [f"trial {t.number} is a fork of {t.forked_from}" for t in record.trials if t.forked_from]
+
+
+def pareto(record: StudyRecord) -> list[str]:
+    """The Pareto front of a study with several objectives, in words."""
+    if len(record.objectives) == 1:
+        return []
+    numbers = ", ".join(str(trial.number) for trial in record.front())
+    return [f"Pareto front of {' and '.join(_objective_labels(record))}: trials {numbers or '-'}"]
+
+
+def report(storage: str, record: StudyRecord) -> list[object]:
+    """All that a person is shown of a study."""
+    things: list[object] = [trials_table(record), *failures(record), *lineage(record), *pareto(record)]
+    stage = read_confirmation(storage, record.name)
+    if stage is not None:
+        things += [confirmation_table(record, confirmed(record, stage)), *failures(stage)]
+    return things
+
+
+def confirmation_table(search: StudyRecord, rows: list[Confirmed]) -> Table:
+    """What new seeds say of the best trials."""
+    (label, *_) = _objective_labels(search)
+    tau = rank_agreement(rows)
+    agreement = "" if tau is None else f", rank agreement with the search (Kendall τ) {tau:.2f}"
+    table = Table(title=f"best trials of {search.name} with new seeds{agreement}", box=SIMPLE_HEAD)
+    for column in ("trial", f"{label} in the search", "mean", "std", "seeds", "best in"):
+        table.add_column(column, justify="right")
+    for row in rows:
+        numbers = (f"{row.searched:.4g}", f"{row.mean:.4g}", f"{row.std:.2g}")
+        table.add_row(str(row.number), *numbers, str(len(row.values)), f"{row.best_share:.0%}")
+    return table
+
+
+def studies_table(records: list[StudyRecord]) -> Table:
+    """One line per study."""
+    table = Table("study", "trials", "best", "objective", box=SIMPLE_HEAD)
+    for record in records:
+        ranked = record.ranked()
+        best = f"{ranked[0].value:.4g} (trial {ranked[0].number})" if ranked else "-"
+        table.add_row(record.name, states(record), best, " and ".join(_objective_labels(record)))
+    return table
+
+
+def plain(record: StudyRecord) -> dict[str, Any]:
+    """A study as plain data, for JSON."""
+    return {
+        "name": record.name,
+        "objectives": [objective.model_dump() for objective in record.objectives],
+        "features": record.features,
+        "hours": record.hours,
+        "gpu_hours": record.gpu_hours,
+        "pareto_front": [trial.number for trial in record.front()],
+        "trials": [_plain_trial(trial) for trial in record.trials],
+    }
+
+
+def _plain_trial(trial: TrialRecord) -> dict[str, Any]:
+    return {**dataclasses.asdict(trial), "value": trial.value}
+
+
+def best_trial(record: StudyRecord) -> TrialRecord:
+    """The trial with the best value. Raises UserError where no trial has one."""
+    ranked = record.ranked()
+    if not ranked:
+        raise UserError(f"study '{record.name}' has no trial with a result yet")
+    return ranked[0]
+
+
+def best_plain(record: StudyRecord) -> dict[str, Any]:
+    """The best trial as plain data, its whole experiment included."""
+    trial = best_trial(record)
+    experiment = space.put(record.experiment, trial.values)
+    return {"study": record.name, **_plain_trial(trial), "experiment": experiment}
+
+
+def best_yaml(record: StudyRecord) -> str:
+    """The best trial's experiment as a YAML file that `gpm-tune train` runs."""
+    best = best_plain(record)
+    origin = (
+        f"# Trial {best['number']} of study {record.name}: {_objective_labels(record)[0]} "
+        f"{best['scores'][0]:.4g} at step {best['best_step']}, NFE {best['metrics']['nfe']:g}.\n"
+    )
+    return origin + yaml.safe_dump(best["experiment"], sort_keys=False, allow_unicode=True)

@@ -1,0 +1,67 @@
+"""Models, their needs and their measurements, as tables for people."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from gpm_tune.models import ModelConfig
+from gpm_tune.training.description import Description
+from gpm_tune.training.objectives import metric_label
+from gpm_tune.training.sweep import Measurement
+
+
+def taxonomy_table() -> Table:
+    """Table 1: where each model's particles get their direction from, and whether a generator follows it."""
+    table = Table("model", "flow", "generator", "can be tuned", "paper", box=SIMPLE_HEAD)
+    for config in get_args(get_args(ModelConfig)[0]):
+        name = get_args(config.model_fields["name"].annotation)[0]
+        for place in config.places:
+            generator = "yes" if place.generator else "no"
+            table.add_row(name, place.flow, generator, ", ".join(place.knobs), place.paper)
+    return table
+
+
+def description_table(description: Description) -> list[object]:
+    """The networks, then what training and sampling cost."""
+    networks = Table("network", box=SIMPLE_HEAD)
+    networks.add_column("parameters", justify="right")
+    for name, count in description.networks.items():
+        networks.add_row(name, f"{count:,}")
+    costs = Table.grid(padding=(0, 2))
+    costs.add_row("training step", f"{_scaled(description.flops_per_step)}FLOP")
+    costs.add_row(f"sample, NFE {description.nfe}", f"{_scaled(description.flops_per_sample)}FLOP")
+    costs.add_row("weights, gradients, Adam", f"{_scaled(description.memory_of_weights)}B")
+    costs.add_row("kept by a training step", f"{_scaled(description.memory_of_step)}B")
+    return [networks, costs]
+
+
+def measurements_table(measurements: list[Measurement]) -> Table:
+    """A row per solver and NFE, with everything that the numbers depend on in the title."""
+    first = measurements[0]
+    title = f"{first.samples} samples, {first.split} set, seed {first.seed}"
+    table = Table("solver", title=title, box=SIMPLE_HEAD)
+    table.add_column("sampling steps", justify="right")
+    table.add_column("NFE", justify="right")
+    for name in first.metrics:
+        table.add_column(metric_label(name, first.features), justify="right")
+    for row in measurements:
+        steps = "-" if row.sampling_steps is None else str(row.sampling_steps)
+        table.add_row(row.solver, steps, str(row.nfe), *(_with_error(name, row) for name in row.metrics))
+    return table
+
+
+def _with_error(name: str, row: Measurement) -> str:
+    error = f" ± {row.errors[name]:.1g}" if name in row.errors else ""
+    return f"{row.metrics[name]:.4g}{error}"
+
+
+def _scaled(value: float) -> str:
+    """A number with a decimal prefix."""
+    for prefix in ("", "k", "M", "G", "T"):
+        if value < 1000:
+            return f"{value:.3g} {prefix}"
+        value /= 1000
+    return f"{value:.3g} P"

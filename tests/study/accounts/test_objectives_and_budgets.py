@@ -1,0 +1,176 @@
+"""Several objectives, constraints, budgets, confirmation: what the ledger makes of them."""
+
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from examples import POINTS, study_of
+from ledgers import record, take
+
+from gpm_tune.study.accounts.confirmation import ConfirmationLedger, best_shares, confirmed, rank_agreement
+from gpm_tune.study.accounts.ledger import Ledger, Verdict
+from gpm_tune.study.accounts.records import read_study
+from gpm_tune.study.definition import space
+
+
+def measured(value: float, **more: float) -> dict[str, float]:
+    return {"sliced_wasserstein": value, "nfe": 4.0, "seconds": 1.0, **more}
+
+
+def run(ledger: Ledger, number: int, *evaluations: dict[str, float]) -> None:
+    for step, metrics in enumerate(evaluations, start=1):
+        ledger.report(number, step, metrics)
+    ledger.complete(number)
+
+
+def test_the_pareto_front_is_optunas(storage: str) -> None:
+    goals = [{"metric": "sliced_wasserstein"}, {"metric": "nfe"}]
+    ledger = Ledger(study_of(objectives=goals), storage)
+    for value, nfe in [(3.0, 1.0), (1.0, 8.0), (2.0, 8.0), (2.0, 4.0)]:
+        run(ledger, take(ledger), measured(value, nfe=nfe))
+    front = [trial.number for trial in record(storage).front()]
+    assert front == [1, 3, 0]
+    theirs = optuna.load_study(study_name="small", storage=storage).best_trials
+    assert sorted(front) == [trial.number for trial in theirs]
+    assert record(storage).ranked()[-1].number == 2
+
+
+def test_a_violated_constraint_is_known_to_optuna_and_no_result(storage: str) -> None:
+    ledger = Ledger(study_of(constraints=[{"metric": "frechet", "max": 5.0}]), storage)
+    run(ledger, take(ledger), measured(1.0, frechet=9.0))
+    run(ledger, take(ledger), measured(2.0, frechet=4.0))
+    assert [(t.number, t.state) for t in record(storage).trials] == [(0, "infeasible"), (1, "complete")]
+    assert [trial.number for trial in record(storage).ranked()] == [1]
+    study = optuna.load_study(study_name="small", storage=storage)
+    assert study.trials[0].constraints == {"frechet": 4.0}
+    assert study.best_trial.number == 1
+
+
+def test_what_is_known_to_be_out_of_bounds_is_not_trained(storage: str) -> None:
+    search = {"model.sampling_steps": {"int": [2, 8], "step": 2}}
+    constraints = [{"metric": "nfe", "max": 4}, {"metric": "parameters", "max": 1e6}]
+    study = study_of(search=search, constraints=constraints, sampler={"name": "brute_force"}, start_from=[])
+    ledger, trained = Ledger(study, storage), []
+    while (assignment := ledger.next()) is not None:
+        trained.append(assignment.experiment.model.sampling_steps)
+        run(ledger, assignment.number, measured(1.0, nfe=trained[-1], parameters=10.0))
+    assert sorted(trained) == [2, 4]
+    refused = [trial for trial in record(storage).trials if trial.state == "infeasible"]
+    assert {trial.values["model.sampling_steps"] for trial in refused} == {6, 8}
+    assert all(trial.reason and "not nfe ≤ 4" in trial.reason for trial in refused)
+
+
+def test_a_target_ends_the_study(storage: str) -> None:
+    ledger = Ledger(study_of(budget={"trials": 4, "target": 0.5}), storage)
+    number = take(ledger)
+    ledger.report(number, 1, measured(0.6))
+    assert ledger.used_up() is None
+    ledger.report(number, 2, measured(0.5))
+    assert ledger.used_up() == "sliced_wasserstein has reached 0.5 (budget.target)"
+    assert Ledger(study_of(budget={"trials": 4, "target": 0.5}), storage).used_up()
+
+
+def test_hours_add_up_over_restarts(storage: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr("gpm_tune.study.accounts.meter.time.monotonic", lambda: now[0])
+    budget = {"trials": 9, "hours": 9.0, "gpu_hours": 1.5}
+    study = study_of(budget=budget, resources={"gpu": 0.5})
+    for passed, reason in ((3600.0, None), (1800.0, None), (3600.0, "1.5 GPU-hours are used up")):
+        ledger = Ledger(study, storage)
+        assert ledger.used_up() is None, "time between sessions is not counted"
+        now[0] += passed
+        found = ledger.used_up(training=2 if passed == 3600.0 and reason else 1)
+        assert found is None if reason is None else found and found.startswith(reason)
+        ledger.close()
+        now[0] += 10_000
+    spent = record(storage)
+    assert spent.hours == pytest.approx(2.5)
+    assert spent.gpu_hours == pytest.approx(0.5 * 1 + 0.5 * 0.5 + 0.5 * 2)
+
+
+def test_the_best_trials_are_confirmed_with_new_seeds(storage: str) -> None:
+    study = study_of(confirm={"trials": 2, "seeds": 3})
+    ledger = Ledger(study, storage)
+    for value in (3.0, 1.0, 2.0, 4.0):
+        run(ledger, take(ledger), measured(value))
+    best = record(storage).ranked()[:2]
+    stage, seen = ConfirmationLedger(study, storage, best), []
+    for restart in (False, True):
+        if restart:  # half way: nothing is repeated, nothing is lost
+            stage = ConfirmationLedger(study, storage, best)
+        while (assignment := stage.next()) is not None:
+            assert assignment.experiment.model_dump()["model"]["eta"] > 0
+            seen.append(assignment.experiment.seed)
+            run(stage, assignment.number, measured(10.0 + len(seen)))
+            if len(seen) == 3:
+                break
+    assert sorted(seen) == [1, 1, 2, 2, 3, 3]
+    rows = confirmed(record(storage), read_study(storage, "small.confirm"))
+    assert {row.number: row.searched for row in rows} == {1: 1.0, 2: 2.0}
+    assert rows[0].mean == pytest.approx(13.0)  # of 11, 13, 15
+    assert rows[0].std == pytest.approx(2.0)
+    assert rank_agreement(rows) == pytest.approx(1.0)
+
+
+def test_overlapping_seeds_share_the_first_place() -> None:
+    import numpy as np
+
+    clear = best_shares([np.array([1.0, 1.1, 0.9]), np.array([2.0, 2.1, 1.9])])
+    assert clear == [1.0, 0.0]
+    unclear = best_shares([np.array([1.0, 3.0, 2.0]), np.array([2.1, 1.0, 3.0])])
+    assert 0.3 < unclear[1] < 0.7
+    assert sum(unclear) == pytest.approx(1.0)
+
+
+PBT: dict[str, Any] = {
+    "scheduler": {"name": "pbt", "interval_steps": 4, "quantile": 0.25},
+    "search": {
+        "model.eta": {"float": [1.0, 20.0], "log": True},
+        "model.loss": {"choice": ["ipm", "vanilla"]},
+    },
+    "experiment": space.put(POINTS, {"training.steps": 12}),
+    "budget": {"trials": 4},
+}
+
+
+def write_checkpoint(folder: Path, step: int) -> str:
+    import json
+
+    from gpm_tune.training.checkpoint import FORMAT
+
+    folder.mkdir(parents=True)
+    text = json.dumps({"format": FORMAT, "evaluated_step": step, "seconds": 1.0})
+    (folder / "checkpoint.json").write_text(text)
+    return str(folder)
+
+
+def test_forks_of_the_best_replace_the_worst(storage: str, tmp_path: Path) -> None:
+    ledger = Ledger(study_of(**PBT), storage, str(tmp_path / "study"))
+    assignments = [ledger.next() for _ in range(4)]
+    assert ledger.next() is None
+    for assignment in assignments:
+        assert assignment is not None
+        number = assignment.number
+        assert ledger.report(number, 4, measured(float(number))) is Verdict.PAUSE
+        ledger.keep_checkpoint(number, write_checkpoint(tmp_path / f"checkpoint_{number}", 4))
+        ledger.pause(number)
+    ledger = Ledger(study_of(**PBT), storage, str(tmp_path / "study"))  # a restart in between changes nothing
+    following = [ledger.next() for _ in range(4)]
+    assert [a.number for a in following if a] == [0, 1, 2, 4]
+    fork = following[3]
+    assert fork is not None
+    assert fork.forked_from == {"trial": 0, "step": 4}
+    assert (fork.replaces, fork.steps_done) == (3, 4)
+    assert fork.checkpoint is not None
+    assert Path(fork.checkpoint, "checkpoint.json").is_file()
+    assert fork.checkpoint != str(tmp_path / "checkpoint_0"), "a copy: the donor drops its own"
+    assert fork.values != assignments[0].values if assignments[0] else False
+    for assignment in following:
+        assert assignment is not None
+        assert ledger.report(assignment.number, 12, measured(0.5)) is Verdict.PAUSE
+        ledger.complete(assignment.number)
+    states = {trial.number: trial.state for trial in record(storage).trials}
+    assert states == {0: "complete", 1: "complete", 2: "complete", 3: "pruned", 4: "complete"}
+    assert record(storage).trials[4].forked_from == "trial 0, step 4"
+    assert Ledger(study_of(**PBT), storage).next() is None, "forks do not count as members"

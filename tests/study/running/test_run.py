@@ -1,0 +1,312 @@
+"""Studies end to end, by the command line, on a real Ray, Optuna and MLflow."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import yaml
+from examples import MODELS, POINTS, TEACHER
+from mlflow.entities import Run
+from mlflow.tracking import MlflowClient
+from program import COMMAND, gpm_tune, write_study
+
+from gpm_tune.study.accounts.records import read_study, study_names
+from gpm_tune.study.definition import space
+from gpm_tune.study.storage.home import Home
+
+pytestmark = pytest.mark.slow
+
+
+def start(*arguments: str | Path, home: Path) -> subprocess.Popen[str]:
+    """Start the program in a process group of its own, as a terminal does."""
+    return subprocess.Popen(
+        [*COMMAND, *map(str, arguments), "--home", str(home)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        bufsize=1,
+        cwd=home.parent,
+        start_new_session=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )
+
+
+def read_until(process: subprocess.Popen[str], text: str) -> list[str]:
+    """The lines that a process prints, up to one that has the text."""
+    assert process.stdout is not None
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if text in line:
+            return lines
+    raise AssertionError(f"never printed {text!r}:\n{''.join(lines)}")
+
+
+def status(name: str, home: Path) -> dict[str, Any]:
+    result = gpm_tune("status", name, "--json", home=home)
+    assert result.returncode == 0, result.stderr
+    data: dict[str, Any] = json.loads(result.stdout)
+    return data
+
+
+def runs(name: str, home: Path) -> tuple[list[Run], list[Run]]:
+    """The parent runs and the child runs of a study in MLflow."""
+    client = MlflowClient(f"sqlite:///{home / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name(name)
+    assert experiment is not None
+    found = client.search_runs([experiment.experiment_id])
+    children = [run for run in found if "mlflow.parentRunId" in run.data.tags]
+    return [run for run in found if run not in children], children
+
+
+def test_a_study_gives_every_trial_once_to_optuna_and_mlflow(finished: Path) -> None:
+    trials = status("digits", finished)["trials"]
+    assert [trial["number"] for trial in trials] == [0, 1, 2, 3]
+    assert trials[0]["values"] == {"model.eta": 2.0, "model.sampling_steps": 3}
+    parents, children = runs("digits", finished)
+    assert len(parents) == 1
+    assert {run.data.tags["mlflow.parentRunId"] for run in children} == {parents[0].info.run_id}
+    assert sorted(run.data.tags["gpm.trial"] for run in children) == ["0", "1", "2", "3"]
+    client = MlflowClient(f"sqlite:///{finished / 'mlflow.db'}")
+    for run in children:
+        trial = trials[int(run.data.tags["gpm.trial"])]
+        history = client.get_metric_history(run.info.run_id, "fid")
+        assert [point.step for point in history] == [4, 8, 12]
+        assert min(point.value for point in history) == trial["value"]
+        assert run.data.params["model.eta"] == str(trial["values"]["model.eta"])
+        assert run.data.metrics["nfe"] == trial["values"]["model.sampling_steps"]
+        assert (run.info.status, run.data.tags["gpm.state"]) == ("FINISHED", "complete")
+        pictures = client.list_artifacts(run.info.run_id, "samples")
+        assert [Path(picture.path).name for picture in pictures] == [
+            f"step_{step:07d}.png" for step in (4, 8, 12)
+        ]
+
+
+def test_the_best_trial_is_exported_and_trained_again_to_the_same_value(
+    finished: Path, tmp_path: Path
+) -> None:
+    exported = tmp_path / "best.yaml"
+    result = gpm_tune("best", "digits", "--export", exported, "--json", home=finished)
+    best = json.loads(result.stdout)
+    assert best["value"] == min(trial["value"] for trial in status("digits", finished)["trials"])
+    assert Path(best["checkpoint"]).is_dir()
+    trained = gpm_tune("train", exported, "--device", "cpu", home=tmp_path / "home")
+    assert trained.returncode == 0, trained.stderr
+    assert f"best FID (small) {best['value']:.4g} at step {best['best_step']}" in trained.stdout
+    parents, _ = runs("best", tmp_path / "home")
+    (run,) = parents
+    assert run.data.params["model.eta"] == str(best["values"]["model.eta"])
+    again = gpm_tune("train", exported, "--device", "cpu", home=tmp_path / "home")
+    assert "continuing at step 12" in again.stdout
+    assert len(runs("best", tmp_path / "home")[0]) == 1
+
+
+def test_running_again_changes_nothing_and_more_trials_are_added(finished: Path) -> None:
+    path = finished.parent / "study.yaml"
+    before = status("digits", finished)
+    again = gpm_tune("run", path, home=finished)
+    assert again.returncode == 0
+    assert status("digits", finished) == before
+    extended = gpm_tune("run", path, "--trials", "5", home=finished)
+    assert extended.returncode == 0, extended.stdout + extended.stderr
+    after = status("digits", finished)
+    assert after["trials"][:4] == before["trials"]
+    assert len(after["trials"]) == 5
+    parents, children = runs("digits", finished)
+    assert (len(parents), len(children)) == (1, 5)
+
+
+LONG = space.put(POINTS, {"training.steps": 4500, "evaluation.every": 1500, "evaluation.nfe": []})
+
+
+def test_ctrl_c_leaves_a_study_that_continues_where_it_stood(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    path = write_study(tmp_path, name="stopped", experiment=LONG, budget={"trials": 2})
+    process = start("run", path, home=home)
+    read_until(process, "step 1500/4500")
+    time.sleep(1)  # into the next interval
+    os.killpg(process.pid, signal.SIGINT)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 130, output
+    assert "interrupted; continue with" in output
+    before = [line for line in output.splitlines() if "step " in line]
+    assert not any("4500/4500" in line for line in before), "no trial ran on to its end"
+    interrupted = [trial for trial in status("stopped", home)["trials"] if trial["state"] == "interrupted"]
+    assert interrupted
+    for trial in interrupted:
+        record = json.loads((Path(trial["checkpoint"]) / "checkpoint.json").read_text())
+        assert record["step"] >= trial["step"]
+    in_the_middle = [
+        trial
+        for trial in interrupted
+        if json.loads((Path(trial["checkpoint"]) / "checkpoint.json").read_text())["step"] % 1500
+    ]
+    assert in_the_middle, "trials checkpoint at once, not at their next evaluation"
+    _, children = runs("stopped", home)
+    assert {run.data.tags["gpm.state"] for run in children} >= {"interrupted"}
+    result = gpm_tune("run", path, home=home)
+    assert result.returncode == 0, result.stdout + result.stderr
+    trials = status("stopped", home)["trials"]
+    assert [trial["state"] for trial in trials] == ["complete"] * 2
+    _, children = runs("stopped", home)
+    assert len(children) == 2
+    client = MlflowClient(f"sqlite:///{home / 'mlflow.db'}")
+    for run in children:
+        history = client.get_metric_history(run.info.run_id, "sliced_wasserstein")
+        assert [point.step for point in history] == [1500, 3000, 4500]
+        assert run.info.status == "FINISHED"
+
+
+def test_a_diverging_trial_fails_alone_and_a_killed_worker_is_replaced(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    path = write_study(
+        tmp_path,
+        name="hurt",
+        experiment=LONG,
+        search={"training.optimizer.lr": {"choice": [2e-4, 1e30]}},
+        sampler={"name": "random", "seed": 0},
+        budget={"trials": 3},
+        resources={"cpu": 1, "concurrent": 1},
+    )
+    process = start("run", path, home=home)
+    read_until(process, "step 1500/4500")
+    workers = [
+        child
+        for child in psutil.Process(process.pid).children(recursive=True)
+        if child.name().startswith("ray::") and "Trainable" in " ".join(child.cmdline())
+    ]
+    assert workers
+    workers[0].kill()
+    output, _ = process.communicate(timeout=200)
+    assert process.returncode == 0, output
+    trials = status("hurt", home)["trials"]
+    assert len(trials) == 3
+    by_rate = {trial["values"]["training.optimizer.lr"]: trial for trial in trials}
+    assert by_rate[2e-4]["state"] == "complete"
+    assert by_rate[1e30]["state"] == "fail"
+    assert "not finite" in by_rate[1e30]["reason"]
+    assert "failed: loss/" in output
+    _, children = runs("hurt", home)
+    assert len(children) == 3
+    for run in children:
+        failed = run.data.params["training.optimizer.lr"] == "1e+30"
+        assert run.info.status == ("FAILED" if failed else "FINISHED")
+        assert ("not finite" in run.data.tags.get("gpm.reason", "")) == failed
+
+
+def test_training_alone_is_interrupted_and_continued_in_the_same_run(tmp_path: Path) -> None:
+    home, path = tmp_path / "home", tmp_path / "alone.yaml"
+    path.write_text(yaml.safe_dump(LONG))
+    process = start("train", path, "--device", "cpu", home=home)
+    read_until(process, "step 1500/4500")
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, output
+    assert "interrupted; continue with" in output
+    result = gpm_tune("train", path, "--device", "cpu", home=home)
+    assert result.returncode == 0, result.stderr
+    assert "continuing at step 1" in result.stdout or "continuing at step 2" in result.stdout
+    (run,), children = runs("alone", home)
+    assert not children
+    history = MlflowClient(f"sqlite:///{home / 'mlflow.db'}").get_metric_history(run.info.run_id, "frechet")
+    assert [point.step for point in history] == [1500, 3000, 4500]
+    assert run.data.tags["gpm.state"] == "complete"
+
+
+def test_training_alone_that_diverges_says_so(tmp_path: Path) -> None:
+    home, path = tmp_path / "home", tmp_path / "broken.yaml"
+    path.write_text(yaml.safe_dump(space.put(LONG, {"training.optimizer.lr": 1e30})))
+    result = gpm_tune("train", path, "--device", "cpu", home=home)
+    assert result.returncode == 1
+    assert result.stderr.startswith("error: training diverged: loss/")
+    (run,), _ = runs("broken", home)
+    assert run.info.status == "FAILED"
+
+
+def test_a_teacher_is_trained_once_before_the_trials_and_shared(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    (tmp_path / "edm.yaml").write_text(yaml.safe_dump(TEACHER))
+    model = {**MODELS["score_gan"], "teacher": {"experiment": str(tmp_path / "edm.yaml")}}
+    path = write_study(
+        tmp_path,
+        name="taught",
+        experiment={**POINTS, "model": model},
+        search={"model.score_steps": {"int": [1, 4]}},
+        budget={"trials": 2},
+    )
+    result = gpm_tune("run", path, home=home)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "teacher: edm on gaussians, 12 steps" in result.stdout
+    assert [trial["state"] for trial in status("taught", home)["trials"]] == ["complete"] * 2
+    (teacher,) = (home / "cache" / "teachers").iterdir()
+    before = {file: file.stat().st_mtime_ns for file in teacher.glob("checkpoints/*/*")}
+    result = gpm_tune("run", path, "--trials", "3", home=home)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert {file: file.stat().st_mtime_ns for file in teacher.glob("checkpoints/*/*")} == before
+    result = gpm_tune("train", path, "--device", "cpu", home=home)
+    assert result.returncode == 0, result.stderr
+    assert "step 12/12" in result.stdout
+    assert len(list((home / "cache" / "teachers").iterdir())) == 1
+
+
+def test_a_teacher_that_is_an_mlflow_run_is_found(tmp_path: Path) -> None:
+    home, path = tmp_path / "home", tmp_path / "edm.yaml"
+    path.write_text(yaml.safe_dump(TEACHER))
+    assert gpm_tune("train", path, "--device", "cpu", home=home).returncode == 0
+    (run,), _ = runs("edm", home)
+    model = {**MODELS["score_gan"], "teacher": {"run": run.info.run_id}}
+    pupil = tmp_path / "pupil.yaml"
+    pupil.write_text(yaml.safe_dump({**POINTS, "model": model}))
+    result = gpm_tune("train", pupil, "--device", "cpu", home=home)
+    assert result.returncode == 0, result.stderr
+    (run,), _ = runs("pupil", home)
+    assert run.data.params["model.teacher.checkpoint"].endswith("step_000000012")
+
+
+PENDING = """
+import sys
+from gpm_tune.cli import main
+from gpm_tune.study.cluster import connection as cluster
+from gpm_tune.study.running import run
+def more(): return {"CPU": 1000.0}
+cluster.totals = run.totals = run.this_machine = more
+main()
+"""
+
+
+def test_trials_that_wait_for_nodes_do_not_keep_an_interrupted_study_waiting(tmp_path: Path) -> None:
+    path = write_study(tmp_path, name="waiting", budget={"trials": 2}, resources={"cpu": 500})
+    command = [sys.executable, "-c", PENDING, "run", str(path), "--home", str(tmp_path / "home")]
+    storage = Home(tmp_path / "home").optuna_uri
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        try:
+            wait_until(lambda: asked(storage) == 2)
+            process.send_signal(signal.SIGINT)
+            output, _ = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    assert process.returncode == 130, output
+    record = read_study(storage, "waiting")
+    assert [trial.state for trial in record.trials] == ["interrupted", "interrupted"]
+
+
+def asked(storage: str) -> int:
+    """How many trials the study has asked for."""
+    return len(read_study(storage, "waiting").trials) if "waiting" in study_names(storage) else 0
+
+
+def wait_until(condition: Callable[[], object], seconds: float = 150) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.2)

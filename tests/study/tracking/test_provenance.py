@@ -1,0 +1,56 @@
+"""Where results come from, and what is registered of them, as MLflow has it."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from examples import experiment_of
+from mlflow import MlflowClient
+
+from gpm_tune.study.tracking.provenance import data_fingerprint, environment_tags, requirements
+from gpm_tune.study.tracking.tracker import Tracker
+
+
+def test_versions_and_machine_are_named() -> None:
+    tags = environment_tags()
+    assert tags["gpm.torch"] == torch.__version__.partition("+")[0] or tags["gpm.torch"] == torch.__version__
+    assert tags["gpm.python"].startswith(f"{sys.version_info.major}.{sys.version_info.minor}.")
+    assert any(line.startswith("optuna==") for line in requirements().splitlines())
+
+
+def test_the_commit_is_that_of_the_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert "gpm.git_commit" not in environment_tags()
+    identity = ["-c", "user.name=a", "-c", "user.email=a@b.c"]
+    for words in (["init", "-q"], [*identity, "commit", "-q", "--allow-empty", "-m", "one"]):
+        subprocess.run(["git", *words], check=True)
+    commit = environment_tags()["gpm.git_commit"]
+    assert len(commit) == 40
+    Path("file").touch()
+    assert environment_tags()["gpm.git_commit"] == f"{commit}-dirty"
+
+
+def test_the_fingerprint_is_the_datas() -> None:
+    assert data_fingerprint(experiment_of()) == data_fingerprint(experiment_of(training__steps=5))
+    assert data_fingerprint(experiment_of()) != data_fingerprint(experiment_of(data__samples=1999))
+
+
+def test_a_curve_is_drawn_over_nfe_and_a_checkpoint_registered_once(tmp_path: Path) -> None:
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    for tags in ({"step": "4"}, {"step": "4"}, {"step": "8"}):  # the second time the study is only continued
+        with Tracker(tmp_path / "spool", uri, "digits", str(tmp_path / "artifacts")) as tracker:
+            run = tracker.open_run("key", name="trial 0", params={}, tags={})
+            run.metrics(12, {"fid": 3.0})
+            run.curve("fid_by_nfe", {2: 9.0, 4: 3.0})
+            run.artifact("checkpoint/weights.safetensors", b"weights")
+            run.register("digits", tags)
+            run.end("FINISHED")
+    client = MlflowClient(uri)
+    versions = client.search_model_versions("name = 'digits'")
+    assert sorted(version.tags["step"] for version in versions) == ["4", "8"]
+    (source,) = {version.source for version in versions}
+    assert Path(source.removeprefix("file://"), "weights.safetensors").read_bytes() == b"weights"
+    history = client.get_metric_history(versions[0].run_id, "fid_by_nfe")
+    assert {(point.step, point.value) for point in history} == {(2, 9.0), (4, 3.0)}
