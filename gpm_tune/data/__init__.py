@@ -2,16 +2,15 @@
 
 from typing import Annotated
 
-from pydantic import Field
-
 from gpm_tune.data.celeba import CelebAConfig
 from gpm_tune.data.dataset import Dataset, to_float
 from gpm_tune.data.digits import DigitsConfig
 from gpm_tune.data.gaussians import GaussiansConfig
 from gpm_tune.data.mnist import MNISTConfig
+from gpm_tune.plugins import Extensible
 
 DataConfig = Annotated[
-    GaussiansConfig | DigitsConfig | MNISTConfig | CelebAConfig, Field(discriminator="name")
+    GaussiansConfig | DigitsConfig | MNISTConfig | CelebAConfig, Extensible("gpm_tune.data")
 ]
 
 __all__ = [

@@ -2,18 +2,17 @@
 
 from typing import Annotated
 
-from pydantic import Field
-
 from gpm_tune.models.discr_flow import DiscrFlowConfig
 from gpm_tune.models.edm import EDMConfig
 from gpm_tune.models.gan import GANConfig
 from gpm_tune.models.kernel_flow import KernelFlowConfig
 from gpm_tune.models.particle_model import FreeParticleModel, GeneratorModel, ParticleModel, Samples, place
 from gpm_tune.models.score_gan import ScoreGANConfig
+from gpm_tune.plugins import Extensible
 
 ModelConfig = Annotated[
     EDMConfig | ScoreGANConfig | DiscrFlowConfig | GANConfig | KernelFlowConfig,
-    Field(discriminator="name"),
+    Extensible("gpm_tune.models"),
 ]
 
 __all__ = [

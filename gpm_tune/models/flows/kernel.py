@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from gpm_tune.config import Config
 from gpm_tune.models.flow import Flow, Given
 from gpm_tune.models.flows.adversarial import input_gradient
+from gpm_tune.plugins import Extensible
 
 
 class GaussianKernel(Config):
@@ -139,7 +140,7 @@ def stein_direction(x: Tensor, score: Tensor, kernel: GaussianKernel) -> Tensor:
     return (weights @ score + repulsion) / len(x)
 
 
-AnyFunctional = Annotated[MMD | Entropy | FDivergence | Stein, Field(discriminator="name")]
+AnyFunctional = Annotated[MMD | Entropy | FDivergence | Stein, Extensible("gpm_tune.flows")]
 
 
 class KernelDirection(nn.Module):

@@ -13,6 +13,7 @@ import torch
 
 import gpm_tune
 from gpm_tune.data import DataConfig
+from gpm_tune.plugins import packages
 from gpm_tune.training import Experiment
 
 PACKAGES = ("torch", "torchvision", "ray", "optuna", "mlflow")
@@ -24,6 +25,7 @@ def environment_tags() -> dict[str, str]:
     """Versions and the machine; the git commit of the working folder, if it is in a checkout."""
     tags = {"gpm.python": platform.python_version(), "gpm.platform": platform.platform()}
     tags |= {f"gpm.{package}": version(package) for package in PACKAGES}
+    tags |= {f"gpm.plugin.{package}": number for package, number in packages().items()}
     if torch.cuda.is_available():
         tags["gpm.cuda"] = str(torch.version.cuda)
         tags["gpm.gpu"] = torch.cuda.get_device_name()

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import get_args
-
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from gpm_tune.models import ModelConfig
+from gpm_tune.plugins import members, name_of
 from gpm_tune.training.description import Description
 from gpm_tune.training.objectives import metric_label
 from gpm_tune.training.sweep import Measurement
@@ -16,11 +15,10 @@ from gpm_tune.training.sweep import Measurement
 def taxonomy_table() -> Table:
     """Table 1: where each model's particles get their direction from, and whether a generator follows it."""
     table = Table("model", "flow", "generator", "can be tuned", "paper", box=SIMPLE_HEAD)
-    for config in get_args(get_args(ModelConfig)[0]):
-        name = get_args(config.model_fields["name"].annotation)[0]
-        for place in config.places:
+    for config in members(ModelConfig):
+        for place in getattr(config, "places"):  # noqa: B009 (the union is extensible)
             generator = "yes" if place.generator else "no"
-            table.add_row(name, place.flow, generator, ", ".join(place.knobs), place.paper)
+            table.add_row(name_of(config), place.flow, generator, ", ".join(place.knobs), place.paper)
     return table
 
 

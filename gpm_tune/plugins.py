@@ -1,0 +1,107 @@
+"""Plug-ins: what other installed packages add to the kinds of things that an experiment chooses by name.
+
+A package names its configuration classes in entry points, in one of these groups, each under the `name`
+that chooses it in a study file:
+
+gpm_tune.data        data sets, as those of `gpm_tune/data/`
+gpm_tune.networks    networks, as those of `gpm_tune/networks/`, in every role for which they have a method
+gpm_tune.models      a flow with or without a generator, as those of `gpm_tune/models/`
+gpm_tune.flows       flows in closed form, for `kernel_flow`, as those of `gpm_tune/models/flows/kernel.py`
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from typing import Annotated, Any, Union, get_args
+
+from pydantic import Field, GetCoreSchemaHandler
+from pydantic_core import CoreSchema
+
+from gpm_tune.config import Config
+from gpm_tune.errors import UserError
+
+# What a class must have to be one of the group.
+NEEDS = {
+    "gpm_tune.data": ("shape", "validation_samples", "prepare", "load"),
+    "gpm_tune.networks": ("check_shape",),
+    "gpm_tune.models": ("places", "solvers", "check_shape", "build"),
+    "gpm_tune.flows": ("direction",),
+}
+NETWORK_ROLES = ("build_discriminator", "build_generator", "build_denoiser")  # a network has one or more
+
+
+@dataclass(frozen=True)
+class Extensible:
+    """Marks a union of configuration classes, told apart by `name`, to which plug-ins may add.
+
+    It stands where `Field(discriminator="name")` would: `Annotated[A | B, Extensible("gpm_tune.data")]`.
+    """
+
+    group: str
+    role: str = ""  # the method that members need, where the group has several
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        members: Any = Union[self.members(source)]  # noqa: UP007 (known at run time only)
+        return handler.generate_schema(Annotated[members, Field(discriminator="name")])
+
+    def members(self, union: Any) -> tuple[type[Config], ...]:
+        """The classes of the union, and those of plug-ins."""
+        own: tuple[type[Config], ...] = get_args(union)
+        added = [plugin for plugin in installed(self.group) if not self.role or hasattr(plugin, self.role)]
+        for plugin in added:
+            if name_of(plugin) in map(name_of, own):
+                raise UserError(
+                    f"plug-in {plugin.__module__}.{plugin.__name__}: the name '{name_of(plugin)}' is that of "
+                    f"another member of {self.group}; choose another one"
+                )
+        return (*own, *added)
+
+
+def members(union: Any) -> tuple[type[Config], ...]:
+    """The classes of an extensible union, those of plug-ins included."""
+    classes, mark = get_args(union)
+    found: tuple[type[Config], ...] = mark.members(classes)
+    return found
+
+
+def name_of(config: type[Config]) -> str:
+    """What chooses a configuration class in a study file."""
+    return str(get_args(config.model_fields["name"].annotation)[0])
+
+
+@cache
+def installed(group: str) -> tuple[type[Config], ...]:
+    """The classes that installed packages add to a group.
+
+    Raises UserError where one cannot be loaded, or is no member of the group.
+    """
+    return tuple(_load(entry) for entry in sorted(entry_points(group=group), key=lambda entry: entry.name))
+
+
+def packages() -> dict[str, str]:
+    """The installed packages that have plug-ins, and their versions."""
+    found = [entry.dist for group in NEEDS for entry in entry_points(group=group)]
+    return {dist.name: dist.version for dist in found if dist is not None}
+
+
+def _load(entry: EntryPoint) -> type[Config]:
+    package = entry.dist.name if entry.dist else entry.value
+    what = f"plug-in '{entry.name}' of the package {package} (entry point {entry.group}, {entry.value})"
+    try:
+        config = entry.load()
+    except Exception as error:  # whatever another package raises when it is imported
+        raise UserError(
+            f"{what} cannot be loaded: {type(error).__name__}: {error}. Mend it, or `pip uninstall {package}`"
+        ) from error
+    if not (isinstance(config, type) and issubclass(config, Config)):
+        raise UserError(f"{what} is no class derived from gpm_tune.config.Config")
+    if "name" not in config.model_fields or name_of(config) != entry.name:
+        raise UserError(f'{what}: {config.__name__} needs the field `name: Literal["{entry.name}"]`')
+    missing = [need for need in NEEDS[entry.group] if not hasattr(config, need)]
+    if entry.group == "gpm_tune.networks" and not any(hasattr(config, role) for role in NETWORK_ROLES):
+        missing.append(" or ".join(NETWORK_ROLES))
+    if missing:
+        raise UserError(f"{what}: {config.__name__} lacks {', '.join(missing)}")
+    return config
