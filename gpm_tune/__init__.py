@@ -1,3 +1,21 @@
 """gpm_tune: hyperparameter studies of generative particle models."""
 
-__version__ = "0.1.0"
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from gpm_tune.version import __version__
+
+if TYPE_CHECKING:
+    from gpm_tune.api import Study, Trial
+
+__all__ = ["Study", "Trial", "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    """The Python interface, imported at its first use: the training core needs neither ray nor optuna."""
+    if name in ("Study", "Trial"):
+        from importlib import import_module
+
+        return getattr(import_module("gpm_tune.api"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -13,13 +13,13 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from plotly.offline import get_plotlyjs
 
-import gpm_tune
 from gpm_tune.analysis import study_frames
 from gpm_tune.analysis.charts import Chart, for_plotly
 from gpm_tune.analysis.study_data import StudyData
 from gpm_tune.analysis.study_figures import study_charts
 from gpm_tune.study.tracking.provenance import PACKAGES
 from gpm_tune.study.views.results import failures, lineage, show_value, states
+from gpm_tune.version import __version__
 
 HERE = Path(__file__).parent
 MOST_ROWS = 2000  # of a table under a figure
@@ -81,7 +81,7 @@ def _facts(data: StudyData) -> Iterable[tuple[str, str]]:
     if ended is not None and pd.notna(ended):
         yield "last trial ended", f"{ended.astimezone(timezone.utc):%Y-%m-%d %H:%M} UTC"
     now = datetime.now(timezone.utc)
-    yield "this report", f"{now:%Y-%m-%d %H:%M} UTC, by gpm_tune {gpm_tune.__version__}"
+    yield "this report", f"{now:%Y-%m-%d %H:%M} UTC, by gpm_tune {__version__}"
 
 
 def _say_versions(data: StudyData) -> Iterable[str]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-import gpm_tune
+from gpm_tune.version import __version__
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -116,7 +116,7 @@ class ListsCommand(TyperCommand):
 
 def _version(wanted: bool) -> None:
     if wanted:
-        print(f"gpm-tune {gpm_tune.__version__}")
+        print(f"gpm-tune {__version__}")
         raise typer.Exit
 
 

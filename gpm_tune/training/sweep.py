@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import gpm_tune
 from gpm_tune.config import nearest
 from gpm_tune.data import GaussiansConfig, to_float
 from gpm_tune.errors import UserError
@@ -25,6 +24,7 @@ from gpm_tune.training.experiment import Experiment
 from gpm_tune.training.generation import Sampler
 from gpm_tune.training.saved import load_model
 from gpm_tune.training.trainer import SAMPLED_AT_ONCE
+from gpm_tune.version import __version__
 
 SPLITS = ("train", "validation", "test")
 
@@ -210,7 +210,7 @@ def _key(folder: Path, conditions: Conditions, simulation: Simulation) -> str:
     record = checkpoint.read_record(folder)
     sampler = simulation.sampler
     parts = [
-        gpm_tune.__version__,
+        __version__,
         record["files"],
         record["experiment"],
         asdict(conditions),

@@ -16,13 +16,13 @@ from typing import Any, Generic, NamedTuple, TypedDict, TypeVar
 import torch
 from filelock import FileLock
 
-import gpm_tune
 from gpm_tune.data import CelebAConfig, MNISTConfig
 from gpm_tune.errors import UserError
 from gpm_tune.metrics import check_features
 from gpm_tune.study.storage import shared_storage
 from gpm_tune.study.tracking.provenance import code_digest, data_fingerprint
 from gpm_tune.training import Experiment
+from gpm_tune.version import __version__
 
 LOOK_SECONDS = 600.0  # for a node to make its report: it may have to get the data first
 CLOCK_SECONDS = 10.0
@@ -95,7 +95,7 @@ def look(
     return NodeReport(
         node,
         python=platform.python_version(),
-        gpm_tune=gpm_tune.__version__,
+        gpm_tune=__version__,
         code=code_digest(),
         ray=version("ray"),
         torch=torch.__version__,

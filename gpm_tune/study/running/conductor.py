@@ -10,11 +10,11 @@ from typing import Any, Protocol
 
 import yaml
 
-import gpm_tune
 from gpm_tune.study.accounts.ledger import Assignment, Ledger, Verdict
 from gpm_tune.study.tracking.tracker import RunLog, Tracker
 from gpm_tune.training import Experiment
 from gpm_tune.training.objectives import curve_of
+from gpm_tune.version import __version__
 
 
 class Observer(Protocol):
@@ -221,7 +221,7 @@ def run_tags(experiment: Experiment) -> dict[str, str]:
     tags = {
         "gpm.model": experiment.model.name,
         "gpm.data": experiment.data.name,
-        "gpm.version": gpm_tune.__version__,
+        "gpm.version": __version__,
     }
     if experiment.features:
         tags["gpm.features"] = experiment.features

@@ -8,6 +8,7 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from gpm_tune.console import has_bars
 from gpm_tune.study.accounts.ledger import Assignment
 from gpm_tune.study.definition.specification import Study
 from gpm_tune.training.objectives import metric_label
@@ -30,7 +31,7 @@ class StudyProgress:
             TextColumn("{task.fields[note]}"),
             TimeElapsedColumn(),
             console=console,
-            disable=not console.is_terminal,
+            disable=not has_bars(console),
         )
         self._all = self._progress.add_task("trials", total=remaining, note="")
 

@@ -1,0 +1,158 @@
+"""The Python interface, for notebooks: studies as objects, trials as a frame, samples as tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from gpm_tune.console import new_console
+from gpm_tune.documents import Document
+from gpm_tune.errors import UserError
+from gpm_tune.study.accounts.records import StudyRecord, read_study
+from gpm_tune.study.definition import space
+from gpm_tune.study.definition.specification import find_file, include_teacher, load_study
+from gpm_tune.study.storage import shared_storage
+from gpm_tune.study.storage.home import Home
+from gpm_tune.study.storage.runs import choose_device
+from gpm_tune.study.views.results import best_trial, states
+from gpm_tune.training import Experiment
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A trial with a result."""
+
+    study: str
+    number: int
+    value: float  # the best that the first objective reached
+    values: dict[str, Any]  # of the search space's paths
+    metrics: dict[str, float]  # of the evaluation where it was reached
+    experiment: Experiment  # the base experiment with these values
+    checkpoint: Path  # holds the weights of that evaluation
+
+    def sample(
+        self, n: int = 64, *, nfe: int | None = None, seed: int = 0, device: str | None = None
+    ) -> Tensor:
+        """Samples of the best weights: (n, *shape) on the CPU, images in [-1, 1].
+
+        nfe: to be spent per sample; None for the model's full NFE. device: None for the GPU if there is one.
+        Raises UserError where the model cannot be sampled at this NFE, or the checkpoint is not here.
+        """
+        from gpm_tune.training.generation import load_sampler
+
+        sampler = load_sampler(
+            self.checkpoint, nfe=nfe, solver=None, steps=None, device=choose_device(device)
+        )
+        return sampler.draw(n, seed)[1]
+
+
+class Study:
+    """A study: one search, which is run until its budget is used up, and can be continued at any time."""
+
+    def __init__(
+        self,
+        file: str | Path | Document,
+        overrides: Mapping[str, Any] | None = None,
+        *,
+        home: str | Path | None = None,
+        tracking_uri: str | None = None,
+        storage: str | None = None,
+    ) -> None:
+        """The study of a file; a bare name is also looked up among those that come with the program.
+
+        overrides: dotted path into the file -> value, as `--set` of the command line. home, tracking_uri
+        and storage: as the options of the command line. Nothing is started. Raises UserError where the
+        file is not valid.
+        """
+        self._document = file if isinstance(file, Document) else Document.load(find_file(Path(file)))
+        include_teacher(self._document)
+        for path, value in (overrides or {}).items():
+            self._document.assign(path, value, f"override of {path}")
+        self.home = Home(Path(home) if home is not None else None, tracking_uri, storage)
+        self.definition = load_study(self._document)
+
+    @classmethod
+    def open(
+        cls,
+        name: str,
+        *,
+        home: str | Path | None = None,
+        tracking_uri: str | None = None,
+        storage: str | None = None,
+    ) -> Study:
+        """A study that has been run before, as it was run. Raises UserError where there is none."""
+        place = Home(Path(home) if home is not None else None, tracking_uri, storage)
+        read_study(place.optuna_uri, name)
+        return cls(place.study(name) / "study.yaml", home=home, tracking_uri=tracking_uri, storage=storage)
+
+    @property
+    def name(self) -> str:
+        """What identifies the study in its home."""
+        return self.definition.name
+
+    @property
+    def record(self) -> StudyRecord:
+        """What is known of the study now. Raises UserError where it has not been run yet."""
+        return read_study(self.home.optuna_uri, self.name)
+
+    def run(self, *, address: str = "local", console: Console | None = None) -> bool:
+        """Run the study, or continue it where it stands, until a part of its budget is used up.
+
+        address: `local` starts Ray here, `auto` or HOST:PORT joins a cluster. The first Ctrl-C, or the
+        notebook's stop button, lets the running trials checkpoint. Returns False if interrupted. Raises
+        UserError where something is missing that trials need.
+        """
+        from gpm_tune.study.running.run import run_study
+
+        return run_study(self.definition, self.home, address, console or new_console())
+
+    def resume(
+        self, trials: int | None = None, *, address: str = "local", console: Console | None = None
+    ) -> bool:
+        """Continue the study after an interrupt, a crash or a reboot; trials: in all, to add some.
+
+        Returns and raises as `run`; raises UserError where the study has not been run yet, too.
+        """
+        read_study(self.home.optuna_uri, self.name)
+        if trials is not None:
+            self._document.assign("budget.trials", trials, "trials")
+            self.definition = load_study(self._document)
+        return self.run(address=address, console=console)
+
+    def trials(self) -> pd.DataFrame:
+        """A row per trial: its state, searched values, objectives, NFE, costs, checkpoint and MLflow run."""
+        from gpm_tune.analysis.study_data import read_data
+        from gpm_tune.analysis.study_frames import trials
+
+        return trials(read_data(self.home, self.name))
+
+    def best(self) -> Trial:
+        """The trial with the best value of the first objective.
+
+        Raises UserError where no trial has a result, or its checkpoint is not on this machine.
+        """
+        record = self.record
+        found = best_trial(record)
+        folder = shared_storage.local(found.checkpoint, self.home.cache) if found.checkpoint else None
+        if folder is None or not folder.is_dir():
+            raise UserError(
+                f"study '{self.name}': the checkpoint of trial {found.number} is not on this machine"
+                + (f" ({found.checkpoint})" if found.checkpoint else "")
+            )
+        assert found.value is not None, "it is ranked by it"
+        experiment = Experiment.model_validate(space.put(record.experiment, found.values))
+        return Trial(self.name, found.number, found.value, found.values, found.metrics, experiment, folder)
+
+    def __repr__(self) -> str:
+        try:
+            return f"Study({self.name!r}: {states(self.record)})"
+        except UserError:
+            return f"Study({self.name!r}: not run yet)"

@@ -1,0 +1,116 @@
+"""How commands answer: to a person, to a program (--json), or as briefly as they can (--quiet)."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable, Iterable
+from functools import wraps
+from inspect import Parameter, Signature, signature
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+
+import typer
+from typer.core import TyperCommand
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+Flags = {
+    "json": Annotated[
+        bool,
+        typer.Option("--json", help="Print the result as JSON; progress goes to the standard error."),
+    ],
+    "quiet": Annotated[
+        bool, typer.Option("--quiet", "-q", help="Print what was asked for only: no progress, no advice.")
+    ],
+    "verbose": Annotated[
+        bool,
+        typer.Option("--verbose", "-v", help="Print logs, Ray's too, and where an error arose."),
+    ],
+}
+
+
+class Output:
+    """What the flags of the command line have chosen."""
+
+    json = quiet = verbose = False
+
+    def choose(self, json: bool, quiet: bool, verbose: bool) -> None:
+        """As the flags of a command say."""
+        self.json, self.quiet, self.verbose = json, quiet, verbose
+        if verbose:
+            logging.basicConfig(format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S")
+            for name in ("gpm_tune", "ray"):
+                logging.getLogger(name).setLevel(logging.INFO)
+
+    @property
+    def progress(self) -> Console:
+        """Where progress is shown: bars on a terminal, lines in a log."""
+        from gpm_tune.console import new_console
+
+        return new_console(stderr=self.json, quiet=self.quiet)
+
+    def result(self, data: object, things: Iterable[object]) -> None:
+        """What the command was asked for: as plain data, or as tables and lines."""
+        if self.json:
+            import json
+
+            print(json.dumps(data, indent=2))
+        else:
+            show(*things)
+
+    def advise(self, *lines: str) -> None:
+        """What a person may do next."""
+        if not self.json and not self.quiet:
+            print(*lines, sep="\n", flush=True)
+
+
+output = Output()
+
+
+def with_flags(function: Callable[..., None]) -> Callable[..., None]:
+    """The function of a command with the flags of every command among its parameters."""
+
+    @wraps(function)
+    def call(*, json: bool, quiet: bool, verbose: bool, **arguments: Any) -> None:
+        output.choose(json, quiet, verbose)
+        function(**arguments)
+
+    flags = [Parameter(name, Parameter.KEYWORD_ONLY, default=False) for name in Flags]
+    own = [p.replace(kind=Parameter.KEYWORD_ONLY) for p in signature(function).parameters.values()]
+    call.__annotations__ = get_type_hints(function, include_extras=True) | Flags
+    setattr(call, "__signature__", Signature([*own, *flags]))  # noqa: B010 (functions declare none)
+    return call
+
+
+class ListsCommand(TyperCommand):
+    """A command whose repeatable options also take several values at once: `--nfe 4 8 16`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        repeatable = {name for p in self.params if getattr(p, "multiple", False) for name in p.opts}
+        expanded: list[str] = []
+        option, has_value = "", False
+        for word in args:
+            if word.startswith("-"):
+                option, has_value = (word if word in repeatable else ""), False
+            elif option and has_value:
+                expanded.append(option)
+            else:
+                has_value = True
+            expanded.append(word)
+        return super().parse_args(ctx, expanded)
+
+
+def show(*things: object) -> None:
+    """Print tables and lines on the standard output."""
+    from gpm_tune.console import new_console
+
+    console = new_console()
+    for thing in things:
+        console.print(thing, highlight=False, markup=False)
+
+
+def complain(message: object) -> None:
+    """Print an error, each line of it marked."""
+    for line in str(message).splitlines():
+        print(f"error: {line}", file=sys.stderr)
