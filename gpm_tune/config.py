@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, model_validator
 from pydantic_core import PydanticCustomError
 
 
 class Config(BaseModel):
-    """An immutable, validated part of an experiment or a study; unknown keys are refused by name."""
+    """An immutable, validated part of an experiment or a study; unknown keys are refused by name.
+
+    Docstrings and descriptions of keys are what the reference of the study file prints.
+    """
+
+    paper: ClassVar[str] = ""  # where the paper has it: sections, appendices, (equations); empty for nowhere
 
     model_config = ConfigDict(extra="forbid", frozen=True, serialize_by_alias=True)
 

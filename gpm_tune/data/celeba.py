@@ -5,7 +5,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -22,6 +22,8 @@ SPLITS = ("0", "1", "2")  # train, validation, test in list_eval_partition.txt
 
 class CelebAConfig(Config):
     """CelebA centre-cropped, resized to 64x64, scaled to [-1, 1], in its own partition."""
+
+    paper: ClassVar[str] = "appendix D.1"
 
     name: Literal["celeba"]
     root: Path | None = Field(

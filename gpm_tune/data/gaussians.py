@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -15,6 +15,8 @@ from gpm_tune.data.dataset import Dataset
 
 class GaussiansConfig(Config):
     """Equal mixture of isotropic 2-D Gaussians, their means evenly spaced on a circle."""
+
+    paper: ClassVar[str] = "appendices C.6, D.1"
 
     name: Literal["gaussians"]
     modes: int = Field(5, ge=1, description="Number of Gaussians.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -19,6 +19,8 @@ TRAINING_IMAGES = 60_000
 
 class MNISTConfig(Config):
     """MNIST padded to 32x32 and scaled to [-1, 1]; a tenth of the training images is held out."""
+
+    paper: ClassVar[str] = "appendix D.1"
 
     name: Literal["mnist"]
     root: Path | None = Field(

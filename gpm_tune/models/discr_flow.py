@@ -20,34 +20,37 @@ from gpm_tune.sampling.euler import Euler
 
 
 class DiscrFlowConfig(Config):
-    """Discriminator Flow (section 4.2, Algorithm 3); the defaults are the paper's for MNIST."""
+    """Discriminator Flow: particles follow a discriminator told the time. Defaults: MNIST as in the paper."""
 
+    paper: ClassVar[str] = "section 4.2, (20), Algorithm 2; appendix B.2, Algorithm 3"
     places: ClassVar = (
         Place(
             "discriminator",
             False,
             ("sampling_steps", "eta", "loss", "gradient_penalty.weight", "entropy", "ignore_time"),
-            "section 4.2, Algorithms 2, 3",
+            paper,
         ),
     )
     solvers: ClassVar[tuple[str, ...]] = ("euler",)
 
     name: Literal["discr_flow"]
-    loss: LossName = Field("ipm", description="Adversarial loss of discriminator and particles.")
-    sampling_steps: int = Field(64, ge=1, description="N: Euler steps from the prior to the data.")
-    eta: float = Field(2.0, gt=0, description="η: gradient strength, the length of the flow.")
+    loss: LossName = Field("ipm", description="Adversarial loss of discriminator and particles (15)(16).")
+    sampling_steps: int = Field(
+        64, ge=1, description="N: Euler steps from the prior to the data (Algorithm 3)."
+    )
+    eta: float = Field(2.0, gt=0, description="η: gradient strength, the length of the flow (Algorithm 3).")
     gradient_penalty: GradientPenalty | None = Field(
-        GradientPenalty(), description="Regularisation R(f) of the discriminator; null for none."
+        GradientPenalty(), description="Regularisation R(f) of the discriminator (15); null for none."
     )
     entropy: float = Field(
         0.0, ge=0, description="Entropy regularisation: Brownian noise of this variance over the path."
     )
     prior: GaussianPrior = Field(GaussianPrior(), description="Where particles start.")
     ignore_time: bool = Field(
-        False, description="Do not tell the discriminator the time, which makes the flow DGGF-like."
+        False, description="Do not tell the discriminator the time, as DGGF does not (section 4.4)."
     )
     time_embedding: FourierConfig = Field(
-        FourierConfig(), description="How the discriminator is told the time."
+        FourierConfig(), description="How the discriminator is told the time (appendix D.2)."
     )
     discriminator: DiscriminatorConfig = Field(
         DCGANDiscriminatorConfig(name="dcgan", first_bias=True, init=Orthogonal()),

@@ -20,12 +20,17 @@ from gpm_tune.sampling.solvers import HeunConfig, SolverConfig
 class DenoiserPart(Config):
     """A denoiser D(x; σ): a network, and how it is told the noise level."""
 
+    paper: ClassVar[str] = "appendix B.1.1, (23)(24)"
+
     noise_embedding: EmbeddingConfig = Field(
-        PositionalConfig(), description="How the network is told c_noise = ln(σ)/4."
+        PositionalConfig(), description="How the network is told the noise level, as c_noise = ln(σ)/4."
     )
-    sigma_data: float = Field(0.5, gt=0, description="σ_data of the preconditioning.")
+    sigma_data: float = Field(
+        0.5, gt=0, description="σ_data of the preconditioning: standard deviation of the data."
+    )
     network: DenoiserConfig = Field(
-        UNetConfig(name="unet", channels=16, blocks=1, dropout=0.13), description="The network F."
+        UNetConfig(name="unet", channels=16, blocks=1, dropout=0.13),
+        description="The network F that the preconditioning wraps.",
     )
 
     def build(self, shape: tuple[int, ...]) -> Denoiser:
@@ -35,8 +40,9 @@ class DenoiserPart(Config):
 
 
 class EDMConfig(Config):
-    """EDM (section 2.1; Karras et al. 2022); the defaults are the paper's for MNIST."""
+    """EDM (Karras et al. 2022): particles follow the score of the data. Defaults: MNIST, as in the paper."""
 
+    paper: ClassVar[str] = "section 2.2, (7)(8); NCSN, (4)(6), with the solver `langevin`"
     places: ClassVar = (
         Place(
             "score",
@@ -52,15 +58,17 @@ class EDMConfig(Config):
                 "training_noise.mean",
                 "training_noise.std",
             ),
-            "section 2.1, (7)(8); NCSN, (4)(6), with the solver `langevin`",
+            paper,
         ),
     )
     solvers: ClassVar[tuple[str, ...]] = ("euler", "heun", "langevin")
 
     name: Literal["edm"]
     denoiser: DenoiserPart = Field(DenoiserPart(), description="The denoiser D(x; σ) of the data.")
-    training_noise: TrainingNoise = Field(TrainingNoise(), description="Noise levels in training.")
-    sampling_noise: NoiseRange = Field(NoiseRange(), description="Noise levels in sampling.")
+    training_noise: TrainingNoise = Field(
+        TrainingNoise(), description="Noise levels at which the denoiser is trained."
+    )
+    sampling_noise: NoiseRange = Field(NoiseRange(), description="Noise levels of the grid in sampling.")
     sampling_steps: int = Field(32, ge=1, description="N: steps of the solver from σ_max to 0.")
     solver: SolverConfig = Field(HeunConfig(name="heun"), description="How particles follow the flow.")
 

@@ -21,25 +21,26 @@ from gpm_tune.networks import (
 
 
 class GANConfig(Config):
-    """GAN (sections 2.2 and 3.2); the defaults are the paper's for MNIST."""
+    """GAN: a generator follows a discriminator. Defaults: MNIST, as in the paper."""
 
+    paper: ClassVar[str] = "section 3.2, (15)(16)"
     places: ClassVar = (
         Place(
             "discriminator",
             True,
             ("discriminator_steps", "loss", "gradient_penalty.weight", "latent"),
-            "sections 2.2, 3.2",
+            paper,
         ),
     )
     solvers: ClassVar[tuple[str, ...]] = ()
 
     name: Literal["gan"]
-    loss: LossName = Field("vanilla", description="Adversarial loss of discriminator and generator.")
+    loss: LossName = Field("vanilla", description="Adversarial loss of discriminator and generator (15)(16).")
     discriminator_steps: int = Field(
         1, ge=1, description="n_D: discriminator steps per generator step; training steps count the former."
     )
     gradient_penalty: GradientPenalty | None = Field(
-        None, description="Regularisation R(f) of the discriminator; null for none."
+        None, description="Regularisation R(f) of the discriminator (15); null for none."
     )
     discriminator: DiscriminatorConfig = Field(
         DCGANDiscriminatorConfig(name="dcgan", norm="batch"), description="The network f(x)."

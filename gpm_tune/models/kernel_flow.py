@@ -20,19 +20,22 @@ from gpm_tune.networks import GeneratorConfig
 from gpm_tune.sampling.euler import Euler
 
 KNOBS = ("functionals", "data_samples")
+FREE = "section 2.1, (2)(3), Table 2; Stein: section 3.3, (17)"
+INTERACTING = "section 3.1, (10)-(14)"
 
 
 class KernelFlowConfig(Config):
-    """A flow without network: nothing is trained, unless a generator follows it."""
+    """A flow in closed form, without network: nothing is trained, unless a generator follows it."""
 
+    paper: ClassVar[str] = f"{FREE}; with a generator: {INTERACTING}"
     places: ClassVar = (
         Place(
             "kernel",
             False,
             (*KNOBS, "sampling_steps", "eta"),
-            "sections 2.1, 3.1, Table 2 (Wasserstein gradient flows); (17)(18) (Stein)",
+            FREE,
         ),
-        Place("kernel", True, (*KNOBS, "latent"), "section 3.2, (10)-(14)"),
+        Place("kernel", True, (*KNOBS, "latent"), INTERACTING),
     )
     solvers: ClassVar[tuple[str, ...]] = ("euler",)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, TypeVar
+from typing import ClassVar, NamedTuple, TypeVar
 
 import torch
 from pydantic import Field
@@ -141,6 +141,8 @@ class GeneratorModel(ParticleModel):
 
 class GaussianPrior(Config):
     """π = N(mean, std² I), where particles start."""
+
+    paper: ClassVar[str] = "section 2, (1)"
 
     mean: float = Field(0.0, description="Mean of each coordinate.")
     std: float = Field(1.0, gt=0, description="Standard deviation of each coordinate.")

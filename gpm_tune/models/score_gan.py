@@ -20,6 +20,8 @@ from gpm_tune.sampling.schedules import NoiseRange
 class TeacherConfig(Config):
     """The frozen denoiser of the data: an EDM, given in one of three ways."""
 
+    paper: ClassVar[str] = "section 4.1, appendix B.1.1"
+
     checkpoint: Path | None = Field(None, description="Folder of a trained EDM's checkpoint.")
     run: str | None = Field(None, description="MLflow run id of a trained EDM.")
     experiment: dict[str, Any] | None = Field(
@@ -36,14 +38,15 @@ class TeacherConfig(Config):
 
 
 class ScoreGANConfig(Config):
-    """Score GAN (section 4.1, Algorithm 1); the defaults are the paper's for MNIST."""
+    """Score GAN: a generator follows scores of data and its own samples. Defaults: MNIST, as in the paper."""
 
+    paper: ClassVar[str] = "section 4.1, Algorithm 1, (19); appendix B.1"
     places: ClassVar = (
         Place(
             "score",
             True,
             ("score_steps", "alpha", "beta", "stochastic", "noise.sigma_min", "noise.sigma_max", "noise.rho"),
-            "section 4.1, Algorithm 1",
+            paper,
         ),
     )
     solvers: ClassVar[tuple[str, ...]] = ()
@@ -51,15 +54,26 @@ class ScoreGANConfig(Config):
     name: Literal["score_gan"]
     teacher: TeacherConfig = Field(description="The frozen denoiser of the data.")
     score_steps: int = Field(
-        1, ge=1, description="K: score steps per generator step; training steps count the former."
+        1,
+        ge=1,
+        description="K: score steps per generator step; training steps count the former (appendix C.4).",
     )
     alpha: float = Field(1.0, ge=0, description="α: weight of the data's score (27).")
-    beta: float = Field(1.0, ge=0, description="β: weight of the generated distribution's score (27).")
+    beta: float = Field(
+        1.0,
+        ge=0,
+        description="β: weight of the generated distribution's score (27); α = 2 with β = 1 provokes mode "
+        "collapse (appendix C.2).",
+    )
     stochastic: float = Field(
-        0.0, ge=0, le=1, description="λ: share of the generated distribution's score that is noise (21)(22)."
+        0.0,
+        ge=0,
+        le=1,
+        description="λ: share of the generated distribution's score that is noise (appendix A.1, (21)(22)).",
     )
     noise: NoiseRange = Field(
-        NoiseRange(sigma_min=0.32, sigma_max=40.0, rho=3.0), description="Distribution of noise levels (28)."
+        NoiseRange(sigma_min=0.32, sigma_max=40.0, rho=3.0),
+        description="Noise levels at which scores are taken: σ(u) for u ~ U(0, 1) (28).",
     )
     generated: DenoiserPart = Field(
         DenoiserPart(network=UNetConfig(name="unet", channels=64, blocks=2, dropout=0.13)),

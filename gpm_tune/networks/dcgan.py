@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 from torch import Tensor, nn
@@ -21,9 +21,13 @@ RESAMPLINGS = {16: 2, 32: 3, 64: 3}
 class DCGANDiscriminatorConfig(Config):
     """A first convolution to `width`, stride-2 convolutions that double it down to 4 x 4, one to a scalar."""
 
+    paper: ClassVar[str] = "appendix D.2"
+
     name: Literal["dcgan"]
     width: int = Field(64, ge=1, description="Channels after the first convolution.")
-    norm: Literal["batch", "none"] = Field("none", description="After the stride-2 convolutions.")
+    norm: Literal["batch", "none"] = Field(
+        "none", description="Normalisation after the stride-2 convolutions."
+    )
     first_bias: bool = Field(False, description="Whether the first convolution has a bias.")
     init: Initialization = Field(Normal(), description="How the weights start.")
 
@@ -67,9 +71,13 @@ class Discriminator(nn.Module):
 class DCGANGeneratorConfig(Config):
     """A transposed convolution to 4 x 4, stride-2 ones that halve the channels to `width`, one to images."""
 
+    paper: ClassVar[str] = "appendix D.2"
+
     name: Literal["dcgan"]
     width: int = Field(64, ge=1, description="Channels before the last convolution.")
-    norm: Literal["batch", "none"] = Field("batch", description="After every convolution but the last.")
+    norm: Literal["batch", "none"] = Field(
+        "batch", description="Normalisation after every convolution but the last."
+    )
     init: Initialization = Field(Normal(), description="How the weights start.")
 
     def check_shape(self, shape: tuple[int, ...]) -> None:

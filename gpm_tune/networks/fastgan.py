@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 from torch import Tensor, nn
@@ -21,10 +21,12 @@ GENERATOR_WIDTHS = {32: (16, 8, 4, 2), 64: (16, 8, 4, 2, 2)}
 class FastGANDiscriminatorConfig(Config):
     """Two-branch blocks down to 4 x 4; at 64 x 64 the 32 x 32 features gate the last ones."""
 
+    paper: ClassVar[str] = "appendix D.2"
+
     name: Literal["fastgan"]
     width: int = Field(32, ge=1, description="Channels at 64 x 64; each halving of the side doubles them.")
     norm: Literal["batch", "none"] = Field(
-        "batch", description="After every convolution but the first and the last."
+        "batch", description="Normalisation after every convolution but the first and the last."
     )
     first_bias: bool = Field(False, description="Whether the first convolution has a bias.")
     init: Initialization = Field(Normal(), description="How the weights start.")
@@ -87,9 +89,13 @@ class DownBlock(nn.Module):
 class FastGANGeneratorConfig(Config):
     """Gated convolutions from 4 x 4 up; at 64 x 64 the 4 x 4 features gate the last ones."""
 
+    paper: ClassVar[str] = "appendix D.2"
+
     name: Literal["fastgan"]
     width: int = Field(32, ge=1, description="Half the channels before the last convolution.")
-    norm: Literal["batch", "none"] = Field("batch", description="After every convolution but the last.")
+    norm: Literal["batch", "none"] = Field(
+        "batch", description="Normalisation after every convolution but the last."
+    )
     init: Initialization = Field(Normal(), description="How the weights start.")
 
     def check_shape(self, shape: tuple[int, ...]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from itertools import pairwise
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -20,11 +20,13 @@ Shape = tuple[int, ...]
 class MLPConfig(Config):
     """Linear in->width, then `depth` times (activation, linear), the last one to the output."""
 
+    paper: ClassVar[str] = "appendix D.2"
+
     name: Literal["mlp"]
     width: int = Field(512, ge=1, description="Units of each hidden layer.")
     depth: int = Field(4, ge=1, description="Activations, each followed by a linear layer.")
     activation: Literal["leaky_relu", "relu", "silu"] = Field(
-        "leaky_relu", description="Leaky ReLU has the slope 0.2."
+        "leaky_relu", description="Activation function; leaky ReLU has the slope 0.2."
     )
     init: Initialization = Field(Normal(), description="How the weights start.")
 

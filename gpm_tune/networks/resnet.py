@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field, NonNegativeInt
@@ -24,9 +24,11 @@ GENERATOR_WIDTHS = {32: (4, 4, 4, 4), 64: (16, 8, 4, 2, 1)}
 class ResNetDiscriminatorConfig(Config):
     """Residual blocks that halve the image, activation, sum over space, linear to a scalar."""
 
+    paper: ClassVar[str] = "appendix D.2"
+
     name: Literal["resnet"]
     width: int = Field(64, ge=1, description="Channels after the first block; twice as many for 32 x 32.")
-    norm: Literal["batch", "none"] = Field("none", description="In every block but the first.")
+    norm: Literal["batch", "none"] = Field("none", description="Normalisation in every block but the first.")
     first_bias: bool = Field(False, description="Whether the first convolution has a bias.")
     attention_after: tuple[NonNegativeInt, ...] = Field(
         (), description="Blocks, counted from 0, that self-attention follows."
@@ -115,13 +117,15 @@ class DownBlock(nn.Module):
 class ResNetGeneratorConfig(Config):
     """A linear layer to 4 x 4 features, residual blocks that double the side, a convolution to the image."""
 
+    paper: ClassVar[str] = "appendix D.2"
+
     name: Literal["resnet"]
     width: int = Field(
         64,
         ge=1,
         description="Channels after the last block; four times as many for 32 x 32.",
     )
-    norm: Literal["batch", "none"] = Field("batch", description="Before every activation.")
+    norm: Literal["batch", "none"] = Field("batch", description="Normalisation before every activation.")
     attention_after: tuple[NonNegativeInt, ...] = Field(
         (), description="Blocks, counted from 0, that self-attention follows."
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field, PositiveInt
@@ -18,6 +18,8 @@ Resampling = Literal["up", "down"]
 
 class UNetConfig(Config):
     """Residual blocks on every level of resolution, each decoder block with an encoder output beside it."""
+
+    paper: ClassVar[str] = "appendices B.1.1, D.2"
 
     name: Literal["unet"]
     channels: int = Field(

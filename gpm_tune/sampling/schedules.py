@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
@@ -11,6 +13,8 @@ from gpm_tune.config import Config
 
 class NoiseRange(Config):
     """σ(u) = (σ_max^{1/ρ} + u (σ_min^{1/ρ} - σ_max^{1/ρ}))^ρ for u in [0, 1]."""
+
+    paper: ClassVar[str] = "appendix D.2, (28)"
 
     sigma_min: float = Field(0.002, gt=0, description="Smallest noise level.")
     sigma_max: float = Field(40.0, gt=0, description="Largest noise level.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from typing import Annotated, Literal, Protocol
+from typing import Annotated, ClassVar, Literal, Protocol
 
 import torch
 from pydantic import Field as Key
@@ -26,14 +26,16 @@ class Solver(Protocol):
 
 
 class EulerConfig(Config):
-    """Euler's method, one evaluation per step; a share of it may be stochastic (7)(21)."""
+    """Euler's method, one evaluation per step; a share of it may be stochastic."""
+
+    paper: ClassVar[str] = "section 2.2, (7)(8); appendix C.5"
 
     name: Literal["euler"]
     stochastic: float = Key(
         0.0,
         ge=0,
         le=1,
-        description="λ: 0 for the probability flow (8), 1 for the reverse diffusion (7), which "
+        description="λ of (21): 0 for the probability flow (8), 1 for the reverse diffusion (7), which "
         "doubles the drift and adds noise on every step but the last.",
     )
 
@@ -51,10 +53,14 @@ class EulerConfig(Config):
 class HeunConfig(Config):
     """Heun's method with churn (Karras et al. 2022): two evaluations per step, one on the last."""
 
+    paper: ClassVar[str] = "appendix C.5"
+
     name: Literal["heun"]
     s_churn: float = Key(0.0, ge=0, description="Noise added over all steps; 0 for a deterministic path.")
-    s_min: float = Key(0.0, ge=0, description="Lowest noise level at which noise is added.")
-    s_max: float | None = Key(None, gt=0, description="Highest noise level at which noise is added.")
+    s_min: float = Key(0.0, ge=0, description="Lowest noise level at which churn adds noise.")
+    s_max: float | None = Key(
+        None, gt=0, description="Highest noise level at which churn adds noise; null for all of them."
+    )
     s_noise: float = Key(1.0, gt=0, description="Standard deviation of the added noise.")
 
     def path(self, field: Field, x: Tensor, grid: Sequence[float], rng: torch.Generator) -> Iterator[Tensor]:
@@ -83,7 +89,9 @@ class HeunConfig(Config):
 
 
 class LangevinConfig(Config):
-    """Annealed Langevin dynamics of NCSN (4)(6): some steps at every noise level of the grid."""
+    """Annealed Langevin dynamics of NCSN: some steps at every noise level of the grid."""
+
+    paper: ClassVar[str] = "section 2.2, (4)(6)"
 
     name: Literal["langevin"]
     corrections: int = Key(3, ge=1, description="Langevin steps, of one evaluation each, per noise level.")

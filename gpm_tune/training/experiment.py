@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -17,7 +17,9 @@ POINTS_EVALUATED = 10_000
 
 
 class OptimizerConfig(Config):
-    """Adam."""
+    """Adam, for one of the networks."""
+
+    paper: ClassVar[str] = "appendices A.3, D.2"
 
     lr: float = Field(2e-4, gt=0, description="Learning rate.")
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = Field(
@@ -28,6 +30,8 @@ class OptimizerConfig(Config):
 class TrainingConfig(Config):
     """How long and how the model is trained."""
 
+    paper: ClassVar[str] = "appendix D.2"
+
     steps: int = Field(
         ge=0,
         description="Optimiser iterations of the flow's network; a generator's follow every n_D-th, or "
@@ -36,25 +40,27 @@ class TrainingConfig(Config):
     batch_size: int = Field(128, ge=1, description="Real samples per step, and generated ones.")
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto",
-        description="Of matrix products and convolutions in training steps; weights, losses, optimisers and "
-        "evaluations stay in float32. auto: bfloat16 where the GPU, or the CPU (AVX-512 BF16 or AMX), "
-        "computes with it, else float32.",
+        description="Precision of matrix products and convolutions in training steps; weights, losses, "
+        "optimisers and evaluations stay in float32. auto: bfloat16 where the GPU, or the CPU "
+        "(AVX-512 BF16 or AMX), computes with it, else float32.",
     )
-    optimizer: OptimizerConfig = Field(OptimizerConfig(), description="Of the flow's network.")
+    optimizer: OptimizerConfig = Field(OptimizerConfig(), description="Optimiser of the flow's network.")
     generator_optimizer: OptimizerConfig | None = Field(
-        None, description="Of the generator; null for the same as the flow's network."
+        None, description="Optimiser of the generator; null for the same as the flow's network."
     )
     ema: float | None = Field(
         None,
         gt=0,
         lt=1,
         description="Decay per step of an average of the weights, which is then evaluated, at most "
-        "(1 + step) / (10 + step); null for none, as in the paper.",
+        "(1 + step) / (10 + step); null for none, as in the paper (D.2).",
     )
 
 
 class EvaluationConfig(Config):
     """When and how the model is measured, always on the validation set."""
+
+    paper: ClassVar[str] = "appendices C.5, D.1"
 
     every: int = Field(1000, ge=1, description="Training steps between evaluations.")
     nfe: tuple[Annotated[int, Field(ge=1)], ...] = Field(
@@ -84,11 +90,11 @@ class EvaluationConfig(Config):
 class Experiment(Config):
     """Data, model, training, evaluation and seed: a training run is a pure function of these."""
 
-    data: DataConfig
-    model: ModelConfig
-    training: TrainingConfig
+    data: DataConfig = Field(description="The data set that the model learns.")
+    model: ModelConfig = Field(description="The particle model: a flow, with or without a generator.")
+    training: TrainingConfig = Field(description="How long and how to train.")
     evaluation: EvaluationConfig = Field(EvaluationConfig(), description="When and how to measure.")
-    seed: int = Field(0, ge=0, lt=2**32, description="Of weights, batches, particles and splits.")
+    seed: int = Field(0, ge=0, lt=2**32, description="Seed of weights, batches, particles and splits.")
 
     @model_validator(mode="after")
     def _refuse_impossible_combinations(self) -> Experiment:

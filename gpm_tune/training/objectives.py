@@ -33,7 +33,7 @@ class Objective(Config):
         "another NFE; METRIC/nfe_up_to_N, the best over the NFE up to N; METRIC/hypervolume, of its whole "
         "curve against NFE; nfe, parameters, seconds, steps_per_second or system/gpu_memory."
     )
-    mode: Mode = Field("min", description="Which direction is better.")
+    mode: Mode = Field("min", description="Which direction is better: `min` for FID, NFE and costs.")
 
     def better(self, value: float, than: float) -> bool:
         """Whether a value is strictly better than another."""
@@ -48,7 +48,7 @@ class Objective(Config):
 class Constraint(Config):
     """A bound on a metric or a cost: a trial beyond it is not a result."""
 
-    metric: str = Field(description="As an objective's.")
+    metric: str = Field(description="What is bounded: any metric or cost that an objective may name.")
     max: float | None = Field(None, description="Highest value allowed.")
     min: float | None = Field(None, description="Lowest value allowed.")
 

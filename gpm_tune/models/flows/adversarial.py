@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -37,10 +37,13 @@ LOSSES: dict[LossName, AdversarialLoss] = {
 class GradientPenalty(Config):
     """weight · (‖∇f(x̃)‖₂ - center)² at points x̃ between real and generated samples."""
 
+    paper: ClassVar[str] = "section 3.2, R in (15); Table 4"
+
     weight: float = Field(0.04, ge=0, description="Factor of the penalty in the loss.")
     center: float = Field(0.0, ge=0, description="The gradient norm that costs nothing.")
     points: Literal["interpolation", "real", "fake"] = Field(
-        "interpolation", description="Where it is taken; interpolates are uniform on the segment."
+        "interpolation",
+        description="The points x̃: real samples, generated ones, or uniform on the segments between them.",
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -76,8 +76,10 @@ class Functional(Config):
 class MMD(Functional):
     """Half the squared maximum mean discrepancy: E_ρ k(x, ·) - E_data k(x, ·)."""
 
+    paper: ClassVar[str] = "section 2.1, Table 2"
+
     name: Literal["mmd"]
-    kernel: Kernel = Field(EnergyKernel(name="energy"), description="k.")
+    kernel: Kernel = Field(EnergyKernel(name="energy"), description="The kernel k(x, y).")
 
     def first_variation(self, x: Tensor, rho: Tensor, data: Tensor) -> Tensor:
         return self.kernel(x, rho).mean(1) - self.kernel(x, data).mean(1)
@@ -86,8 +88,10 @@ class MMD(Functional):
 class Entropy(Functional):
     """∫ ρ log ρ (the negative entropy): log ρ, by a kernel density estimate."""
 
+    paper: ClassVar[str] = "section 2.1, Table 2"
+
     name: Literal["entropy"]
-    bandwidth: float = Field(0.3, gt=0, description="Of the density estimate, in data units.")
+    bandwidth: float = Field(0.3, gt=0, description="Bandwidth of the density estimate, in data units.")
 
     def first_variation(self, x: Tensor, rho: Tensor, data: Tensor) -> Tensor:
         del data
@@ -97,11 +101,13 @@ class Entropy(Functional):
 class FDivergence(Functional):
     """∫ f(ρ/p) dp: f'(ρ/p), by kernel density estimates; `forward_kl` is KL(ρ‖p)."""
 
+    paper: ClassVar[str] = "section 2.1, Table 2"
+
     name: Literal["f_divergence"]
     f: Literal["forward_kl", "reverse_kl", "chi2", "jensen_shannon", "hellinger"] = Field(
-        "forward_kl", description="Which divergence."
+        "forward_kl", description="Which divergence; `forward_kl` is KL(ρ‖p)."
     )
-    bandwidth: float = Field(0.3, gt=0, description="Of the density estimates, in data units.")
+    bandwidth: float = Field(0.3, gt=0, description="Bandwidth of the density estimates, in data units.")
 
     def first_variation(self, x: Tensor, rho: Tensor, data: Tensor) -> Tensor:
         log_ratio = log_density(x, rho, self.bandwidth) - log_density(x, data, self.bandwidth)
@@ -119,12 +125,16 @@ F_PRIMES: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 class Stein(Config):
-    """Stein variational gradient descent (17)(18), with the score of the data's density estimate."""
+    """Stein variational gradient descent, with the score of the data's density estimate."""
+
+    paper: ClassVar[str] = "section 3.3, (17)"
 
     name: Literal["stein"]
     weight: float = Field(1.0, description="Factor of the direction in a sum of several.")
-    kernel: GaussianKernel = Field(GaussianKernel(name="gaussian"), description="k.")
-    bandwidth: float = Field(0.3, gt=0, description="Of the data's density estimate, in data units.")
+    kernel: GaussianKernel = Field(GaussianKernel(name="gaussian"), description="The kernel k(x, y).")
+    bandwidth: float = Field(
+        0.3, gt=0, description="Bandwidth of the data's density estimate, in data units."
+    )
 
     def direction(self, x: Tensor, data: Tensor) -> Tensor:
         """φ(x) = E_{y~ρ}[k(x, y) ∇log p(y) + ∇_y k(x, y)] at particles x (B, D) of ρ."""

@@ -54,10 +54,10 @@ def scaled_score(denoise: Denoise, x: Tensor, sigma: Tensor) -> Tensor:
 
 
 class TrainingNoise(Config):
-    """Noise levels at which a denoiser is trained: ln σ ~ N(mean, std²)."""
+    """Noise levels at which a denoiser is trained: ln σ ~ N(mean, std²) (Karras et al. 2022)."""
 
-    mean: float = Field(-1.2, description="P_mean.")
-    std: float = Field(1.2, gt=0, description="P_std.")
+    mean: float = Field(-1.2, description="Mean of ln σ (P_mean of EDM).")
+    std: float = Field(1.2, gt=0, description="Standard deviation of ln σ (P_std of EDM).")
 
     def draw(self, x: Tensor, rng: torch.Generator) -> Tensor:
         """A noise level for each sample: (B,)."""

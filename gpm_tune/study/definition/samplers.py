@@ -20,7 +20,7 @@ class Sampler(Config):
 
     several_objectives: ClassVar[bool] = True
 
-    seed: int = Field(0, ge=0, description="Of the sampler's random numbers.")
+    seed: int = Field(0, ge=0, description="Seed of the sampler's random numbers.")
 
     def proposals(self, base: Mapping[str, Any], searched: space.Space) -> list[space.Values] | None:
         """All trials there can be, in order; None where there is no end to them."""

@@ -75,7 +75,7 @@ class Resources(Config):
 
 
 class Study(Config):
-    """One search."""
+    """One search: the keys at the top of a study file."""
 
     name: str = Field(
         pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$",
@@ -89,7 +89,9 @@ class Study(Config):
     objectives: list[Objective] = Field(
         [], description="What is optimised, the first first; empty for the data's default metric."
     )
-    constraints: list[Constraint] = Field([], description="Bounds that results must keep.")
+    constraints: list[Constraint] = Field(
+        [], description="Bounds that a trial must keep to count as a result."
+    )
     start_from: list[str | dict[str, Any]] = Field(
         ["base"],
         description="First trials: `base` is the base experiment's values; further ones are an experiment's "
@@ -98,11 +100,19 @@ class Study(Config):
     warm_start: list[str] = Field(
         [], description="Names of studies whose finished trials the sampler learns from, too."
     )
-    sampler: AnySampler = Field(TPE(name="tpe"), description="Optuna's sampler.")
+    sampler: AnySampler = Field(
+        TPE(name="tpe"), description="Where the values of the next trial come from: one of Optuna's samplers."
+    )
     scheduler: AnyScheduler = Field(NoScheduler(name="none"), description="Which trials are stopped early.")
-    budget: Budget = Field(Budget(), description="When the study is finished.")
-    confirm: Confirm | None = Field(None, description="Stage after the search; null for none.")
-    resources: Resources = Field(Resources(), description="What trials occupy.")
+    budget: Budget = Field(
+        Budget(), description="When the study is finished: at the first limit that is reached."
+    )
+    confirm: Confirm | None = Field(
+        None, description="Stage after the search, the best trials with new seeds; null for none."
+    )
+    resources: Resources = Field(
+        Resources(), description="What one trial occupies, and how many run at a time."
+    )
 
     @model_validator(mode="after")
     def _refuse_impossible_combinations(self) -> Study:
