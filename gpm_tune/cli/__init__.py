@@ -11,11 +11,11 @@ from gpm_tune.cli import studies
 
 # isort: split
 # The help lists commands in the order of these imports: studies first.
-from gpm_tune.cli import cluster, experiments, reports
+from gpm_tune.cli import cluster, experiments, reports, starting
 from gpm_tune.cli.common import BAD_INPUT, HELP, INTERRUPTED, NO_RESULT, ListsCommand, app
 from gpm_tune.errors import DivergedError, UserError
 
-__all__ = ["app", "cluster", "experiments", "main", "reports", "script", "studies"]
+__all__ = ["app", "cluster", "experiments", "main", "reports", "script", "starting", "studies"]
 
 
 def main() -> None:
