@@ -1,0 +1,167 @@
+"""A folder of pictures, in any format and of any size, cached as one array on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+from typing import Annotated, Literal, NamedTuple
+
+import numpy as np
+import torch
+from pydantic import AfterValidator, Field
+from torch import Tensor
+
+from gpm_tune.config import Config
+from gpm_tune.data.dataset import Dataset, default_root
+from gpm_tune.data.images import decode_all, mapped
+from gpm_tune.errors import UserError
+
+LEAST = 20  # pictures: two for validation, because of one there is no FID
+DECODING = 1  # raised by changes to how pictures are decoded: arrays of before are not used then
+
+
+def _absolute(path: Path) -> Path:
+    """Trials have other working folders; ~ stays, which on every node is the home that is there."""
+    try:
+        path.expanduser()
+    except RuntimeError as error:
+        raise ValueError(str(error)) from None
+    return path if str(path).startswith("~") else path.absolute()
+
+
+class Picture(NamedTuple):
+    """A file as its folder lists it."""
+
+    name: str  # relative to the folder, with / between its parts
+    size: int  # in bytes; -1 where the file cannot be reached
+    modified: int  # in ns since the epoch
+
+
+class FolderConfig(Config):
+    """A folder of pictures: their central squares, resized and scaled to [-1, 1]; eight tenths for training.
+
+    Every file in a format that Pillow reads is taken, in nested folders, too; hidden ones, and folders that
+    are links, are left out. Pictures are turned upright as their EXIF data say; what is transparent shows
+    white. A tenth, chosen by their names, are for tests, and another tenth, drawn from the seed, for
+    validation. They are decoded once, into folders/ below $GPM_TUNE_DATA, else ~/.cache/gpm-tune/data, and
+    again when the folder has changed; nothing is written into the folder itself.
+    """
+
+    name: Literal["folder"]
+    root: Annotated[Path, AfterValidator(_absolute)] = Field(
+        description="The folder. A relative path starts at the working folder; on a cluster the path is the "
+        "same on all nodes, and one that lacks the folder copies it from STORAGE/data/NAME, where NAME is "
+        "the last part of the path.",
+    )
+    size: int = Field(
+        32, ge=4, le=1024, description="Side of the square images in pixels; networks say which they take."
+    )
+    channels: Literal[1, 3] = Field(3, description="3 for colour (RGB), 1 for grey.")
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one sample."""
+        return (self.channels, self.size, self.size)
+
+    @property
+    def validation_samples(self) -> int:
+        """How many samples are held out for evaluations. Raises UserError where the folder has too few."""
+        return len(self._listing()) // 10
+
+    @property
+    def files(self) -> Path:
+        """The folder of its files."""
+        return self.root.expanduser()
+
+    @property
+    def label(self) -> str:
+        """What tells it from other folders in tables and figures."""
+        return f"folder {self.root.name}"
+
+    def prepare(self) -> None:
+        """Decode all pictures, unless that was done. Raises UserError where it is not possible."""
+        self._images()
+
+    def load(self, seed: int) -> Dataset:
+        """Test images are the same for every seed, validation images are drawn from it.
+
+        The images are read when needed. Raises UserError as `prepare` does.
+        """
+        images = torch.from_numpy(self._images())
+        held_out = len(images) // 10
+        rest, test = images[:-held_out], images[-held_out:]
+        order = torch.randperm(len(rest), generator=torch.Generator().manual_seed(seed))
+        bring_forward(rest, order[:held_out])
+        return Dataset(rest[held_out:], rest[:held_out], test)
+
+    def _images(self) -> np.ndarray:
+        """The pictures (N, *shape) in uint8 in the order of the listing, mapped into memory copy-on-write."""
+        listing = self._listing()
+        form = "x".join(map(str, self.shape))
+        content = hashlib.sha256(f"{DECODING} {listing}".encode()).hexdigest()[:16]
+        place = hashlib.sha256(os.fsencode(self.files)).hexdigest()[:8]
+        array = default_root() / "folders" / f"{self.files.name[:50]}-{place}" / f"{form}-{content}.npy"
+
+        def write(partial: Path) -> None:
+            decode_all([self.files / picture.name for picture in listing], self.channels, self.size, partial)
+            for file in array.parent.glob(f"{form}-*"):  # of what the folder was before
+                if file.stem != array.stem:
+                    file.unlink(missing_ok=True)
+
+        return mapped(array, (len(listing), *self.shape), write)
+
+    def _listing(self) -> list[Picture]:
+        """The pictures in the folder, in an order of their names that mixes nested folders.
+
+        Raises UserError where there are too few, or a folder cannot be read.
+        """
+        readable = _extensions()
+        found = []
+        for folder, inner, names in os.walk(self.files, onerror=self._refuse):
+            inner[:] = [name for name in inner if not name.startswith(".")]
+            for name in names:
+                if not name.startswith(".") and Path(name).suffix.lower() in readable:
+                    found.append(self._picture(Path(folder, name)))
+        if len(found) < LEAST:
+            raise UserError(
+                f"data.root: {self.files} has {len(found)} pictures, but at least {LEAST} are needed: "
+                "a tenth are held out for validation, a tenth for tests. Counted are files in formats "
+                "that Pillow reads, in nested folders, too; hidden ones, and folders that are links, are not"
+            )
+        return sorted(found, key=lambda picture: hashlib.sha256(os.fsencode(picture.name)).digest())
+
+    def _picture(self, file: Path) -> Picture:
+        name = file.relative_to(self.files).as_posix()
+        try:
+            state = file.stat()
+        except OSError:  # a link to nowhere: decoding says so
+            return Picture(name, -1, 0)
+        return Picture(name, state.st_size, state.st_mtime_ns)
+
+    def _refuse(self, error: OSError) -> None:
+        raise UserError(
+            f"data.root: {error.filename} cannot be read as a folder: {error.strerror}. Put the pictures "
+            "there, name the folder that has them in the key data.root, or, on a cluster, put them into "
+            f"STORAGE/data/{self.files.name}"
+        )
+
+
+def bring_forward(images: Tensor, chosen: Tensor) -> None:
+    """Exchange images in place, so that those chosen are the first; all others stay as they are mapped.
+
+    images: (N, ...). chosen: indices (n,), each once.
+    """
+    first = torch.ones(len(chosen), dtype=torch.bool)
+    first[chosen[chosen < len(chosen)]] = False
+    leave, enter = first.nonzero().squeeze(1), chosen[chosen >= len(chosen)]
+    images[leave], images[enter] = images[enter], images[leave]
+
+
+def _extensions() -> set[str]:
+    """Of the files that Pillow can read: with a dot, in lower case."""
+    from PIL import Image
+
+    known = Image.registered_extensions()
+    # MPO, of several JPEGs in a file, is opened by the reader of JPEG.
+    return {suffix for suffix, kind in known.items() if kind in Image.OPEN or kind == "MPO"}
