@@ -12,6 +12,7 @@ from gpm_tune.analysis.compute import choose_targets, compute_chart, costs_of, p
 from gpm_tune.analysis.figures import check_output, metric_title, write
 from gpm_tune.cli import script
 from gpm_tune.cli.common import FigureOption, HomeOption, TrackingOption, home_at
+from gpm_tune.cli.output import written
 
 
 def main(
@@ -40,8 +41,7 @@ def main(
     costs = costs_of(frame, target or choose_targets(frame))
     table = base.with_name(f"{base.name}_targets.csv")
     costs.to_csv(table, index=False)
-    print("\n".join(say(costs)))
-    print(f"written: {', '.join(map(str, [*files, table]))}")
+    written([*files, table], *say(costs))
 
 
 if __name__ == "__main__":

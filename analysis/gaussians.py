@@ -14,6 +14,7 @@ from gpm_tune.analysis.process import FRAMES, check_animation
 from gpm_tune.analysis.retraining import find_origin
 from gpm_tune.cli import script
 from gpm_tune.cli.common import DeviceOption, FigureOption, HomeOption, SeedOption, SetOption, home_at
+from gpm_tune.cli.output import written
 from gpm_tune.study.storage.runs import choose_device
 
 
@@ -82,11 +83,11 @@ def main(
     steps = sorted({*shown, *animated})
     found = dict(zip(steps, particles.take(scene, steps, place, choose_device(device)), strict=True))
     stills = [found[step] for step in shown]
-    for file in figures.write(draw(scene, stills), table(scene, stills), output):
-        print(file)
+    files = figures.write(draw(scene, stills), table(scene, stills), output)
     if animation is not None:
         animate(scene, [found[step] for step in animated], animation)
-        print(animation)
+        files.append(animation)
+    written(files)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from gpm_tune.cli.common import (
     SeedOption,
     home_at,
 )
+from gpm_tune.cli.output import written
 from gpm_tune.study.storage.runs import choose_device
 
 
@@ -70,11 +71,11 @@ def main(
     rows = [choose(process, every) for process in processes]
     if first_steps is not None:
         rows += first(processes, first_steps)
-    for file in figures.write(*process_figure(rows, seed), output):
-        print(file)
+    files = figures.write(*process_figure(rows, seed), output)
     if animation is not None:
         animate([simulate(each, None, 64, seed) for each in shown], animation)
-        print(animation)
+        files.append(animation)
+    written(files)
 
 
 if __name__ == "__main__":

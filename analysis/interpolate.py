@@ -20,6 +20,7 @@ from gpm_tune.cli.common import (
     SeedOption,
     home_at,
 )
+from gpm_tune.cli.output import written
 from gpm_tune.sampling.interpolation import INTERPOLATIONS
 from gpm_tune.study.storage.runs import choose_device
 from gpm_tune.training.generation import check_method
@@ -50,8 +51,7 @@ def main(
     for name in methods:
         check_method(name)
     shown = load_shown(find_subjects(home_at(home), runs), nfe, choose_device(device))
-    for file in figures.write(*interpolation_figure(shown, methods, rows, columns, seed), output):
-        print(file)
+    written(figures.write(*interpolation_figure(shown, methods, rows, columns, seed), output))
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from gpm_tune.cli.common import (
     SplitOption,
     home_at,
 )
+from gpm_tune.cli.output import written
 from gpm_tune.study.storage.runs import choose_device
 from gpm_tune.training.sweep import Conditions
 
@@ -67,8 +68,7 @@ def main(
     )
     chosen = check_metric(metric, frame, subjects[0].experiment.default_objective.metric)
     points = nfe_curves.with_front(over_seeds(frame, chosen))
-    for file in figures.write(nfe_curves.draw(points), points, output):
-        print(file)
+    written(figures.write(nfe_curves.draw(points), points, output))
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from gpm_tune.cli.common import (
     SplitOption,
     home_at,
 )
+from gpm_tune.cli.output import written
 from gpm_tune.study.storage.runs import choose_device
 
 
@@ -55,13 +56,12 @@ def main(
     output = figures.check_output(output)
     check_split(split)
     shown = load_shown(find_subjects(home_at(home), runs), nfe, choose_device(device))
-    for file in figures.write(*samples_figure(shown, n, columns, seed), output):
-        print(file)
+    files = figures.write(*samples_figure(shown, n, columns, seed), output)
     modes = find_modes(shown) if coverage else None
     if modes is not None:
         figure, table = coverage_figure(shown, modes, counted, split, seed)
-        for file in figures.write(figure, table, output.with_name(f"{output.name}_modes")):
-            print(file)
+        files += figures.write(figure, table, output.with_name(f"{output.name}_modes"))
+    written(files)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from gpm_tune.cli.common import (
     TrackingOption,
     home_at,
 )
+from gpm_tune.cli.output import written
 from gpm_tune.errors import UserError
 from gpm_tune.study.storage.runs import choose_device
 
@@ -81,8 +82,7 @@ def main(
         )
         table = table.assign(run=origin.name, seed=seed)
         figure = score_loss.draw_losses(table, origin.name)
-    for file in figures.write(figure, table, output):
-        print(file)
+    written(figures.write(figure, table, output))
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from gpm_tune.analysis.study_data import read_data
 from gpm_tune.analysis.study_figures import study_charts
 from gpm_tune.cli import script
 from gpm_tune.cli.common import HomeOption, TrackingOption, home_at
+from gpm_tune.cli.output import written
 
 
 def main(
@@ -34,14 +35,13 @@ def main(
     """
     base = check_output(output)
     data = read_data(home_at(home, tracking_uri), study)
-    for note in data.notes:
-        print(f"note: {note}")
+    files, lines = [], [f"note: {note}" for note in data.notes]
     for chart in study_charts(data):
         if chart.note:
-            print(f"{chart.key}: {chart.note}")
+            lines.append(f"{chart.key}: {chart.note}")
         if chart.panels:
-            files = write(draw(chart), chart.frame, base.with_name(f"{base.name}_{chart.key}"))
-            print(f"{chart.title}: {', '.join(map(str, files))}")
+            files += write(draw(chart), chart.frame, base.with_name(f"{base.name}_{chart.key}"))
+    written(files, *lines)
 
 
 if __name__ == "__main__":

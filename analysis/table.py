@@ -24,6 +24,7 @@ from gpm_tune.cli.common import (
     SplitOption,
     home_at,
 )
+from gpm_tune.cli.output import written
 from gpm_tune.study.storage.runs import choose_device
 from gpm_tune.training.sweep import Conditions
 
@@ -56,10 +57,11 @@ def main(
     conditions = Conditions(split, samples, seed, resamples)
     frame = measure(subjects, place, conditions, choose_device(device))
     table = quality_table(_points(frame, subjects, metric))
-    frame.to_csv(output.with_name(f"{output.name}.csv"), index=False)
-    output.with_name(f"{output.name}.md").write_text(markdown(table))
-    output.with_name(f"{output.name}.tex").write_text(latex(table))
-    print(markdown(table), end="")
+    files = [output.with_name(f"{output.name}.{ending}") for ending in ("csv", "md", "tex")]
+    frame.to_csv(files[0], index=False)
+    files[1].write_text(markdown(table))
+    files[2].write_text(latex(table))
+    written(files, markdown(table))
 
 
 def _points(frame: pd.DataFrame, subjects: Sequence[Subject], metric: str | None) -> pd.DataFrame:

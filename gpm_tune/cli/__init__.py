@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import traceback
 from collections.abc import Callable
 
 import typer
@@ -12,35 +13,50 @@ from gpm_tune.cli import studies
 # isort: split
 # The help lists commands in the order of these imports: studies first.
 from gpm_tune.cli import cluster, experiments, reports, starting
-from gpm_tune.cli.common import BAD_INPUT, HELP, INTERRUPTED, NO_RESULT, ListsCommand, app
+from gpm_tune.cli.common import BAD_INPUT, BUG, HELP, INTERRUPTED, NO_RESULT, app
+from gpm_tune.cli.output import ListsCommand, output, with_flags
 from gpm_tune.errors import DivergedError, UserError
 
 __all__ = ["app", "cluster", "experiments", "main", "reports", "script", "starting", "studies"]
 
 
 def main() -> None:
-    """Run the command line: one message and exit code 2 for bad input, 130 for an interrupt."""
+    """Run the command line; how it ends is said by the exit codes of `gpm-tune --help`."""
     run(app)
 
 
 def script(function: Callable[..., None]) -> None:
     """Run a script's function as a command line of its own, with its parameters as options."""
     own = typer.Typer(pretty_exceptions_enable=False, add_completion=False, context_settings=HELP)
-    own.command(cls=ListsCommand)(function)
+    own.command(cls=ListsCommand)(with_flags(function))
     run(own)
 
 
-def run(command: Callable[[], object]) -> None:
-    """Call it, and turn what users can mend into a message and an exit code."""
+def run(application: Callable[[], object]) -> None:
+    """Call it, and turn every error into a message and an exit code."""
     try:
-        command()
+        application()
     except UserError as error:
-        for line in str(error).splitlines():
-            print(f"error: {line}", file=sys.stderr)
-        sys.exit(BAD_INPUT)
+        sys.exit(_end(BAD_INPUT, str(error)))
     except DivergedError as error:
-        print(f"error: training diverged: {error}", file=sys.stderr)
-        sys.exit(NO_RESULT)
+        sys.exit(_end(NO_RESULT, f"training diverged: {error}"))
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(INTERRUPTED)
+    except Exception as error:
+        traceback.print_exc()
+        sys.exit(
+            _end(
+                BUG,
+                f"{type(error).__name__}: a bug of gpm-tune; please report it with the lines above",
+            )
+        )
+
+
+def _end(code: int, message: str) -> int:
+    """Say why the program ends, each line marked; with --verbose also where in the code it arose."""
+    if output.verbose and code != BUG:
+        traceback.print_exc()
+    for line in message.splitlines():
+        print(f"error: {line}", file=sys.stderr)
+    return code

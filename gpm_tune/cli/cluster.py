@@ -8,19 +8,19 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gpm_tune.cli.common import (
+    MACHINES,
     NO_RESULT,
     AddressOption,
     ClusterOption,
     HomeOption,
-    JsonOption,
     StorageOption,
+    StudyArgument,
     TrackingOption,
-    app,
+    command,
+    complete_file,
     home_at,
-    new_console,
-    print_json,
-    show,
 )
+from gpm_tune.cli.output import output
 from gpm_tune.errors import UserError
 
 if TYPE_CHECKING:
@@ -29,51 +29,63 @@ if TYPE_CHECKING:
     from gpm_tune.study.cluster.doctor import Finding
 
 
-@app.command()
+@command(
+    MACHINES,
+    "gpm-tune doctor",
+    "gpm-tune doctor discr_flow.yaml",
+    "gpm-tune doctor discr_flow.yaml --cluster cluster.yaml",
+)
 def doctor(
     file: Annotated[
-        Path | None, typer.Argument(metavar="STUDY.yaml", help="A study: are its data here, does it fit?")
+        Path | None,
+        typer.Argument(
+            metavar="STUDY.yaml",
+            help="A study: are its data here, does it fit?",
+            autocompletion=complete_file,
+        ),
     ] = None,
     address: AddressOption = "local",
     cluster: ClusterOption = None,
     storage: StorageOption = None,
-    as_json: JsonOption = False,
     home: HomeOption = None,
     tracking_uri: TrackingOption = None,
 ) -> None:
     """Check this machine, or every node of a cluster, and say what to do; exit code 1 if anything fails."""
     if cluster is not None:
-        _examine_on(cluster, file, as_json)
+        _examine_on(cluster, file)
         return
+    from gpm_tune.console import new_console
     from gpm_tune.study.cluster.doctor import examine
 
-    console = new_console()
+    console = new_console(quiet=output.json)
     findings = []
     for finding in examine(file, home_at(home, tracking_uri, storage), address):
         findings.append(finding)
-        if not as_json:
-            _show(finding, console)
-    if as_json:
-        print_json([finding.plain() for finding in findings])
+        _show(finding, console)  # at once: some checks take a while
+    output.result([finding.plain() for finding in findings], [])
     if any(finding.level == "fail" for finding in findings):
         raise typer.Exit(NO_RESULT)
 
 
-def _examine_on(file: Path, study: Path | None, as_json: bool) -> None:
+def _examine_on(file: Path, study: Path | None) -> None:
     """Let the head of a cluster examine itself and all nodes."""
     from gpm_tune.study.cluster.remote import Cluster
 
     cluster = Cluster(file)
-    words = ["gpm-tune", "doctor", "--address", "auto", *(["--json"] if as_json else [])]
+    words = ["gpm-tune", "doctor", "--address", "auto", *(["--json"] if output.json else [])]
     if study is not None:
         words.append(cluster.put(study) if study.is_file() else str(study))
     if not cluster.run(words):
         raise typer.Exit(NO_RESULT)
 
 
-@app.command()
+@command(
+    MACHINES,
+    "gpm-tune fetch discr_flow --cluster cluster.yaml",
+    "gpm-tune fetch discr_flow --storage s3://bucket/prefix --checkpoints all",
+)
 def fetch(
-    study: Annotated[str, typer.Argument(help="A study's name.")],
+    study: StudyArgument,
     cluster: ClusterOption = None,
     storage: StorageOption = None,
     checkpoints: Annotated[
@@ -85,7 +97,7 @@ def fetch(
     """Bring a study's results here, from a cluster or a storage: its trials, MLflow's runs, checkpoints."""
     from gpm_tune.study.cluster.fetching import deliver, from_storage
     from gpm_tune.study.cluster.fetching import fetch as fetch_study
-    from gpm_tune.study.views.results import report
+    from gpm_tune.study.views.results import plain, report
 
     if checkpoints not in ("best", "all", "none"):
         raise UserError(f"--checkpoints {checkpoints}: expected best, all or none")
@@ -100,8 +112,8 @@ def fetch(
         raise UserError("where is the study? Name the cluster's file (--cluster), or its storage (--storage)")
     record = fetch_study(study, place, get, checkpoints=checkpoints)
     deliver(study, place)
-    show(*report(place.optuna_uri, record))
-    print(f"in {place.root}; open it in MLflow with\n  gpm-tune ui --home {place.root}")
+    output.result(plain(record), report(place.optuna_uri, record))
+    output.advise(f"in {place.root}; open it in MLflow with", f"  gpm-tune ui --home {place.root}")
 
 
 def _show(finding: Finding, console: Console) -> None:

@@ -2,33 +2,92 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from typer.core import TyperCommand
 
+import gpm_tune
+from gpm_tune.cli.output import ListsCommand, with_flags
+from gpm_tune.errors import UserError
 from gpm_tune.version import __version__
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from gpm_tune.documents import Document
     from gpm_tune.study.storage.home import Home
 
 INTERRUPTED = 130
 NO_RESULT = 1
 BAD_INPUT = 2
-LOG_WIDTH = 120
+BUG = 70
 HELP = {"help_option_names": ["-h", "--help"]}
 
+STUDIES = "Studies"
+EXPERIMENTS = "Experiments and samples"
+MACHINES = "Machines and clusters"
+STARTING = "Starting off"
+
 app = typer.Typer(
-    help="Hyperparameter studies of generative particle models.",
+    help="Hyperparameter studies of generative particle models: how good, at which cost, which knobs matter.",
+    epilog="Exit codes: 0 done, 1 no result, 2 bad input (nothing was started), 3 the cluster was lost, "
+    "70 a bug, 130 interrupted.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings=HELP,
 )
+
+
+def command(
+    panel: str, *examples: str, name: str | None = None, lists: bool = False
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Make a function a command of the program, with examples below its help.
+
+    panel: the group in which the program's help lists it. lists: see ListsCommand.
+    """
+
+    def register(function: Callable[..., None]) -> Callable[..., None]:
+        app.command(
+            name,
+            cls=ListsCommand if lists else TyperCommand,
+            epilog="\n".join(["Examples:", *(f"  {example}" for example in examples)]),
+            rich_help_panel=panel,
+        )(with_flags(function))
+        return function
+
+    return register
+
+
+def complete_file(incomplete: str) -> list[str]:
+    """For the shell: study files here, and the bare names of those that come with the program."""
+    beside = Path(gpm_tune.__file__).parent
+    folders = [Path(), *(folder for folder in (beside / "search_spaces", beside.parent / "search_spaces"))]
+    names = {file.name for folder in folders for file in folder.glob("*.yaml")}
+    return sorted(name for name in names if name.startswith(incomplete))
+
+
+def complete_study(ctx: typer.Context, incomplete: str) -> list[str]:
+    """For the shell: the studies of a home, by their folders, so that no database is opened."""
+    root = ctx.params.get("home") or os.environ.get("GPM_TUNE_HOME") or "gpm-runs"
+    return sorted(folder.name for folder in Path(root, "studies").glob(f"{incomplete}*"))
+
+
+StudyFileArgument = Annotated[
+    Path,
+    typer.Argument(
+        metavar="STUDY.yaml", help="A study file, or its bare name.", autocompletion=complete_file
+    ),
+]
+FileArgument = Annotated[
+    Path,
+    typer.Argument(
+        metavar="STUDY.yaml|EXPERIMENT.yaml", help="A file, or its bare name.", autocompletion=complete_file
+    ),
+]
+StudyArgument = Annotated[str, typer.Argument(help="A study's name.", autocompletion=complete_study)]
 
 HomeOption = Annotated[
     Path | None,
@@ -68,7 +127,6 @@ ClusterOption = Annotated[
         help="Do it on the cluster that `ray up FILE` has brought up, through SSH.",
     ),
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 RunsArgument = Annotated[
     list[str],
     typer.Argument(
@@ -94,24 +152,6 @@ SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Of the noise.")]
 DeviceOption = Annotated[
     str | None, typer.Option("--device", help="`cpu` or `cuda` (default: cuda where there is one).")
 ]
-
-
-class ListsCommand(TyperCommand):
-    """A command whose repeatable options also take several values at once: `--nfe 4 8 16`."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        repeatable = {name for p in self.params if getattr(p, "multiple", False) for name in p.opts}
-        expanded: list[str] = []
-        option, has_value = "", False
-        for word in args:
-            if word.startswith("-"):
-                option, has_value = (word if word in repeatable else ""), False
-            elif option and has_value:
-                expanded.append(option)
-            else:
-                has_value = True
-            expanded.append(word)
-        return super().parse_args(ctx, expanded)
 
 
 def _version(wanted: bool) -> None:
@@ -154,6 +194,17 @@ def home_at(root: Path | None, tracking_uri: str | None = None, storage: str | N
     return Home(root, tracking_uri, storage)
 
 
+def writable(file: Path | None) -> Path | None:
+    """A file that is to be written. Raises UserError where that is impossible, before any work."""
+    if file is None:
+        return None
+    if not file.parent.is_dir():
+        raise UserError(f"{file}: there is no folder {file.parent}")
+    if file.is_dir() or not os.access(file if file.exists() else file.parent, os.W_OK):
+        raise UserError(f"{file}: {'is a folder' if file.is_dir() else 'cannot be written'}")
+    return file
+
+
 def this_command() -> str:
     """The command line, to be typed again."""
     from shlex import join
@@ -170,6 +221,7 @@ def is_done_on(cluster: Path | None) -> bool:
         return False
     from shutil import get_terminal_size
 
+    from gpm_tune.console import LOG_WIDTH
     from gpm_tune.study.cluster.remote import Cluster
 
     words = [word for word in sys.argv[1:] if not word.startswith("--cluster=")]
@@ -180,26 +232,3 @@ def is_done_on(cluster: Path | None) -> bool:
     if not Cluster(cluster).run(["env", f"COLUMNS={width}", "gpm-tune", *words]):
         raise typer.Exit(NO_RESULT)
     return True
-
-
-def new_console() -> Console:
-    """A console for this output."""
-    from rich.console import Console
-
-    console = Console()
-    # A log file has no edge: tables there get the room they need.
-    return console if console.is_terminal else Console(width=LOG_WIDTH)
-
-
-def show(*things: object) -> None:
-    """Print tables and lines."""
-    console = new_console()
-    for thing in things:
-        console.print(thing, highlight=False, markup=False)
-
-
-def print_json(data: object) -> None:
-    """Print plain data."""
-    import json
-
-    print(json.dumps(data, indent=2))

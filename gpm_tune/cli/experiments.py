@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gpm_tune.cli.common import (
+    EXPERIMENTS,
     INTERRUPTED,
     DeviceOption,
+    FileArgument,
     HomeOption,
-    JsonOption,
-    ListsCommand,
     NameOption,
     NFEOption,
     ResamplesOption,
@@ -21,14 +21,13 @@ from gpm_tune.cli.common import (
     SetOption,
     SplitOption,
     TrackingOption,
-    app,
+    command,
     home_at,
     load,
-    new_console,
-    print_json,
-    show,
     this_command,
+    writable,
 )
+from gpm_tune.cli.output import output
 
 if TYPE_CHECKING:
     from gpm_tune.training.generation import Sampler
@@ -36,7 +35,9 @@ if TYPE_CHECKING:
 RunArgument = Annotated[
     str, typer.Argument(metavar="RUN", help="A checkpoint's folder, or an MLflow run id.")
 ]
-OutputOption = Annotated[Path, typer.Option("-o", "--output", help="A .png, or a .npz with the samples.")]
+OutputOption = Annotated[
+    Path, typer.Option("-o", "--output", help="A .png, or a .npz with the samples.", callback=writable)
+]
 SolverOption = Annotated[
     str | None, typer.Option("--solver", help="`euler`, `heun` or `langevin` (default: the model's own).")
 ]
@@ -46,11 +47,9 @@ StepsOption = Annotated[
 ]
 
 
-@app.command()
+@command(EXPERIMENTS, "gpm-tune train best.yaml", "gpm-tune train gan.yaml --set experiment.seed=1")
 def train(
-    file: Annotated[
-        Path, typer.Argument(metavar="STUDY.yaml|EXPERIMENT.yaml", help="A file, or its bare name.")
-    ],
+    file: FileArgument,
     overrides: SetOption = None,
     name: NameOption = None,
     device: DeviceOption = None,
@@ -64,33 +63,27 @@ def train(
 
     document = load(file, overrides)
     experiment = load_experiment(document)
-    finished = train_experiment(
-        experiment,
-        name or file.stem,
-        home_at(home, tracking_uri),
-        choose_device(device),
-        new_console(),
+    trained = train_experiment(
+        experiment, name or file.stem, home_at(home, tracking_uri), choose_device(device), output.progress
     )
-    if not finished:
-        print(f"interrupted; continue with\n  {this_command()}")
+    output.result(trained.plain(), trained.lines())
+    if not trained.finished:
+        output.advise("interrupted; continue with", f"  {this_command()}")
         raise typer.Exit(INTERRUPTED)
 
 
-@app.command()
+@command(EXPERIMENTS, "gpm-tune models")
 def models() -> None:
     """Show the taxonomy: every model, its flow, its generator, its knobs, its place in the paper."""
-    from gpm_tune.study.views.tables import taxonomy_table
+    from gpm_tune.study.views.tables import taxonomy, taxonomy_table
 
-    show(taxonomy_table())
+    output.result(taxonomy(), [taxonomy_table()])
 
 
-@app.command()
+@command(EXPERIMENTS, "gpm-tune describe gan.yaml", "gpm-tune describe edm_celeba.yaml --json")
 def describe(
-    file: Annotated[
-        Path, typer.Argument(metavar="STUDY.yaml|EXPERIMENT.yaml", help="A file, or its bare name.")
-    ],
+    file: FileArgument,
     overrides: SetOption = None,
-    as_json: JsonOption = False,
 ) -> None:
     """Show the networks of an experiment, the FLOPs of a training step and of a sample, and the memory."""
     from gpm_tune.study.definition.specification import load_experiment
@@ -98,16 +91,17 @@ def describe(
     from gpm_tune.training.description import describe as describe_experiment
 
     description = describe_experiment(load_experiment(load(file, overrides)))
-    if as_json:
-        print_json(description.plain())
-    else:
-        show(*description_table(description))
+    output.result(description.plain(), description_table(description))
 
 
-@app.command()
+@command(
+    EXPERIMENTS,
+    "gpm-tune sample RUN -o grid.png",
+    "gpm-tune sample RUN -o samples.npz --n 10000 --nfe 16 --seed 1",
+)
 def sample(
     run: RunArgument,
-    output: OutputOption,
+    file: OutputOption,
     n: Annotated[int, typer.Option("--n", min=1, help="Samples.")] = 64,
     nfe: NFEOption = None,
     solver: SolverOption = None,
@@ -123,11 +117,20 @@ def sample(
 
     folder = checkpoint_of(run, home_at(home, tracking_uri))
     sampler = _sampler(folder, nfe, solver, steps, device)
-    cost = write_samples(sampler, output, n=n, seed=seed)
-    print(f"{n} samples in {output}: {sampler.solver_name}, NFE {cost}, seed {seed}, from {folder}")
+    cost = write_samples(sampler, file, n=n, seed=seed)
+    output.result(
+        {"file": str(file), "samples": n, "solver": sampler.solver_name, "nfe": cost, "seed": seed}
+        | {"checkpoint": str(folder)},
+        [f"{n} samples in {file}: {sampler.solver_name}, NFE {cost}, seed {seed}, from {folder}"],
+    )
 
 
-@app.command(cls=ListsCommand)
+@command(
+    EXPERIMENTS,
+    "gpm-tune evaluate RUN --nfe 1 2 4 8",
+    "gpm-tune evaluate RUN --solver euler heun --nfe 8 16 32 --split test --resamples 100",
+    lists=True,
+)
 def evaluate(
     run: RunArgument,
     nfe: Annotated[
@@ -142,7 +145,6 @@ def evaluate(
     resamples: ResamplesOption = 0,
     seed: SeedOption = 0,
     device: DeviceOption = None,
-    as_json: JsonOption = False,
     home: HomeOption = None,
     tracking_uri: TrackingOption = None,
 ) -> None:
@@ -163,16 +165,16 @@ def evaluate(
         cache=place.cache,
         device=choose_device(device),
     )
-    if as_json:
-        print_json([measurement.plain() for measurement in measurements])
-    else:
-        show(measurements_table(measurements), f"checkpoint: {folder}")
+    output.result(
+        [measurement.plain() for measurement in measurements],
+        [measurements_table(measurements), f"checkpoint: {folder}"],
+    )
 
 
-@app.command()
+@command(EXPERIMENTS, "gpm-tune interpolate RUN -o rows.png --method spherical --rows 8 --columns 10")
 def interpolate(
     run: RunArgument,
-    output: OutputOption,
+    file: OutputOption,
     method: Annotated[
         str, typer.Option(help="linear, spherical, cauchy-linear or spherical-cauchy-linear.")
     ] = "spherical",
@@ -192,8 +194,12 @@ def interpolate(
 
     folder = checkpoint_of(run, home_at(home, tracking_uri))
     sampler = _sampler(folder, nfe, solver, steps, device)
-    write_interpolation(sampler, output, rows=rows, columns=columns, seed=seed, method=method)
-    print(f"{rows} x {columns} interpolations in {output}: {method}, seed {seed}, from {folder}")
+    write_interpolation(sampler, file, rows=rows, columns=columns, seed=seed, method=method)
+    output.result(
+        {"file": str(file), "rows": rows, "columns": columns, "method": method, "seed": seed}
+        | {"checkpoint": str(folder)},
+        [f"{rows} x {columns} interpolations in {file}: {method}, seed {seed}, from {folder}"],
+    )
 
 
 def _sampler(

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Callable, Iterable
 from functools import wraps
 from inspect import Parameter, Signature, signature
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
@@ -15,7 +15,7 @@ from typer.core import TyperCommand
 if TYPE_CHECKING:
     from rich.console import Console
 
-Flags = {
+FLAGS = {
     "json": Annotated[
         bool,
         typer.Option("--json", help="Print the result as JSON; progress goes to the standard error."),
@@ -59,6 +59,10 @@ class Output:
         else:
             show(*things)
 
+    def log(self, text: str) -> None:
+        """A piece of the log of something that runs elsewhere."""
+        self.progress.print(text, end="", markup=False, highlight=False, soft_wrap=True)
+
     def advise(self, *lines: str) -> None:
         """What a person may do next."""
         if not self.json and not self.quiet:
@@ -76,9 +80,15 @@ def with_flags(function: Callable[..., None]) -> Callable[..., None]:
         output.choose(json, quiet, verbose)
         function(**arguments)
 
-    flags = [Parameter(name, Parameter.KEYWORD_ONLY, default=False) for name in Flags]
-    own = [p.replace(kind=Parameter.KEYWORD_ONLY) for p in signature(function).parameters.values()]
-    call.__annotations__ = get_type_hints(function, include_extras=True) | Flags
+    hints = get_type_hints(function, include_extras=True)
+    own = [
+        p.replace(kind=Parameter.KEYWORD_ONLY, annotation=hints[name])
+        for name, p in signature(function).parameters.items()
+    ]
+    flags = [
+        Parameter(name, Parameter.KEYWORD_ONLY, default=False, annotation=kind)
+        for name, kind in FLAGS.items()
+    ]
     setattr(call, "__signature__", Signature([*own, *flags]))  # noqa: B010 (functions declare none)
     return call
 
@@ -110,7 +120,7 @@ def show(*things: object) -> None:
         console.print(thing, highlight=False, markup=False)
 
 
-def complain(message: object) -> None:
-    """Print an error, each line of it marked."""
-    for line in str(message).splitlines():
-        print(f"error: {line}", file=sys.stderr)
+def written(files: Iterable[Path], *lines: str) -> None:
+    """The result of a command that writes files, and for people what is worth saying besides."""
+    names = [str(file) for file in files]
+    output.result({"files": names}, [*lines, *names])

@@ -7,27 +7,28 @@ from typing import Annotated
 
 import typer
 
-from gpm_tune.cli.common import HomeOption, TrackingOption, app, home_at
+from gpm_tune.cli.common import STUDIES, HomeOption, StudyArgument, TrackingOption, command, home_at, writable
+from gpm_tune.cli.output import output
 from gpm_tune.errors import UserError
 
 
-@app.command()
+@command(STUDIES, "gpm-tune report discr_flow", "gpm-tune report discr_flow -o for_the_team.html")
 def report(
-    study: Annotated[str, typer.Argument(help="A study's name.")],
-    output: Annotated[
-        Path | None, typer.Option("-o", "--output", metavar="FILE.html", help="Default: STUDY.html, here.")
+    study: StudyArgument,
+    file: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", metavar="FILE.html", help="Default: STUDY.html, here."),
     ] = None,
     home: HomeOption = None,
     tracking_uri: TrackingOption = None,
 ) -> None:
     """Write all that a study has found on one page, which opens offline and can be sent to others."""
-    file = output or Path(f"{study}.html")
-    if not file.parent.is_dir():
-        raise UserError(f"--output {file}: there is no folder {file.parent}")
+    file = file or Path(f"{study}.html")
     if file.suffix not in (".html", ".htm"):
         raise UserError(f"--output {file}: a report is a page, FILE.html")
+    writable(file)
     from gpm_tune.analysis.report import render
     from gpm_tune.analysis.study_data import read_data
 
     file.write_text(render(read_data(home_at(home, tracking_uri), study)), encoding="utf-8")
-    print(f"the report is {file}; open it in a browser")
+    output.result({"study": study, "file": str(file)}, [f"the report is {file}; open it in a browser"])

@@ -12,36 +12,50 @@ import typer
 
 from gpm_tune.cli.common import (
     INTERRUPTED,
+    MACHINES,
     NO_RESULT,
+    STUDIES,
     AddressOption,
     ClusterOption,
     HomeOption,
-    JsonOption,
     NameOption,
     SetOption,
     StorageOption,
+    StudyArgument,
+    StudyFileArgument,
     TrackingOption,
-    app,
+    command,
+    complete_study,
     home_at,
     is_done_on,
     load,
-    new_console,
-    print_json,
-    show,
     this_command,
+    writable,
 )
+from gpm_tune.cli.output import output
 from gpm_tune.errors import UserError
 
 if TYPE_CHECKING:
-    from gpm_tune.study.definition.specification import Study
+    from gpm_tune.api import Study
     from gpm_tune.study.storage.home import Home
 
+TrialsOption = Annotated[
+    int | None,
+    typer.Option("--trials", min=1, help="Trials in all: budget.trials; a higher number adds some."),
+]
 
-@app.command()
+
+@command(
+    STUDIES,
+    "gpm-tune run quickstart.yaml",
+    "gpm-tune run discr_flow.yaml --set experiment.training.steps=20000 --trials 16 --name short",
+    "gpm-tune run discr_flow.yaml --dry-run",
+    "gpm-tune run discr_flow.yaml --cluster cluster.yaml",
+)
 def run(
-    file: Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="A study file, or its bare name.")],
+    file: StudyFileArgument,
     overrides: SetOption = None,
-    trials: Annotated[int | None, typer.Option(help="Trials in all: budget.trials.")] = None,
+    trials: TrialsOption = None,
     name: NameOption = None,
     address: AddressOption = "local",
     cluster: ClusterOption = None,
@@ -53,19 +67,20 @@ def run(
     storage: StorageOption = None,
 ) -> None:
     """Run a study to the end of its budget; the same command again continues it."""
-    from gpm_tune.study.definition.specification import load_study
+    from gpm_tune.api import Study
 
     document = load(file, overrides, trials=trials, name=name)
-    study = load_study(document)
+    study = Study(document, home=home, tracking_uri=tracking_uri, storage=storage)
     if dry_run:
-        from gpm_tune.study.views.preview import show as preview
+        from gpm_tune.study.views.preview import preview
 
-        preview(study, home_at(home), address, new_console())
-        return
-    if cluster is not None:
+        found = preview(study.definition, study.home, address)
+        output.result(found.plain(), found.lines())
+        output.advise("dry run: nothing was started")
+    elif cluster is not None:
         _run_on(cluster, study)
-        return
-    _run(study, home_at(home, tracking_uri, storage), address)
+    else:
+        _finish(study, study.run(address=address, console=output.progress))
 
 
 def _run_on(file: Path, study: Study) -> None:
@@ -73,31 +88,43 @@ def _run_on(file: Path, study: Study) -> None:
     from gpm_tune.study.cluster.remote import Cluster
 
     cluster = Cluster(file)
-    job = cluster.submit(study)
-    print(
-        f"study {study.name} is Ray job {job}; Ctrl-C leaves it, the same command follows it again",
-        flush=True,
-    )
+    job = cluster.submit(study.definition)
+    output.advise(f"study {study.name} is Ray job {job}; Ctrl-C leaves it, the same command follows it again")
     try:
-        code = cluster.follow(job)
+        code = cluster.follow(job, output.log)
     except KeyboardInterrupt:
-        print(
-            f"\nthe study goes on; see how it stands, or stop it, with\n"
-            f"  gpm-tune status {study.name} --cluster {file}\n  gpm-tune stop {study.name} --cluster {file}"
+        output.advise(
+            "\nthe study goes on; see how it stands, or stop it, with",
+            f"  gpm-tune status {study.name} --cluster {file}",
+            f"  gpm-tune stop {study.name} --cluster {file}",
         )
         raise typer.Exit(INTERRUPTED) from None
-    print(f"bring its results here with\n  gpm-tune fetch {study.name} --cluster {file}")
+    output.result({"study": study.name, "job": job, "exit_code": code}, [])
+    output.advise("bring its results here with", f"  gpm-tune fetch {study.name} --cluster {file}")
     if code:
         raise typer.Exit(code)
 
 
-@app.command()
+def _finish(study: Study, finished: bool) -> None:
+    """Show what a study has found, and end with the exit code that says how it ended."""
+    from gpm_tune.study.views.results import plain, report
+
+    record, home = study.record, study.home
+    output.result(plain(record), report(home.optuna_uri, record))
+    output.advise(f"results in {home.study(study.name)}; open them in MLflow with", f"  {_ui_command(home)}")
+    if not finished:
+        output.advise("interrupted; continue with", f"  {this_command()}")
+        raise typer.Exit(INTERRUPTED)
+    if not record.ranked():
+        raise typer.Exit(NO_RESULT)
+
+
+@command(STUDIES, "gpm-tune plan discr_flow.yaml", "gpm-tune plan discr_flow.yaml --address auto --json")
 def plan(
-    file: Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="A study file, or its bare name.")],
+    file: StudyFileArgument,
     overrides: SetOption = None,
-    trials: Annotated[int | None, typer.Option(help="Trials in all: budget.trials.")] = None,
+    trials: TrialsOption = None,
     address: AddressOption = "local",
-    as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> None:
     """Forecast a study's hours and GPU-hours from a few steps, measured where its trials would run."""
@@ -106,54 +133,35 @@ def plan(
 
     study = load_study(load(file, overrides, trials=trials))
     found = forecast(study, home_at(home), address)
-    if as_json:
-        print_json(found.plain())
-    else:
-        show(*forecast_lines(found, study))
+    output.result(found.plain(), forecast_lines(found, study))
 
 
-@app.command()
+@command(STUDIES, "gpm-tune resume discr_flow", "gpm-tune resume discr_flow --trials 128")
 def resume(
-    study: Annotated[str, typer.Argument(help="A study's name.")],
-    trials: Annotated[int | None, typer.Option(help="Trials in all: adds some to a finished study.")] = None,
+    study: StudyArgument,
+    trials: TrialsOption = None,
     address: AddressOption = "local",
     home: HomeOption = None,
     tracking_uri: TrackingOption = None,
     storage: StorageOption = None,
 ) -> None:
     """Continue a study where it stands: after Ctrl-C, a crash or a reboot, or with more trials."""
-    from gpm_tune.study.accounts.records import read_study
-    from gpm_tune.study.definition.specification import load_study
+    from gpm_tune.api import Study
 
-    place = home_at(home, tracking_uri, storage)
-    read_study(place.optuna_uri, study)
-    document = load(place.study(study) / "study.yaml", None, trials=trials)
-    _run(load_study(document), place, address)
+    found = Study.open(study, home=home, tracking_uri=tracking_uri, storage=storage)
+    _finish(found, found.resume(trials, address=address, console=output.progress))
 
 
-def _run(study: Study, place: Home, address: str) -> None:
-    from gpm_tune.study.accounts.records import read_study
-    from gpm_tune.study.running.run import run_study
-    from gpm_tune.study.views.results import report
-
-    console = new_console()
-    finished = run_study(study, place, address, console)
-    record = read_study(place.optuna_uri, study.name)
-    show(*report(place.optuna_uri, record))
-    print(f"results in {place.study(study.name)}; open them in MLflow with\n  {_ui_command(place)}")
-    if not finished:
-        print(f"interrupted; continue with\n  {this_command()}")
-        raise typer.Exit(INTERRUPTED)
-    if not record.ranked():
-        raise typer.Exit(NO_RESULT)
-
-
-@app.command()
+@command(
+    STUDIES, "gpm-tune status", "gpm-tune status discr_flow --watch", "gpm-tune status discr_flow --json"
+)
 def status(
-    study: Annotated[str | None, typer.Argument(help="A study's name; all studies if left out.")] = None,
+    study: Annotated[
+        str | None,
+        typer.Argument(help="A study's name; all studies if left out.", autocompletion=complete_study),
+    ] = None,
     watch: Annotated[bool, typer.Option("--watch", help="Show it again until the study has ended.")] = False,
     interval: Annotated[float, typer.Option(min=0.1, help="Seconds between looks, with --watch.")] = 5.0,
-    as_json: JsonOption = False,
     cluster: ClusterOption = None,
     home: HomeOption = None,
 ) -> None:
@@ -167,27 +175,27 @@ def status(
     from gpm_tune.study.views.results import plain, report, studies_table
 
     storage = home_at(home).optuna_uri
-    if study and not as_json:
-        show(*report(storage, read_study(storage, study)))
+    if study:
+        record = read_study(storage, study)
+        output.result(plain(record), report(storage, record))
         return
-    records = [read_study(storage, name) for name in ([study] if study else study_names(storage))]
-    if as_json:
-        data = [plain(record) for record in records]
-        print_json(data[0] if study else data)
-    else:
-        show(studies_table(records))
+    records = [read_study(storage, name) for name in study_names(storage)]
+    output.result([plain(record) for record in records], [studies_table(records)])
 
 
 def _watch(study: str | None, place: Home, interval: float) -> None:
     """Show a study whenever something has changed, for as long as some process runs it."""
     from time import sleep
 
+    from gpm_tune.console import new_console
     from gpm_tune.study.accounts.records import read_study
     from gpm_tune.study.views.manage import is_running
     from gpm_tune.study.views.results import report
 
     if study is None:
         raise UserError("--watch follows one study: name it")
+    if output.json:
+        raise UserError("--watch is for people; with --json ask for the status once, and again")
     shown = ""
     while True:
         goes_on = is_running(place, study)
@@ -205,20 +213,19 @@ def _watch(study: str | None, place: Home, interval: float) -> None:
         sleep(interval)
 
 
-@app.command("list")
-def list_studies(as_json: JsonOption = False, home: HomeOption = None) -> None:
+@command(STUDIES, "gpm-tune list", name="list")
+def list_studies(home: HomeOption = None) -> None:
     """Show all studies."""
-    status(None, as_json=as_json, home=home)
+    status(None, home=home)
 
 
-@app.command()
+@command(STUDIES, "gpm-tune best discr_flow", "gpm-tune best discr_flow --export best.yaml")
 def best(
-    study: Annotated[str, typer.Argument(help="A study's name.")],
+    study: StudyArgument,
     export: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Write its experiment, for `gpm-tune train`."),
+        typer.Option(metavar="FILE", help="Write its experiment, for `gpm-tune train`.", callback=writable),
     ] = None,
-    as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> None:
     """Show the best trial of a study."""
@@ -227,20 +234,15 @@ def best(
 
     record = read_study(home_at(home).optuna_uri, study)
     data = best_plain(record)
+    output.result(data, [trials_table(record, limit=1), f"checkpoint: {data['checkpoint']}"])
     if export:
         export.write_text(best_yaml(record), encoding="utf-8")
-    if as_json:
-        print_json(data)
-    else:
-        show(trials_table(record, limit=1), f"checkpoint: {data['checkpoint']}")
-        if export:
-            print(f"its experiment is in {export}; train it with\n  gpm-tune train {export}")
+        output.advise(f"its experiment is in {export}; train it with", f"  gpm-tune train {export}")
 
 
-@app.command()
+@command(STUDIES, "gpm-tune compare gan score_gan discr_flow")
 def compare(
-    studies: Annotated[list[str], typer.Argument(help="Names of studies.")],
-    as_json: JsonOption = False,
+    studies: Annotated[list[str], typer.Argument(help="Names of studies.", autocompletion=complete_study)],
     home: HomeOption = None,
 ) -> None:
     """Show studies side by side, each by its best trial."""
@@ -250,15 +252,13 @@ def compare(
 
     records = [read_study(home_at(home).optuna_uri, name) for name in studies]
     table = comparison(records)
-    if as_json:
-        print_json([best_plain(record) for record in records])
-    else:
-        show(table)
+    best = [best_plain(record) if record.ranked() else {"study": record.name} for record in records]
+    output.result(best, [table])
 
 
-@app.command()
+@command(STUDIES, "gpm-tune stop discr_flow", "gpm-tune stop discr_flow --cluster cluster.yaml")
 def stop(
-    study: Annotated[str, typer.Argument(help="A study's name.")],
+    study: StudyArgument,
     wait: Annotated[bool, typer.Option(help="Wait until it has stopped.")] = True,
     cluster: ClusterOption = None,
     home: HomeOption = None,
@@ -268,16 +268,16 @@ def stop(
         return
     from gpm_tune.study.views.manage import stop as stop_study
 
-    if not stop_study(home_at(home), study, wait):
-        print(f"study '{study}' is not running")
-    else:
-        print(f"study '{study}' {'has stopped' if wait else 'is asked to stop'}; continue it with")
-        print(f"  gpm-tune resume {study}")
+    was_running = stop_study(home_at(home), study, wait)
+    done = ("has stopped" if wait else "is asked to stop") if was_running else "is not running"
+    output.result({"study": study, "was_running": was_running}, [f"study '{study}' {done}"])
+    if was_running:
+        output.advise("continue it with", f"  gpm-tune resume {study}")
 
 
-@app.command()
+@command(STUDIES, "gpm-tune delete short", "gpm-tune delete short --yes")
 def delete(
-    study: Annotated[str, typer.Argument(help="A study's name.")],
+    study: StudyArgument,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     home: HomeOption = None,
     tracking_uri: TrackingOption = None,
@@ -292,15 +292,15 @@ def delete(
     question = f"Delete study '{study}', its {len(record.trials)} trials and their checkpoints?"
     if not yes and not sys.stdin.isatty():
         raise UserError(f"{question} Say so with --yes")
-    if not yes and not typer.confirm(question):
+    if not yes and not typer.confirm(question, err=True):
         return
     delete_study(place, study)
-    print(f"study '{study}' is deleted")
+    output.result({"study": study, "trials": len(record.trials)}, [f"study '{study}' is deleted"])
 
 
-@app.command()
+@command(MACHINES, "gpm-tune ui", "gpm-tune ui --port 5001", "gpm-tune ui --cluster cluster.yaml")
 def ui(
-    port: Annotated[int, typer.Option(help="Port on 127.0.0.1.")] = 5000,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port on 127.0.0.1.")] = 5000,
     cluster: ClusterOption = None,
     home: HomeOption = None,
     tracking_uri: TrackingOption = None,
@@ -311,11 +311,13 @@ def ui(
         return
     place = home_at(home, tracking_uri)
     if place.tracking_uri.startswith("http"):
-        print(f"MLflow's UI is at {place.tracking_uri}")
+        output.result({"url": place.tracking_uri}, [f"MLflow's UI is at {place.tracking_uri}"])
         return
     if not place.is_tracked:
         raise UserError(f"{place.root}: nothing has been tracked here yet; see `gpm-tune run --help`")
-    print(f"MLflow UI on http://127.0.0.1:{port}; Ctrl-C ends it", flush=True)
+    url = f"http://127.0.0.1:{port}"
+    output.result({"url": url}, [f"MLflow UI on {url}; Ctrl-C ends it"])
+    sys.stdout.flush()
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     arguments = ["server", "--backend-store-uri", place.tracking_uri, "--workers", "1"]
     arguments += ["--host", "127.0.0.1", "--port", str(port)]
@@ -328,7 +330,9 @@ def _tunnel_ui(file: Path, port: int) -> None:
     from gpm_tune.study.cluster.remote import MLFLOW, Cluster
 
     with suppress(KeyboardInterrupt), Cluster(file).tunnel(MLFLOW, port) as here:
-        print(f"MLflow UI of the cluster on http://127.0.0.1:{here}; Ctrl-C ends the tunnel", flush=True)
+        url = f"http://127.0.0.1:{here}"
+        output.result({"url": url}, [f"MLflow UI of the cluster on {url}; Ctrl-C ends the tunnel"])
+        sys.stdout.flush()
         pause()
 
 

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
 from shlex import join
@@ -87,8 +87,8 @@ class Cluster:
             )
             return submitted
 
-    def follow(self, job: str) -> int:
-        """Print a job's log until it ends, through whatever happens to the connection; its exit code.
+    def follow(self, job: str, show: Callable[[str], None]) -> int:
+        """Show a job's log until it ends, through whatever happens to the connection; its exit code.
 
         Raises UserError where the cluster does not know the job any more.
         """
@@ -101,7 +101,8 @@ class Cluster:
                         info = client.get_job_info(job)
                         is_lost = False
                         log = client.get_job_logs(job)
-                        print(log[printed:], end="", flush=True)
+                        if len(log) > printed:
+                            show(log[printed:])
                         printed = len(log)
                         if info.status.is_terminal():
                             if info.driver_exit_code is None:

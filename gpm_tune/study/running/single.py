@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -21,10 +23,33 @@ from gpm_tune.training.pretraining import train_teacher
 from gpm_tune.training.resuming import resume
 
 
-def train(experiment: Experiment, name: str, home: Home, device: str, console: Console) -> bool:
+@dataclass(frozen=True)
+class Trained:
+    """How far a single experiment has been trained, and how good it is."""
+
+    finished: bool  # False if interrupted
+    folder: Path  # has its checkpoints
+    step: int
+    metric: str
+    label: str  # the metric, as it is shown
+    value: float | None  # the best; None where nothing was measured yet
+    best_step: int | None
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON data."""
+        return asdict(self) | {"folder": str(self.folder)}
+
+    def lines(self) -> list[str]:
+        """For people."""
+        if self.value is None:
+            return []
+        return [f"best {self.label} {self.value:.4g} at step {self.best_step}; checkpoints in {self.folder}"]
+
+
+def train(experiment: Experiment, name: str, home: Home, device: str, console: Console) -> Trained:
     """Train an experiment to its end, from its last checkpoint if it has one.
 
-    The same experiment under the same name is the same run. Returns False if interrupted.
+    The same experiment under the same name is the same run.
     Raises UserError where something is missing, DivergedError where numbers stop being finite.
     """
     experiment = find_teacher(experiment, home)
@@ -33,7 +58,7 @@ def train(experiment: Experiment, name: str, home: Home, device: str, console: C
     folder = home.experiment(f"{name}-{digest}")
     with only_once(f"experiment '{name}'", folder):
         if not _teach(experiment, home, device, console):
-            return False
+            return _trained(experiment, folder, None)
         trainer = Trainer(experiment, device=device, cache=home.cache)
         note = resume(trainer, checkpoint.newest_first(folder))
         if trainer.step or note:
@@ -46,8 +71,7 @@ def train(experiment: Experiment, name: str, home: Home, device: str, console: C
                 tags=run_tags(experiment) | {"gpm.state": "running"} | ({"gpm.note": note} if note else {}),
             )
             _train_to_the_end(trainer, folder, run, console)
-    _summarise(trainer, folder, console)
-    return trainer.done
+    return _trained(experiment, folder, trainer)
 
 
 def _teach(experiment: Experiment, home: Home, device: str, console: Console) -> bool:
@@ -103,12 +127,14 @@ def _show(experiment: Experiment, evaluation: Evaluation, console: Console) -> N
     console.print(line, highlight=False)
 
 
-def _summarise(trainer: Trainer, folder: Path, console: Console) -> None:
-    metric = trainer.objective.metric
-    if trainer.best:
-        label = metric_label(metric, trainer.experiment.features)
-        console.print(
-            f"best {label} {trainer.best.metrics[metric]:.4g} at step {trainer.best.step}; "
-            f"checkpoints in {folder / 'checkpoints'}",
-            highlight=False,
-        )
+def _trained(experiment: Experiment, folder: Path, trainer: Trainer | None) -> Trained:
+    metric, best = experiment.default_objective.metric, trainer.best if trainer else None
+    return Trained(
+        finished=trainer is not None and trainer.done,
+        folder=folder / "checkpoints",
+        step=trainer.step if trainer else 0,
+        metric=metric,
+        label=metric_label(metric, experiment.features),
+        value=best.metrics[metric] if best else None,
+        best_step=best.step if best else None,
+    )

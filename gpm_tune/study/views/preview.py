@@ -1,54 +1,88 @@
-"""What a study would do: the resolved experiment, the search space and the first sampled trials."""
+"""What a study would do: the resolved experiment, the search space, the first sampled trials, a forecast."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
 import yaml
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 
 from gpm_tune.errors import UserError
 from gpm_tune.study.accounts.ledger import Ledger
 from gpm_tune.study.definition.specification import Study
 from gpm_tune.study.storage.home import Home
-from gpm_tune.study.views.forecast import forecast, forecast_lines
+from gpm_tune.study.views.forecast import Forecast, forecast, forecast_lines
 from gpm_tune.study.views.results import show_value
 
 TRIALS = 5
 
 
-def show(study: Study, home: Home, address: str, console: Console) -> None:
-    """Print the preview; nothing is written, and nothing run but a few steps for the forecast."""
+@dataclass(frozen=True)
+class Preview:
+    """A study before it is run."""
+
+    study: Study
+    left: int  # trials
+    first: dict[int, dict[str, Any]]  # the values of the first trials
+    forecast: Forecast | str  # or why there is none
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON data."""
+        cost = self.forecast
+        return {
+            "study": self.study.model_dump(mode="json") | {"objectives": self._goals},
+            "first_trials": [{"number": number, "values": values} for number, values in self.first.items()],
+            "forecast": {"error": cost} if isinstance(cost, str) else cost.plain(),
+        }
+
+    def lines(self) -> list[object]:
+        """For people."""
+        plain = self.study.model_dump(mode="json", exclude={"experiment", "search"})
+        if isinstance(self.forecast, str):
+            costs: list[object] = [
+                f"no forecast: {self.forecast}; `gpm-tune plan` measures on clusters, too"
+            ]
+        else:
+            costs = forecast_lines(self.forecast, self.study)
+        blocks = [_yaml({"experiment": self.study.base}), _yaml(plain | {"objectives": self._goals})]
+        return [*blocks, self._space(), self._trials(), *costs]
+
+    @property
+    def _goals(self) -> list[dict[str, Any]]:
+        return [goal.model_dump() for goal in self.study.goals]
+
+    def _space(self) -> Table:
+        table = Table("searched", "values", "condition", title="search space", box=SIMPLE_HEAD)
+        for path, distribution in self.study.search.items():
+            plain = distribution.model_dump(
+                mode="json", exclude={"when"}, exclude_defaults=True, by_alias=True
+            )
+            condition = ", ".join(f"{key} = {value}" for key, value in distribution.when.items())
+            table.add_row(path, ", ".join(f"{k} {v}" for k, v in plain.items()), condition)
+        return table
+
+    def _trials(self) -> Table:
+        paths = list(self.study.search)
+        table = Table("trial", *paths, title=f"the first {len(self.first)} of {self.left} trials")
+        for number, values in self.first.items():
+            table.add_row(str(number), *(show_value(values.get(path, "-")) for path in paths))
+        return table
+
+
+def preview(study: Study, home: Home, address: str) -> Preview:
+    """Nothing is written, and nothing run but a few steps for the forecast."""
     ledger = Ledger(study, storage=None)
-    plain = study.model_dump(mode="json", exclude={"experiment", "search"})
-    plain["objectives"] = [goal.model_dump() for goal in study.goals]
-    _print_yaml({"experiment": study.base}, console)
-    _print_yaml(plain, console)
-    space = Table("searched", "values", "condition", title="search space", box=SIMPLE_HEAD)
-    for path, distribution in study.search.items():
-        given = distribution.model_dump(mode="json", exclude={"when"}, exclude_defaults=True, by_alias=True)
-        condition = ", ".join(f"{key} = {value}" for key, value in distribution.when.items())
-        space.add_row(path, ", ".join(f"{k} {v}" for k, v in given.items()), condition)
-    console.print(space)
-    count = min(TRIALS, ledger.remaining)
-    table = Table("trial", *study.search, title=f"the first {count} of {ledger.remaining} trials")
-    for _ in range(count):
-        assignment = ledger.next()
-        if assignment:
-            values = [show_value(assignment.values.get(path, "-")) for path in study.search]
-            table.add_row(str(assignment.number), *values)
-    console.print(table)
+    left = ledger.remaining
+    assigned = [ledger.next() for _ in range(min(TRIALS, left))]
+    cost: Forecast | str
     try:
-        lines = forecast_lines(forecast(study, home, address), study)
+        cost = forecast(study, home, address)
     except UserError as error:
-        lines = [
-            f"no forecast: {error}; `gpm-tune plan FILE --address HOST:PORT` measures on a cluster's worker"
-        ]
-    for line in lines:
-        console.print(line, highlight=False, markup=False)
-    console.print("dry run: nothing was started")
+        cost = str(error)
+    return Preview(study, left, {trial.number: trial.values for trial in assigned if trial}, cost)
 
 
-def _print_yaml(data: object, console: Console) -> None:
-    text = yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
-    console.print(text, end="", highlight=False, markup=False)
+def _yaml(data: object) -> str:
+    return yaml.safe_dump(data, sort_keys=False, allow_unicode=True).rstrip()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
@@ -12,13 +14,21 @@ from gpm_tune.training.objectives import metric_label
 from gpm_tune.training.sweep import Measurement
 
 
-def taxonomy_table() -> Table:
+def taxonomy() -> list[dict[str, Any]]:
     """Table 1: where each model's particles get their direction from, and whether a generator follows it."""
+    return [
+        {"model": name_of(config), **place._asdict()}
+        for config in members(ModelConfig)
+        for place in getattr(config, "places")  # noqa: B009 (the union is extensible)
+    ]
+
+
+def taxonomy_table() -> Table:
+    """The taxonomy for people."""
     table = Table("model", "flow", "generator", "can be tuned", "paper", box=SIMPLE_HEAD)
-    for config in members(ModelConfig):
-        for place in getattr(config, "places"):  # noqa: B009 (the union is extensible)
-            generator = "yes" if place.generator else "no"
-            table.add_row(name_of(config), place.flow, generator, ", ".join(place.knobs), place.paper)
+    for row in taxonomy():
+        generator = "yes" if row["generator"] else "no"
+        table.add_row(row["model"], row["flow"], generator, ", ".join(row["knobs"]), row["paper"])
     return table
 
 
