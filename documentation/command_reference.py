@@ -30,11 +30,10 @@ def context(name: str, command: Any) -> Any:
 
 def render() -> str:
     """A part for every panel of `gpm-tune --help`, with a section for each of its commands, as Markdown."""
-    panels = groupby(commands().items(), key=lambda each: each[1].rich_help_panel)
-    return "\n\n".join(
-        "\n\n".join([f"## {panel}", *(part for name, command in group for part in _section(name, command))])
-        for panel, group in panels
-    )
+    panels: dict[str, list[str]] = {}
+    for name, command in commands().items():
+        panels.setdefault(command.rich_help_panel or "Commands", []).extend(_section(name, command))
+    return "\n\n".join("\n\n".join([f"## {panel}", *parts]) for panel, parts in panels.items())
 
 
 def _section(name: str, command: Any) -> Iterator[str]:
