@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from typing import ClassVar, Literal
 
 import numpy as np
 import torch
-from filelock import FileLock
 from pydantic import Field
 
 from gpm_tune.config import Config
-from gpm_tune.data.dataset import Dataset, default_root
+from gpm_tune.data.dataset import Dataset, FolderPath, default_root
+from gpm_tune.data.images import decode_all, mapped
 from gpm_tune.errors import UserError
 
 SIDE = 64
@@ -26,7 +24,7 @@ class CelebAConfig(Config):
     paper: ClassVar[str] = "appendix D.1"
 
     name: Literal["celeba"]
-    root: Path | None = Field(
+    root: FolderPath | None = Field(
         None,
         description="Folder that holds celeba/; null for $GPM_TUNE_DATA, else ~/.cache/gpm-tune/data.",
     )
@@ -44,7 +42,7 @@ class CelebAConfig(Config):
     @property
     def files(self) -> Path:
         """The folder of its files."""
-        return (self.root or default_root()) / "celeba"
+        return (self.root.expanduser() if self.root else default_root()) / "celeba"
 
     def prepare(self) -> None:
         """Decode, crop and resize all images once into celeba/gpm_tune_64.npy.
@@ -78,41 +76,16 @@ class CelebAConfig(Config):
 
     def _images(self, names: list[str]) -> np.ndarray:
         """The images of these files, (N, 3, 64, 64) in uint8, mapped into memory copy-on-write."""
-        cache = self.files / f"gpm_tune_{SIDE}.npy"
-        with FileLock(f"{cache}.lock"):
-            if not cache.is_file() or len(np.load(cache, mmap_mode="r")) != len(names):
-                self._write(cache, names)
-        mapped: np.ndarray = np.load(cache, mmap_mode="c")
-        return mapped
-
-    def _write(self, cache: Path, names: list[str]) -> None:
         folder = self.files / "img_align_celeba"
-        present = {path.name for path in folder.glob("*")}
-        missing = [name for name in names if name not in present]
-        if missing:
-            raise UserError(
-                f"CelebA: {len(missing)} of {len(names)} images are not in {folder}, the first: {missing[0]}"
-            )
-        partial_file = cache.with_suffix(".partial")
-        shape = (len(names), *self.shape)
-        images = np.lib.format.open_memmap(partial_file, mode="w+", dtype=np.uint8, shape=shape)
-        with ThreadPoolExecutor() as pool:
-            for i, image in enumerate(pool.map(partial(_read, folder), names)):
-                images[i] = image
-        images.flush()
-        partial_file.replace(cache)
 
+        def write(partial: Path) -> None:
+            present = {path.name for path in folder.glob("*")}
+            missing = [name for name in names if name not in present]
+            if missing:
+                raise UserError(
+                    f"CelebA: {len(missing)} of {len(names)} images are not in {folder}, "
+                    f"the first: {missing[0]}"
+                )
+            decode_all([folder / name for name in names], 3, SIDE, partial)
 
-def _read(folder: Path, name: str) -> np.ndarray:
-    """An image as (3, 64, 64) in uint8. Raises UserError where the file is no image."""
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with Image.open(folder / name) as image:
-            side = min(image.size)
-            left, top = (image.width - side) // 2, (image.height - side) // 2
-            square = image.convert("RGB").crop((left, top, left + side, top + side))
-            pixels = np.asarray(square.resize((SIDE, SIDE), Image.Resampling.LANCZOS))
-    except (OSError, UnidentifiedImageError) as error:
-        raise UserError(f"{folder / name}: cannot be read as an image: {error}") from None
-    return pixels.transpose(2, 0, 1)
+        return mapped(self.files / f"gpm_tune_{SIDE}.npy", (len(names), *self.shape), write)

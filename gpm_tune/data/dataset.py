@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import torch
+from pydantic import AfterValidator
 from torch import Tensor
 from torch.nn.functional import pad
 
@@ -18,6 +20,18 @@ class Dataset:
     train: Tensor
     validation: Tensor
     test: Tensor
+
+
+def _absolute(path: Path) -> Path:
+    try:
+        path.expanduser()
+    except RuntimeError as error:
+        raise ValueError(str(error)) from None
+    return path if str(path).startswith("~") else path.absolute()
+
+
+# Absolute, because trials have other working folders; ~ stays: on every node it is the home that is there.
+FolderPath = Annotated[Path, AfterValidator(_absolute)]
 
 
 def default_root() -> Path:

@@ -5,29 +5,20 @@ from __future__ import annotations
 import hashlib
 import os
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
-from pydantic import AfterValidator, Field
+from pydantic import Field
 from torch import Tensor
 
 from gpm_tune.config import Config
-from gpm_tune.data.dataset import Dataset, default_root
+from gpm_tune.data.dataset import Dataset, FolderPath, default_root
 from gpm_tune.data.images import decode_all, mapped
 from gpm_tune.errors import UserError
 
 LEAST = 20  # pictures: two for validation, because of one there is no FID
 DECODING = 1  # raised by changes to how pictures are decoded: arrays of before are not used then
-
-
-def _absolute(path: Path) -> Path:
-    """Trials have other working folders; ~ stays, which on every node is the home that is there."""
-    try:
-        path.expanduser()
-    except RuntimeError as error:
-        raise ValueError(str(error)) from None
-    return path if str(path).startswith("~") else path.absolute()
 
 
 class Picture(NamedTuple):
@@ -49,7 +40,7 @@ class FolderConfig(Config):
     """
 
     name: Literal["folder"]
-    root: Annotated[Path, AfterValidator(_absolute)] = Field(
+    root: FolderPath = Field(
         description="The folder. A relative path starts at the working folder; on a cluster the path is the "
         "same on all nodes, and one that lacks the folder copies it from STORAGE/data/NAME, where NAME is "
         "the last part of the path.",

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
+from contextlib import nullcontext
 from pathlib import Path
 from typing import ClassVar, Literal
 
 import torch
+from filelock import FileLock
 from pydantic import Field
 from torch import Tensor
 
 from gpm_tune.config import Config
-from gpm_tune.data.dataset import Dataset, default_root, pad_to
+from gpm_tune.data.dataset import Dataset, FolderPath, default_root, pad_to
 from gpm_tune.errors import UserError
 
 SIDE = 32
@@ -23,7 +26,7 @@ class MNISTConfig(Config):
     paper: ClassVar[str] = "appendix D.1"
 
     name: Literal["mnist"]
-    root: Path | None = Field(
+    root: FolderPath | None = Field(
         None,
         description="Folder that holds (or gets) MNIST/raw; null for $GPM_TUNE_DATA, "
         "else ~/.cache/gpm-tune/data.",
@@ -42,16 +45,23 @@ class MNISTConfig(Config):
     @property
     def files(self) -> Path:
         """The folder of its files."""
-        return (self.root or default_root()) / "MNIST"
+        return self._root / "MNIST"
+
+    @property
+    def _root(self) -> Path:
+        return self.root.expanduser() if self.root else default_root()
 
     def prepare(self) -> None:
-        """Make sure that the files are there, downloading them if need be.
+        """Make sure that the files are there, downloading them if need be: by one process, others wait.
 
         Raises UserError where they are not and cannot be downloaded.
         """
-        root = self.root or default_root()
+        root = self._root
+        is_fixed = self.files.exists() and not os.access(root, os.W_OK)  # nobody writes there
         try:
-            self._open(root, train=True, download=True)
+            root.mkdir(parents=True, exist_ok=True)
+            with nullcontext() if is_fixed else FileLock(f"{self.files}.lock"):
+                self._open(train=True, download=True)
         except (OSError, RuntimeError) as error:
             raise UserError(
                 f"MNIST is not in {root} and could not be downloaded ({error}). Put the four files "
@@ -63,19 +73,17 @@ class MNISTConfig(Config):
     def load(self, seed: int) -> Dataset:
         """The images; which of the training ones are held out for validation follows the seed."""
         self.prepare()
-        root = self.root or default_root()
-        images = pad_to(self._open(root, train=True), SIDE)
+        images = pad_to(self._open(train=True), SIDE)
         order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
         held_out = len(images) // 10
         return Dataset(
             images[order[held_out:]],
             images[order[:held_out]],
-            pad_to(self._open(root, train=False), SIDE),
+            pad_to(self._open(train=False), SIDE),
         )
 
-    @staticmethod
-    def _open(root: Path, *, train: bool, download: bool = False) -> Tensor:
+    def _open(self, *, train: bool, download: bool = False) -> Tensor:
         from torchvision.datasets import MNIST
 
-        images: Tensor = MNIST(str(root), train=train, download=download).data
+        images: Tensor = MNIST(str(self._root), train=train, download=download).data
         return images

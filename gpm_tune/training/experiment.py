@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from gpm_tune.config import Config
 from gpm_tune.data import DataConfig
+from gpm_tune.errors import UserError
 from gpm_tune.metrics import ImageMetrics, PointMetrics
 from gpm_tune.models import EDMConfig, ModelConfig, ScoreGANConfig
 from gpm_tune.training.objectives import WORDS, Mode, Objective, Reference, direction
@@ -140,7 +141,14 @@ class Experiment(Config):
     def teacher(self) -> Experiment | None:
         """The experiment of the denoiser that a Score GAN follows, where it is given by one."""
         given = self.model.teacher.experiment if isinstance(self.model, ScoreGANConfig) else None
-        return None if given is None else Experiment.model_validate(given)
+        if given is None:
+            return None
+        try:
+            return Experiment.model_validate(given)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, ("model.teacher.experiment", *first["loc"])))
+            raise ValueError(f"{where}: {first['msg'].removeprefix('Value error, ')}") from None
 
     @property
     def features(self) -> Literal["small", "inception"] | None:
@@ -155,9 +163,11 @@ class Experiment(Config):
 
     @property
     def evaluated_samples(self) -> int:
-        """How many samples an evaluation generates."""
+        """How many samples an evaluation generates. Raises UserError where only missing files could tell."""
+        if self.evaluation.samples is not None:
+            return self.evaluation.samples
         held_out = self.data.validation_samples
-        return self.evaluation.samples or (held_out if self.features else min(held_out, POINTS_EVALUATED))
+        return held_out if self.features else min(held_out, POINTS_EVALUATED)
 
     @property
     def default_objective(self) -> Objective:
@@ -170,6 +180,17 @@ class Experiment(Config):
         better = self.direction(objective.metric)
         if objective.mode != better:
             raise ValueError(f"{objective.metric} is the better the {WORDS[better]}: set mode: {better}")
+
+    def check_samples(self, count: int) -> None:
+        """Raise UserError unless so many training samples suffice."""
+        for key, needed in (
+            ("training.batch_size", self.training.batch_size),
+            ("model.data_samples", getattr(self.model, "data_samples", 0)),
+        ):
+            if needed > count:
+                raise UserError(
+                    f"{key} is {needed}, but data '{self.data.name}' has {count} training samples: lower it"
+                )
 
     def direction(self, name: str) -> Mode:
         """The better direction of what an objective or constraint names.

@@ -72,7 +72,8 @@ class Trainer:
         self._bfloat16 = precision == "bfloat16" or (precision == "auto" and has_bfloat16(self.device))
         data = self._load_data()
         self._real = data.train.to(self.device)
-        self._batches = self._plan_batches(len(data.train))
+        experiment.check_samples(len(data.train))
+        self._batches = Batches(len(data.train), experiment.training.batch_size, experiment.seed, self.device)
         self._metrics, self._samples = build_metrics(experiment, data.validation, cache, self.device)
         self.model = self._build_model(cache)
         self._optimizers = self._build_optimizers()
@@ -94,15 +95,6 @@ class Trainer:
     def _load_teacher(self, cache: Path | None) -> Denoise | None:
         return load_teacher(self.experiment, cache, self.device)
 
-    def _plan_batches(self, size: int) -> Batches:
-        batch_size = self.experiment.training.batch_size
-        if batch_size > size:
-            raise UserError(
-                f"training.batch_size is {batch_size}, but data "
-                f"'{self.experiment.data.name}' has {size} training samples"
-            )
-        return Batches(size, batch_size, self.experiment.seed, self.device)
-
     def _build_model(self, cache: Path | None) -> ParticleModel:
         experiment = self.experiment
         given = Given(self._samples_given(), self._load_teacher(cache))
@@ -116,11 +108,6 @@ class Trainer:
         model = self.experiment.model
         if not isinstance(model, KernelFlowConfig):
             return None
-        if model.data_samples > len(self._real):
-            raise UserError(
-                f"model.data_samples is {model.data_samples}, but data '{self.experiment.data.name}' "
-                f"has {len(self._real)} training samples"
-            )
         return to_float(self._real[: model.data_samples])
 
     def _build_optimizers(self) -> dict[str, torch.optim.Adam]:

@@ -262,7 +262,7 @@ def test_a_nested_folder_that_cannot_be_read_is_no_empty_one(root: Path) -> None
     (root / "a").chmod(0o700)
 
 
-def test_where_arrays_cannot_be_kept_is_said(root: Path, tmp_path: Path, cache: Path) -> None:
+def test_where_arrays_cannot_be_kept_is_said(root: Path, tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("a file where the folder should be")
     with pytest.raises(UserError, match=r"decoded pictures cannot be kept there.*GPM_TUNE_DATA"):
         config(root).prepare()

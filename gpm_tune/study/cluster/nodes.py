@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import shutil
 import time
@@ -16,7 +15,6 @@ from typing import Any, Generic, NamedTuple, TypedDict, TypeVar
 import torch
 from filelock import FileLock
 
-from gpm_tune.data import CelebAConfig, MNISTConfig
 from gpm_tune.errors import UserError
 from gpm_tune.metrics import check_features
 from gpm_tune.study.storage import shared_storage
@@ -297,31 +295,33 @@ def _make_ready(plain: Mapping[str, Any], storage: str | None) -> tuple[str, str
 
 
 def prepare_data(experiment: Experiment, storage: str | None = None) -> None:
-    """Make sure that this node has the experiment's data; of several processes one gets it, others wait.
+    """Make sure that this node has the experiment's data, and enough of them.
 
-    It is copied from the storage, where that has it. Raises UserError where it cannot be had.
+    They are copied from the storage, where that has them. Raises UserError where they cannot be had.
     """
     data = experiment.data
-    if not isinstance(data, MNISTConfig | CelebAConfig):  # it needs no files
-        data.prepare()
-        return
-    if data.files.exists() and not os.access(data.files.parent, os.W_OK):
-        data.prepare()  # nobody writes there
-        return
-    data.files.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{data.files}.lock"):
-        source = f"{storage}/data/{data.files.name}"
-        if (
-            storage
-            and not data.files.exists()
-            and shared_storage.patiently(lambda: shared_storage.exists(source))
-        ):
-            shared_storage.patiently(
-                lambda: shared_storage.bring(
-                    lambda partial: shared_storage.copy(source, str(partial)), data.files
+    files: Path | None = getattr(data, "files", None)  # of the data sets that have some
+    if storage and files is not None and not files.exists():
+        _copy_from(f"{storage}/data/{files.name}", files)
+    data.prepare()
+    experiment.check_samples(len(data.load(experiment.seed).train))
+
+
+def _copy_from(source: str, files: Path) -> None:
+    """Copy a data set from the storage, if that has it; of several processes one does, others wait."""
+    try:
+        if not shared_storage.patiently(lambda: shared_storage.exists(source)):
+            return
+        files.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{files}.lock"):
+            if not files.exists():
+                shared_storage.patiently(
+                    lambda: shared_storage.bring(
+                        lambda partial: shared_storage.copy(source, str(partial)), files
+                    )
                 )
-            )
-        data.prepare()
+    except OSError as error:
+        raise UserError(f"{source} cannot be copied to {files}: {error}") from None
 
 
 def _gpus() -> tuple[str, str, list[Gpu]]:
