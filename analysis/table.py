@@ -52,8 +52,8 @@ def main(
     output = figures.check_output(output)
     place = home_at(home)
     subjects = find_subjects(place, runs, replicates=True)
-    for data in {subject.experiment.data.name: None for subject in subjects}:
-        refuse_different([subject for subject in subjects if subject.experiment.data.name == data], samples)
+    for data in {subject.experiment.data_label: None for subject in subjects}:
+        refuse_different([subject for subject in subjects if subject.experiment.data_label == data], samples)
     conditions = Conditions(split, samples, seed, resamples)
     frame = measure(subjects, place, conditions, choose_device(device))
     table = quality_table(_points(frame, subjects, metric))
@@ -66,7 +66,7 @@ def main(
 
 def _points(frame: pd.DataFrame, subjects: Sequence[Subject], metric: str | None) -> pd.DataFrame:
     """Of every data set its own metric, unless one is asked for."""
-    defaults = {s.experiment.data.name: s.experiment.default_objective.metric for s in subjects}
+    defaults = {s.experiment.data_label: s.experiment.default_objective.metric for s in subjects}
     parts = []
     for data, rows in frame.groupby("data", sort=False):
         measured = rows.dropna(axis="columns", how="all")

@@ -88,7 +88,7 @@ def coverage_figure(
     """
     experiment = shown[0].subject.experiment
     real = to_float(getattr(experiment.data.load(experiment.seed), split))
-    parts = [_shares(modes, real, {"label": DATA, "data": experiment.data.name, "split": split})]
+    parts = [_shares(modes, real, {"label": DATA, "data": experiment.data_label, "split": split})]
     for each in shown:
         nfe, x = each.sampler.draw(each.simulated(samples), seed)
         parts.append(_shares(modes, x[:samples], each.trace(nfe, seed)))

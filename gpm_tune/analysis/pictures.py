@@ -60,7 +60,7 @@ class Shown:
             "run": self.subject.origin,
             "checkpoint": str(self.subject.folder),
             "model": self.subject.model,
-            "data": self.subject.experiment.data.name,
+            "data": self.subject.experiment.data_label,
             "solver": self.sampler.solver_name,
             "sampling_steps": self.sampler.sampling_steps,
             "nfe": nfe,

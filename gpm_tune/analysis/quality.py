@@ -58,7 +58,7 @@ def refuse_different(subjects: Sequence[Subject], samples: int | None) -> None:
     rows = [
         {
             "label": subject.label,
-            "data": subject.experiment.data.name,
+            "data": subject.experiment.data_label,
             "shape": subject.experiment.data.shape,
             "evaluation.features": subject.experiment.features,
             "evaluation.samples": samples or subject.experiment.evaluation.samples,
@@ -86,7 +86,7 @@ def _row(subject: Subject, measured: Measurement) -> dict[str, Any]:
     return {
         "label": subject.label,
         "model": subject.model,
-        "data": subject.experiment.data.name,
+        "data": subject.experiment.data_label,
         "origin": subject.origin,
         "checkpoint": str(subject.folder),
         "seed": subject.experiment.seed,

@@ -63,10 +63,10 @@ def _facts(data: StudyData) -> Iterable[tuple[str, str]]:
     yield "state", "still running" if data.running else "not running"
     yield "objectives", "; ".join(f"{goal.mode} {data.title(goal.metric)}" for goal in record.objectives)
     yield "model", record.experiment["model"]["name"]
-    yield (
-        "data",
-        f"{record.experiment['data']['name']}, fingerprint {tags.get('gpm.data_fingerprint', 'unknown')}",
-    )
+    origin = [
+        record.experiment["data"][key] for key in ("name", "root") if record.experiment["data"].get(key)
+    ]
+    yield "data", f"{' '.join(origin)}, fingerprint {tags.get('gpm.data_fingerprint', 'unknown')}"
     yield "spent", f"{record.hours:.2f} hours, {record.gpu_hours:.2f} GPU-hours"
     yield "gpm_tune", ", ".join(data.versions()) or "unknown"
     found = [

@@ -86,7 +86,7 @@ def follow(
         batch_size=experiment.training.batch_size,
         lr_score=score,
         lr_generator=generator,
-        data=experiment.data.name,
+        data=experiment.data_label,
         training_seed=experiment.seed,
     )
 

@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -58,12 +59,12 @@ class StudyData:
     picture: bytes | None  # samples of the best trial, as a PNG
     notes: list[str] = field(default_factory=list)  # what could not be had, and why
 
-    @property
+    @cached_property
     def samples(self) -> int | None:
-        """How many samples an evaluation generates; None where this version cannot tell."""
+        """How many samples an evaluation generates; None where that cannot be told here."""
         try:
             return Experiment.model_validate(self.record.experiment).evaluated_samples
-        except ValidationError:
+        except (ValidationError, UserError):  # of another version; a folder of pictures that is not here
             found: int | None = self.record.experiment["evaluation"].get("samples")
             return found
 

@@ -46,7 +46,7 @@ class Subject:
     @property
     def kind(self) -> tuple[str, str]:
         """Model and data."""
-        return self.model, self.experiment.data.name
+        return self.model, self.experiment.data_label
 
     @property
     def unseeded(self) -> str:
@@ -126,7 +126,7 @@ def _distinguish(subjects: list[Subject], replicates: bool) -> list[Subject]:
         groups.setdefault(key, []).append(subject)
     kinds = Counter(group[0].kind for group in groups.values() if not group[0].label)
     labels = {key: group[0].label or _name(group[0], kinds) for key, group in groups.items()}
-    uses = Counter((labels[key], group[0].experiment.data.name) for key, group in groups.items())
+    uses = Counter((labels[key], group[0].experiment.data_label) for key, group in groups.items())
     for (label, _), count in uses.items():
         if count > 1:
             why = ", which differ in more than their seed" if replicates else ""

@@ -151,6 +151,11 @@ class Experiment(Config):
             raise ValueError(f"{where}: {first['msg'].removeprefix('Value error, ')}") from None
 
     @property
+    def data_label(self) -> str:
+        """What the data set is called beside others: its name, or that of a folder."""
+        return str(getattr(self.data, "label", self.data.name))
+
+    @property
     def features(self) -> Literal["small", "inception"] | None:
         """The network whose activations FID compares; None for points, which have no FID."""
         is_image = len(self.data.shape) == 3
@@ -189,7 +194,7 @@ class Experiment(Config):
         ):
             if needed > count:
                 raise UserError(
-                    f"{key} is {needed}, but data '{self.data.name}' has {count} training samples: lower it"
+                    f"{key} is {needed}, but data '{self.data_label}' has {count} training samples: lower it"
                 )
 
     def direction(self, name: str) -> Mode:

@@ -178,7 +178,7 @@ def check_data(case: Case) -> Findings[None]:
         experiment = case.study.experiment
         features = f", features {experiment.features}" if experiment.features else ""
         where = f" on {_count(case.nodes)}" if case.nodes else ""
-        yield ok(f"{experiment.data.name} with the fingerprint {case.own.data}{features}{where}")
+        yield ok(f"{experiment.data_label} with the fingerprint {case.own.data}{features}{where}")
 
 
 def check_home(case: Case) -> Findings[None]:

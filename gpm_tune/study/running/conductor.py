@@ -220,7 +220,7 @@ def run_tags(experiment: Experiment) -> dict[str, str]:
     """What runs are filtered by in MLflow."""
     tags = {
         "gpm.model": experiment.model.name,
-        "gpm.data": experiment.data.name,
+        "gpm.data": experiment.data_label,
         "gpm.version": __version__,
     }
     if experiment.features:

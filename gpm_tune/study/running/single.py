@@ -80,7 +80,7 @@ def _teach(experiment: Experiment, home: Home, device: str, console: Console) ->
     if teacher is None:
         return True
     interrupts: list[bool] = []
-    console.print(f"teacher: {teacher.model.name} on {teacher.data.name}", highlight=False)
+    console.print(f"teacher: {teacher.model.name} on {teacher.data_label}", highlight=False)
     with interruptible(lambda: interrupts.append(True)):
         return train_teacher(
             teacher,

@@ -32,7 +32,7 @@ def teach(study: Study, home: Home, switch: Any, console: Console) -> bool:
         return True
     folder = teacher_folder(teacher, home.cache)
     console.print(
-        f"teacher: {teacher.model.name} on {teacher.data.name}, {teacher.training.steps} steps, in {folder}",
+        f"teacher: {teacher.model.name} on {teacher.data_label}, {teacher.training.steps} steps, in {folder}",
         highlight=False,
     )
     resources = study.resources

@@ -10,6 +10,7 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from gpm_tune.errors import UserError
 from gpm_tune.study.accounts.ledger import Ledger
 from gpm_tune.study.cluster.connection import check_resources, connected, this_machine, trials_at_a_time
 from gpm_tune.study.definition.specification import Resources, Study
@@ -54,7 +55,8 @@ def forecast(study: Study, home: Home, address: str) -> Forecast:
 
     home: whose teachers need not be trained any more.
 
-    Raises UserError where no trial could run there, or the feature network cannot be had.
+    Raises UserError where no trial could run there, the feature network cannot be had, or only missing
+    files could tell how many samples an evaluation generates.
     """
     experiments = [study.experiment]
     if study.experiment.teacher and not is_trained(study.experiment.teacher, home.cache):
@@ -72,7 +74,12 @@ def forecast(study: Study, home: Home, address: str) -> Forecast:
         task = ray.remote(_measure).options(
             num_cpus=resources.pop("CPU"), num_gpus=resources.pop("GPU"), resources=resources
         )
-        paces = ray.get(task.remote(experiments, study.resources))
+        try:
+            paces = ray.get(task.remote(experiments, study.resources))
+        except ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, UserError):
+                raise UserError(str(error.cause)) from None
+            raise
         return extrapolate(study, paces, trials_at_a_time(study.resources, totals))
 
 
