@@ -57,7 +57,7 @@ def _row(spelling: str, text: str) -> str:
     cells = [
         f"`{spelling}`",
         _prose(NOTES.sub("", text)),
-        notes[1].removeprefix("default: ") if notes else "",
+        notes[1].removeprefix("default: ").replace("x>=", "≥ ") if notes else "",
     ]
     return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
 
