@@ -6,9 +6,10 @@ python documentation/architecture.py        # writes docs/architecture.svg
 from __future__ import annotations
 
 import ast
-import tomllib
 from html import escape
 from pathlib import Path
+
+import tomllib
 
 ROOT = Path(__file__).parents[1]
 PICTURE = ROOT / "docs" / "architecture.svg"
