@@ -9,6 +9,11 @@ from typing import Any, ClassVar
 from pydantic import BaseModel, ConfigDict, model_validator
 from pydantic_core import PydanticCustomError
 
+WIDEST = 2**14  # units of a layer, or size of a vector: what is beyond is taken for a slip
+MOST_STEPS = 10_000  # of sampling, likewise
+GREATEST = 1e6  # of quantities that are squared, likewise
+NUMBERS = (int, float, int | None, float | None)
+
 
 class Config(BaseModel):
     """An immutable, validated part of an experiment or a study; unknown keys are refused by name.
@@ -18,7 +23,7 @@ class Config(BaseModel):
 
     paper: ClassVar[str] = ""  # where the paper has it: sections, appendices, (equations); empty for nowhere
 
-    model_config = ConfigDict(extra="forbid", frozen=True, serialize_by_alias=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, serialize_by_alias=True, allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod
@@ -32,6 +37,18 @@ class Config(BaseModel):
                         "unknown key '{key}'; {hint}",
                         {"key": str(key), "hint": nearest(str(key), valid)},
                     )
+        return data
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_booleans_as_numbers(cls, data: Any) -> Any:
+        for name, field in cls.model_fields.items() if isinstance(data, dict) else ():
+            if field.annotation in NUMBERS and isinstance(data.get(name), bool):
+                raise PydanticCustomError(
+                    "boolean",
+                    "expected a number, found {value}",
+                    {"key": name, "value": str(data[name]).lower()},
+                )
         return data
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,21 +12,62 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from gpm_tune.config import nearest
 from gpm_tune.errors import UserError
 
 Location = tuple[str | int, ...]
 Model = TypeVar("Model", bound=BaseModel)
+MOST_VALUES = 20_000  # of a file, repeated ones included: a few lines of aliases can stand for billions
+DEEPEST = 32
+LONGEST_WORD = 100  # characters of a word, or value, that messages show
+YAML = "tag:yaml.org,2002:"
+
+
+class _UnsuitableError(yaml.MarkedYAMLError):
+    """Valid YAML that has no place in a study."""
+
+    def __init__(self, problem: str, node: yaml.Node) -> None:
+        super().__init__(problem=problem, problem_mark=node.start_mark)
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader in which 2e-4 is a number, as everybody expects, and not a string."""
+    """Reads what JSON can say: null, booleans, numbers of 64 bits, text, lists, and mappings from text.
+
+    2e-4 is a number, as everybody expects, and a date is text.
+    """
+
+    def refuse_tag(self, node: yaml.Node) -> Any:
+        """Python's objects, and YAML's sets, dates and bytes."""
+        raise _UnsuitableError(f"the tag {_quoted(node.tag.replace(YAML, '!!'))} is not allowed", node)
+
+    def construct_scalar_checked(self, node: yaml.ScalarNode) -> Any:
+        """A scalar, refused where it is not what its tag says, or more than 64 bits or text can hold."""
+        kind = node.tag.removeprefix(YAML)
+        try:
+            value = yaml.SafeLoader.yaml_constructors[node.tag](self, node)
+        except (ValueError, LookupError):
+            raise _UnsuitableError(f"{_quoted(node.value)} is not a valid {kind}", node) from None
+        if isinstance(value, int) and abs(value) >= 2**63:
+            raise _UnsuitableError("the number needs more than 64 bits", node)
+        if isinstance(value, str) and not _is_text(value):
+            raise _UnsuitableError(f"{_quoted(value)} has characters that text cannot have", node)
+        return value
 
 
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag not in (f"{YAML}timestamp", f"{YAML}value")]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
 _Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
+    f"{YAML}float",
     re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"),
     list("-+0123456789"),
 )
+_Loader.yaml_constructors = {
+    **{YAML + kind: _Loader.construct_scalar_checked for kind in ("null", "bool", "int", "float", "str")},
+    **{YAML + kind: yaml.SafeLoader.yaml_constructors[YAML + kind] for kind in ("seq", "map")},
+    None: _Loader.refuse_tag,
+}
 
 
 class Document:
@@ -42,42 +84,34 @@ class Document:
         """Read a file. Raises UserError where it is missing, no YAML, no mapping, or repeats a key."""
         try:
             text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
+        except UnicodeDecodeError as error:
+            line = error.object.count(b"\n", 0, error.start) + 1
+            raise UserError(f"{path}:{line}: cannot be read: not UTF-8 text: {error.reason}") from None
+        except OSError as error:
             raise UserError(f"{path}: cannot be read: {error}") from None
-        lines: dict[Location, int] = {}
-        try:
-            loader = _Loader(text)
-            root = loader.get_single_node()
-            if not isinstance(root, yaml.MappingNode):
-                raise UserError(f"{path}: expected keys and values (`name: …`), found none")
-            _record_lines(root, (), lines, path)
-            data = loader.construct_document(root)
-        except yaml.MarkedYAMLError as error:
-            mark = error.problem_mark
-            line = f":{mark.line + 1}" if mark else ""
-            raise UserError(f"{path}{line}: not valid YAML: {error.problem}") from None
-        except (yaml.YAMLError, ValueError, RecursionError) as error:
-            raise UserError(f"{path}: not valid YAML: {error}") from None
+        data, lines = _read(text, lambda line: f"{path}:{line}")
+        if not isinstance(data, dict):
+            raise UserError(f"{path}: expected keys and values (`name: …`), found none")
         return cls(str(path), data, lines)
 
     def set(self, assignment: str) -> None:
         """Apply `dotted.key=value`, the value read as YAML. Raises UserError where it is no such thing."""
         path, separator, text = assignment.partition("=")
+        origin = f"--set {printable(assignment)}"
         if not separator or not path:
-            raise UserError(f"--set {assignment}: expected KEY=VALUE, such as experiment.seed=1")
-        try:
-            value = yaml.load(text, _Loader)
-        except yaml.YAMLError as error:
-            raise UserError(f"--set {assignment}: the value is not valid YAML: {error}") from None
-        self.assign(path, value, f"--set {assignment}")
+            raise UserError(f"{origin}: expected KEY=VALUE, such as experiment.seed=1")
+        value, _ = _read(text, lambda _line: origin)
+        self.assign(path, value, origin)
 
     def assign(self, path: str, value: Any, origin: str) -> None:
         """Give the key at a dotted path a value; `origin` says in errors where it came from."""
         location = self._locate(path)
+        if len(location) > DEEPEST:
+            raise UserError(f"{origin}: the key is nested more than {DEEPEST} deep")
         parent: Any = self.data
         for key in location[:-1]:
-            if not isinstance(parent.get(key), dict):
-                parent[key] = {}
+            old = parent.get(key)
+            parent[key] = dict(old) if isinstance(old, dict) else {}  # an alias elsewhere keeps the old one
             parent = parent[key]
         parent[location[-1]] = value
         self._origins[location] = origin
@@ -102,19 +136,28 @@ class Document:
 
         Raises UserError that lists everything that is wrong, each with its line.
         """
-        part: Any = self.data
-        for key in at:
-            part = part[key]
+        part = _at(self.data, at)
         try:
             return model.model_validate(part)
         except ValidationError as error:
-            messages = [self._message(details, at) for details in error.errors()]
-            raise UserError("\n".join(dict.fromkeys(messages))) from None
+            details = error.errors()
+        nameless = [
+            d["loc"] for d in details if d["type"] == "union_tag_not_found" and isinstance(d["input"], dict)
+        ]
+        if nameless:  # with an empty name the names that there are come to light
+            named = copy.deepcopy(part)
+            for location in nameless:
+                _at(named, self._strip_tags(location, at))["name"] = ""
+            try:
+                model.model_validate(named)
+            except ValidationError as error:
+                details = error.errors()
+        raise self.refusal(self._problem(each, at) for each in details)
 
-    def where(self, location: Location) -> str:
-        """`file:line: dotted.key: `, or the command-line assignment that gave the value."""
-        key = ".".join(map(str, location))
-        return f"{self.at(location)}: {key}: " if key else f"{self.at(location)}: "
+    def refusal(self, problems: Iterable[tuple[Location, str]]) -> UserError:
+        """All that is wrong, a line each: `file:line: dotted.key: sentence`."""
+        messages = [f"{self.at(location)}: {_sentence(location, problem)}" for location, problem in problems]
+        return UserError("\n".join(dict.fromkeys(messages)))
 
     def at(self, location: Location) -> str:
         """`file:line` of a key, or the command-line assignment that gave the value."""
@@ -126,21 +169,46 @@ class Document:
                 return f"{self.source}:{self._lines[prefix]}"
         return self.source
 
-    def _message(self, details: ErrorDetails, at: Location) -> str:
+    def _problem(self, details: ErrorDetails, at: Location) -> tuple[Location, str]:
         location = at + self._strip_tags(details["loc"], at)
-        if details["type"] == "unknown_key":
-            location = (*location, details["ctx"]["key"])
-        text = details["msg"].removeprefix("Value error, ")
+        text, context = details["msg"].removeprefix("Value error, "), details.get("ctx", {})
+        match details["type"]:
+            case "unknown_key" | "boolean":
+                return (*location, context["key"]), text
+            case "union_tag_invalid":
+                names = context["expected_tags"].replace("'", "").split(", ")
+                if not context["tag"]:
+                    return (*location, "name"), f"the key is missing; valid: {', '.join(sorted(names))}"
+                return (
+                    *location,
+                    "name",
+                ), f"unknown name {_quoted(context['tag'])}; {nearest(context['tag'], names)}"
+            case "model_type" | "model_attributes_type" | "dict_type" | "union_tag_not_found":
+                text = "expected keys and values"
+            case "list_type" | "tuple_type":
+                text = "expected a list"
+            case "int_type" | "int_parsing" | "int_from_float" | "int_parsing_size":
+                text = "expected a whole number"
+            case "float_type" | "float_parsing" | "finite_number":
+                text = "expected a number"
+            case "bool_type" | "bool_parsing":
+                text = "expected true or false"
+            case "string_type":
+                text = "expected text"
+            case "literal_error":
+                text = f"expected {context['expected']}"
+            case "missing":
+                text = "the key is missing"
+            case "too_short":
+                text = f"expected at least {context['min_length']} item{'s'[: context['min_length'] > 1]}"
         given = details["input"]
-        if details["type"] != "unknown_key" and isinstance(given, str | int | float | bool):
-            text = f"{text}, found {given!r}"
-        return self.where(location) + text[0].lower() + text[1:]
+        if given is None or isinstance(given, str | int | float | bool):
+            text = f"{text}, found {_quoted(given)}"
+        return location, text[0].lower() + text[1:]
 
     def _strip_tags(self, location: Location, at: Location) -> Location:
         """Drop what pydantic adds to a location beyond the keys: the tags of unions."""
-        node: Any = self.data
-        for key in at:
-            node = node[key]
+        node = _at(self.data, at)
         kept: list[str | int] = []
         for position, key in enumerate(location):
             inside = isinstance(node, dict) and key in node
@@ -158,16 +226,90 @@ class Document:
         return not isinstance(node, dict) or key == node.get("name") or " " in str(key)
 
 
-def _record_lines(node: yaml.Node, location: Location, lines: dict[Location, int], path: Path) -> None:
+def _at(node: Any, location: Location) -> Any:
+    for key in location:
+        node = node[key]
+    return node
+
+
+def _read(text: str, at: Callable[[int], str]) -> tuple[Any, dict[Location, int]]:
+    """The data of a YAML text, None where it has none, and the line of every key.
+
+    at: what names a line in messages. Raises UserError where the text has no place in a study.
+    """
+    lines: dict[Location, int] = {}
+    try:
+        loader = _Loader(text)
+        root = loader.get_single_node()
+        if root is None:
+            return None, lines
+        _record_lines(root, (), lines)
+        return loader.construct_document(root), lines
+    except _UnsuitableError as error:
+        raise UserError(f"{at(_line(error))}: {printable(str(error.problem))}") from None
+    except yaml.MarkedYAMLError as error:
+        reason = " ".join(part for part in (error.context, error.problem) if part)
+        raise UserError(f"{at(_line(error))}: not valid YAML: {printable(reason)}") from None
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        character = _quoted(text[error.position])
+        raise UserError(f"{at(line)}: not valid YAML: the character {character} is not allowed") from None
+    except RecursionError:
+        raise UserError(f"{at(1)}: nested more than {DEEPEST} deep, or in itself") from None
+
+
+def _line(error: yaml.MarkedYAMLError) -> int:
+    mark = error.problem_mark or error.context_mark
+    return mark.line + 1 if mark else 1
+
+
+def _record_lines(node: yaml.Node, location: Location, lines: dict[Location, int]) -> None:
+    """Note the line of everything below a node, and refuse what has no place in a study."""
+    if len(location) > DEEPEST:
+        raise _UnsuitableError(f"nested more than {DEEPEST} deep, or in itself", node)
+    if len(lines) > MOST_VALUES:
+        raise _UnsuitableError(f"there are more than {MOST_VALUES:,} values, aliases resolved", node)
     lines.setdefault(location, node.start_mark.line + 1)
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
+            _refuse_odd_key(key)
             inner = (*location, key.value)
-            line = key.start_mark.line + 1
             if inner in lines:
-                raise UserError(f"{path}:{line}: key '{key.value}' stands here a second time")
-            lines[inner] = line
-            _record_lines(value, inner, lines, path)
+                raise _UnsuitableError(f"key {_quoted(key.value)} stands here a second time", key)
+            lines[inner] = key.start_mark.line + 1
+            _record_lines(value, inner, lines)
     elif isinstance(node, yaml.SequenceNode):
         for index, value in enumerate(node.value):
-            _record_lines(value, (*location, index), lines, path)
+            _record_lines(value, (*location, index), lines)
+
+
+def _refuse_odd_key(key: yaml.Node) -> None:
+    if not isinstance(key, yaml.ScalarNode):
+        raise _UnsuitableError("a key must be text, this is a list or a mapping", key)
+    if key.tag not in (f"{YAML}str", f"{YAML}merge"):
+        kind = key.tag.removeprefix(YAML)
+        raise _UnsuitableError(f"a key must be text, {_quoted(key.value)} is read as {kind}: quote it", key)
+    if not _is_text(key.value):
+        raise _UnsuitableError(f"the key {_quoted(key.value)} has characters that text cannot have", key)
+
+
+def _is_text(value: str) -> bool:
+    """Whether it can be stored, and be a path: escapes in quotes give characters that no file may have."""
+    return "\0" not in value and not any("\ud800" <= character <= "\udfff" for character in value)
+
+
+def printable(text: str) -> str:
+    """A text on one line, without what a terminal might obey, and with long words cut."""
+    plain = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return re.sub(rf"\S{{{LONGEST_WORD + 1},}}", lambda word: f"{word[0][:LONGEST_WORD]}…", plain)
+
+
+def _sentence(location: Location, problem: str) -> str:
+    key = ".".join(map(str, location))
+    return printable(f"{key}: {problem}" if key else problem)
+
+
+def _quoted(value: object) -> str:
+    """As in code, cut where it is long."""
+    text = repr(value)
+    return text if len(text) <= LONGEST_WORD else f"{text[:LONGEST_WORD]}…"

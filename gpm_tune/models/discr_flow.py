@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, field_validator
 
-from gpm_tune.config import Config
+from gpm_tune.config import MOST_STEPS, Config
 from gpm_tune.models.flow import NOTHING, Given
 from gpm_tune.models.flows.adversarial import GradientPenalty, LossName
 from gpm_tune.models.flows.discriminator import DiscriminatorFlow
@@ -36,7 +36,7 @@ class DiscrFlowConfig(Config):
     name: Literal["discr_flow"]
     loss: LossName = Field("ipm", description="Adversarial loss of discriminator and particles (15)(16).")
     sampling_steps: int = Field(
-        64, ge=1, description="N: Euler steps from the prior to the data (Algorithm 3)."
+        64, ge=1, le=MOST_STEPS, description="N: Euler steps from the prior to the data (Algorithm 3)."
     )
     eta: float = Field(2.0, gt=0, description="η: gradient strength, the length of the flow (Algorithm 3).")
     gradient_penalty: GradientPenalty | None = Field(

@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from gpm_tune.config import Config
+from gpm_tune.config import GREATEST, MOST_STEPS, Config
 from gpm_tune.models.flow import NOTHING, Given
 from gpm_tune.models.flows.score import DataScore, Denoiser, TrainingNoise
 from gpm_tune.models.particle_model import FreeParticleModel, NoiseLevels
@@ -26,7 +26,7 @@ class DenoiserPart(Config):
         PositionalConfig(), description="How the network is told the noise level, as c_noise = ln(σ)/4."
     )
     sigma_data: float = Field(
-        0.5, gt=0, description="σ_data of the preconditioning: standard deviation of the data."
+        0.5, gt=0, le=GREATEST, description="σ_data of the preconditioning: standard deviation of the data."
     )
     network: DenoiserConfig = Field(
         UNetConfig(name="unet", channels=16, blocks=1, dropout=0.13),
@@ -69,7 +69,9 @@ class EDMConfig(Config):
         TrainingNoise(), description="Noise levels at which the denoiser is trained."
     )
     sampling_noise: NoiseRange = Field(NoiseRange(), description="Noise levels of the grid in sampling.")
-    sampling_steps: int = Field(32, ge=1, description="N: steps of the solver from σ_max to 0.")
+    sampling_steps: int = Field(
+        32, ge=1, le=MOST_STEPS, description="N: steps of the solver from σ_max to 0."
+    )
     solver: SolverConfig = Field(HeunConfig(name="heun"), description="How particles follow the flow.")
 
     def check_shape(self, shape: tuple[int, ...]) -> None:

@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from gpm_tune.config import Config
+from gpm_tune.config import WIDEST, Config
 from gpm_tune.models.flow import NOTHING, Given
 from gpm_tune.models.flows.adversarial import GradientPenalty, LossName
 from gpm_tune.models.flows.discriminator import DiscriminatorFlow
@@ -45,7 +45,7 @@ class GANConfig(Config):
     discriminator: DiscriminatorConfig = Field(
         DCGANDiscriminatorConfig(name="dcgan", norm="batch"), description="The network f(x)."
     )
-    latent: int = Field(128, ge=1, description="Dimension of z ~ N(0, I).")
+    latent: int = Field(128, ge=1, le=WIDEST, description="Dimension of z ~ N(0, I).")
     generator: GeneratorConfig = Field(DCGANGeneratorConfig(name="dcgan"), description="The network g(z).")
 
     def check_shape(self, shape: tuple[int, ...]) -> None:

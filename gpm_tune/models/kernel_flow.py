@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from gpm_tune.config import Config
+from gpm_tune.config import MOST_STEPS, WIDEST, Config
 from gpm_tune.models.flow import NOTHING, Given
 from gpm_tune.models.flows.kernel import MMD, AnyFunctional, KernelFlow
 from gpm_tune.models.particle_model import (
@@ -43,11 +43,13 @@ class KernelFlowConfig(Config):
     functionals: Annotated[tuple[AnyFunctional, ...], Field(min_length=1)] = Field(
         (MMD(name="mmd"),), description="What particles descend: a weighted sum."
     )
-    data_samples: int = Field(1000, ge=1, description="Samples of the data that the flow keeps.")
-    sampling_steps: int = Field(100, ge=1, description="N: Euler steps, without a generator.")
+    data_samples: int = Field(
+        1000, ge=1, le=1_000_000, description="Samples of the data that the flow keeps."
+    )
+    sampling_steps: int = Field(100, ge=1, le=MOST_STEPS, description="N: Euler steps, without a generator.")
     eta: float = Field(10.0, gt=0, description="η: the length of the flow, without a generator.")
     prior: GaussianPrior = Field(GaussianPrior(), description="Where particles start, without a generator.")
-    latent: int = Field(128, ge=1, description="Dimension of z ~ N(0, I), with a generator.")
+    latent: int = Field(128, ge=1, le=WIDEST, description="Dimension of z ~ N(0, I), with a generator.")
     generator: GeneratorConfig | None = Field(None, description="The network g(z); null for free particles.")
 
     def check_shape(self, shape: tuple[int, ...]) -> None:

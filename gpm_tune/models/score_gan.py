@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from gpm_tune.config import Config
+from gpm_tune.config import WIDEST, Config
 from gpm_tune.models.edm import DenoiserPart
 from gpm_tune.models.flow import NOTHING, Given
 from gpm_tune.models.flows.score import ScoreDifference
@@ -79,7 +79,7 @@ class ScoreGANConfig(Config):
         DenoiserPart(network=UNetConfig(name="unet", channels=64, blocks=2, dropout=0.13)),
         description="The denoiser of the generated distribution.",
     )
-    latent: int = Field(128, ge=1, description="Dimension of z ~ N(0, I).")
+    latent: int = Field(128, ge=1, le=WIDEST, description="Dimension of z ~ N(0, I).")
     generator: GeneratorConfig = Field(DCGANGeneratorConfig(name="dcgan"), description="The network g(z).")
 
     def check_shape(self, shape: tuple[int, ...]) -> None:

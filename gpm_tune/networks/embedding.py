@@ -9,15 +9,17 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from gpm_tune.config import Config
+from gpm_tune.config import GREATEST, WIDEST, Config
 
 
 class FourierConfig(Config):
     """Random Fourier features: cos and sin at frequencies ~ N(0, scale²) that stay as they were drawn."""
 
     name: Literal["fourier"] = "fourier"
-    size: int = Field(128, ge=2, multiple_of=2, description="Length of the embedding: half cos, half sin.")
-    scale: float = Field(16.0, gt=0, description="Standard deviation of the fixed frequencies.")
+    size: int = Field(
+        128, ge=2, le=WIDEST, multiple_of=2, description="Length of the embedding: half cos, half sin."
+    )
+    scale: float = Field(16.0, gt=0, le=GREATEST, description="Standard deviation of the fixed frequencies.")
 
     def build(self) -> Embedding:
         """The embedding with freshly drawn frequencies."""
@@ -28,7 +30,9 @@ class PositionalConfig(Config):
     """cos and sin at angular frequencies from 1 down to 1/10000, evenly spaced in their logarithm."""
 
     name: Literal["positional"] = "positional"
-    size: int = Field(256, ge=4, multiple_of=2, description="Length of the embedding: half cos, half sin.")
+    size: int = Field(
+        256, ge=4, le=WIDEST, multiple_of=2, description="Length of the embedding: half cos, half sin."
+    )
 
     def build(self) -> Embedding:
         """The embedding."""

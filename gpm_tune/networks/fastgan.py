@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d, avg_pool2d, glu, interpolate, leaky_relu, silu
 
-from gpm_tune.config import Config
+from gpm_tune.config import WIDEST, Config
 from gpm_tune.networks.initialization import Initialization, Normal, initialize
 from gpm_tune.networks.layers import Conv, Modulation, check_images
 
@@ -24,7 +24,9 @@ class FastGANDiscriminatorConfig(Config):
     paper: ClassVar[str] = "appendix D.2"
 
     name: Literal["fastgan"]
-    width: int = Field(32, ge=1, description="Channels at 64 x 64; each halving of the side doubles them.")
+    width: int = Field(
+        32, ge=1, le=WIDEST, description="Channels at 64 x 64; each halving of the side doubles them."
+    )
     norm: Literal["batch", "none"] = Field(
         "batch", description="Normalisation after every convolution but the first and the last."
     )
@@ -92,7 +94,7 @@ class FastGANGeneratorConfig(Config):
     paper: ClassVar[str] = "appendix D.2"
 
     name: Literal["fastgan"]
-    width: int = Field(32, ge=1, description="Half the channels before the last convolution.")
+    width: int = Field(32, ge=1, le=WIDEST, description="Half the channels before the last convolution.")
     norm: Literal["batch", "none"] = Field(
         "batch", description="Normalisation after every convolution but the last."
     )

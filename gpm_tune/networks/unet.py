@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, interpolate, scaled_dot_product_attention, silu
 
-from gpm_tune.config import Config
+from gpm_tune.config import WIDEST, Config
 from gpm_tune.networks.layers import Dropout, TimeMLP
 
 Resampling = Literal["up", "down"]
@@ -23,14 +23,16 @@ class UNetConfig(Config):
 
     name: Literal["unet"]
     channels: int = Field(
-        128, ge=4, multiple_of=4, description="Base width c: channels of the first convolution."
+        128, ge=4, le=WIDEST, multiple_of=4, description="Base width c: channels of the first convolution."
     )
-    channel_mult: tuple[PositiveInt, ...] = Field(
+    channel_mult: tuple[Annotated[int, Field(ge=1, le=64)], ...] = Field(
         (1, 2, 2),
         min_length=1,
         description="Channels per level in units of c; every level has half the side.",
     )
-    blocks: int = Field(2, ge=1, description="Blocks per level of the encoder; the decoder has one more.")
+    blocks: int = Field(
+        2, ge=1, le=100, description="Blocks per level of the encoder; the decoder has one more."
+    )
     dropout: float = Field(0.0, ge=0, lt=1, description="Probability of a feature to be dropped.")
     attention_resolutions: tuple[PositiveInt, ...] = Field(
         (16,), description="Sides at which the encoder's blocks and the decoder's last block attend."

@@ -94,8 +94,10 @@ class LangevinConfig(Config):
     paper: ClassVar[str] = "section 2.2, (4)(6)"
 
     name: Literal["langevin"]
-    corrections: int = Key(3, ge=1, description="Langevin steps, of one evaluation each, per noise level.")
-    step_size: float = Key(0.1, gt=0, lt=2, description="dt of (4) in units of σ².")
+    corrections: int = Key(
+        3, ge=1, le=1000, description="Langevin steps, of one evaluation each, per noise level."
+    )
+    step_size: float = Key(0.1, gt=0, lt=2, description="Step size dt of (4), in units of σ².")
 
     def path(self, field: Field, x: Tensor, grid: Sequence[float], rng: torch.Generator) -> Iterator[Tensor]:
         """The particles after each noise level but the last, 0, at which there is no score."""

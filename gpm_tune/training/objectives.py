@@ -20,8 +20,8 @@ COSTS: dict[str, Mode] = {
     "steps_per_second": "max",
     "system/gpu_memory": "min",
 }
-AT_NFE = re.compile(r"(?P<metric>.+)/nfe_(?P<nfe>\d+)")
-UP_TO_NFE = re.compile(r"(?P<metric>.+)/nfe_up_to_(?P<nfe>\d+)")
+AT_NFE = re.compile(r"(?P<metric>.+)/nfe_(?P<nfe>[1-9][0-9]{0,9})")
+UP_TO_NFE = re.compile(r"(?P<metric>.+)/nfe_up_to_(?P<nfe>[1-9][0-9]{0,9})")
 HYPERVOLUME = re.compile(r"(?P<metric>.+)/hypervolume")
 
 

@@ -47,7 +47,7 @@ REFUSALS = {
     "missing file": ("run", "nothing.yaml", [], "nothing.yaml: no such file"),
     "misspelt bare name": ("run", "discr_flw.yaml", [], "did you mean 'discr_flow.yaml'?"),
     "unknown key": ("run", None, ["experiment.training.stepz=5"], "did you mean 'steps'?"),
-    "wrong type": ("run", None, ["experiment.training.steps=many"], "valid integer"),
+    "wrong type": ("run", None, ["experiment.training.steps=many"], "expected a whole number"),
     "search path": ("run", None, ["search.model.etta={float: [1, 2]}"], "did you mean 'eta'?"),
     "low above high": (
         "run",
@@ -65,7 +65,7 @@ REFUSALS = {
     "no such cores": ("run", None, ["resources.cpu=4096"], "asks for 4096 CPU cores"),
     "zero trials": ("run", None, ["budget.trials=0"], "greater than or equal to 1"),
     "unknown metric": ("run", None, ["objectives=[{metric: fidd}]"], "unknown metric 'fidd'"),
-    "no number": ("train", None, ["experiment.seed=x"], "experiment.seed: input should be a valid integer"),
+    "no number": ("train", None, ["experiment.seed=x"], "experiment.seed: expected a whole number"),
 }
 
 

@@ -70,7 +70,7 @@ def test_errors_inside_unions_point_at_the_key() -> None:
         "study.yaml:9: model.discriminator.widht: unknown key 'widht'; did you mean 'width'?"
     )
     del data["model"]["discriminator"]["name"]
-    with pytest.raises(UserError, match=r"study.yaml:8: model.discriminator: .*discriminator 'name'"):
+    with pytest.raises(UserError, match=r"model.discriminator.name: the key is missing; valid: dcgan"):
         Document("study.yaml", data, lines).parse(Experiment)
 
 
@@ -97,7 +97,7 @@ def test_teachers_that_do_not_fit_are_refused(teacher: dict[str, object], messag
 
 def test_missing_keys_are_named() -> None:
     data = {"data": {"name": "digits"}, "model": {"name": "discr_flow"}, "training": {}}
-    with pytest.raises(UserError, match=r"study.yaml:3: training.steps: field required"):
+    with pytest.raises(UserError, match=r"study.yaml:3: training.steps: the key is missing"):
         Document("study.yaml", data, {("training",): 3}).parse(Experiment)
 
 

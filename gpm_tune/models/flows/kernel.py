@@ -11,7 +11,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from gpm_tune.config import Config
+from gpm_tune.config import GREATEST, Config
 from gpm_tune.models.flow import Flow, Given
 from gpm_tune.models.flows.adversarial import input_gradient
 from gpm_tune.plugins import Extensible
@@ -21,7 +21,9 @@ class GaussianKernel(Config):
     """k(x, y) = exp(-‖x - y‖² / (2 bandwidth²))."""
 
     name: Literal["gaussian"]
-    bandwidth: float = Field(1.0, gt=0, description="Standard deviation of the kernel, in data units.")
+    bandwidth: float = Field(
+        1.0, gt=0, le=GREATEST, description="Standard deviation of the kernel, in data units."
+    )
 
     def __call__(self, x: Tensor, y: Tensor) -> Tensor:
         """The matrix k(x, y). x: (B, D), y: (M, D) -> (B, M)."""
@@ -91,7 +93,9 @@ class Entropy(Functional):
     paper: ClassVar[str] = "section 2.1, Table 2"
 
     name: Literal["entropy"]
-    bandwidth: float = Field(0.3, gt=0, description="Bandwidth of the density estimate, in data units.")
+    bandwidth: float = Field(
+        0.3, gt=0, le=GREATEST, description="Bandwidth of the density estimate, in data units."
+    )
 
     def first_variation(self, x: Tensor, rho: Tensor, data: Tensor) -> Tensor:
         del data
@@ -107,7 +111,9 @@ class FDivergence(Functional):
     f: Literal["forward_kl", "reverse_kl", "chi2", "jensen_shannon", "hellinger"] = Field(
         "forward_kl", description="Which divergence; `forward_kl` is KL(ρ‖p)."
     )
-    bandwidth: float = Field(0.3, gt=0, description="Bandwidth of the density estimates, in data units.")
+    bandwidth: float = Field(
+        0.3, gt=0, le=GREATEST, description="Bandwidth of the density estimates, in data units."
+    )
 
     def first_variation(self, x: Tensor, rho: Tensor, data: Tensor) -> Tensor:
         log_ratio = log_density(x, rho, self.bandwidth) - log_density(x, data, self.bandwidth)
@@ -133,7 +139,7 @@ class Stein(Config):
     weight: float = Field(1.0, description="Factor of the direction in a sum of several.")
     kernel: GaussianKernel = Field(GaussianKernel(name="gaussian"), description="The kernel k(x, y).")
     bandwidth: float = Field(
-        0.3, gt=0, description="Bandwidth of the data's density estimate, in data units."
+        0.3, gt=0, le=GREATEST, description="Bandwidth of the data's density estimate, in data units."
     )
 
     def direction(self, x: Tensor, data: Tensor) -> Tensor:

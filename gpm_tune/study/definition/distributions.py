@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
+from decimal import Decimal
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from gpm_tune.config import Config
 
@@ -13,6 +15,9 @@ if TYPE_CHECKING:
     import optuna
 
 Scalar = str | int | float | bool | None
+MOST = 100_000  # values, or combinations of them, that are listed
+MOST_STEPS = 1e9  # of a range: beyond, steps are smaller than what numbers can tell apart
+EXACT = 2**53  # up to here numbers of 64 bits are whole
 
 
 class Distribution(Config):
@@ -22,6 +27,15 @@ class Distribution(Config):
         {},
         description="Conditions: path -> the value, or values, under which this one is searched.",
     )
+
+    @field_validator("when", mode="before")
+    @classmethod
+    def _refuse_odd_conditions(cls, when: Any) -> Any:
+        for path, allowed in when.items() if isinstance(when, dict) else ():
+            values = allowed if isinstance(allowed, list) else [allowed]
+            if not values or not all(map(_is_scalar, values)):
+                raise ValueError(f"the condition on '{path}' has neither a value nor a list of values")
+        return when
 
     def encode(self, value: Any) -> Any:
         """A value as Optuna's parameter."""
@@ -47,19 +61,29 @@ class FloatRange(Distribution):
 
     def suggest(self, trial: optuna.Trial, path: str) -> float:
         """Draw a value."""
-        return trial.suggest_float(path, *self.bounds, log=self.log, step=self.step)
+        return trial.suggest_float(path, *self._reached, log=self.log, step=self.step)
 
     @property
     def for_optuna(self) -> optuna.distributions.BaseDistribution:
         """What Optuna calls it."""
         import optuna
 
-        return optuna.distributions.FloatDistribution(*self.bounds, log=self.log, step=self.step)
+        return optuna.distributions.FloatDistribution(*self._reached, log=self.log, step=self.step)
+
+    @property
+    def _reached(self) -> tuple[float, float]:
+        """The bounds, the upper one on the last step, in decimals as Optuna counts steps."""
+        low, high = self.bounds
+        if self.step is None:
+            return low, high
+        first, step = Decimal(str(low)), Decimal(str(self.step))
+        return low, float(first + (Decimal(str(high)) - first) // step * step)
 
     def spread(self, points: int | None) -> list[Any]:
         """All values, or so many evenly spaced ones. Raises ValueError where neither is possible."""
         low, high = self.bounds
         if self.step:
+            _refuse_long_lists((high - low) / self.step)
             return [low + self.step * index for index in range(int((high - low) / self.step + 1e-8) + 1)]
         if points is None:
             raise ValueError("a range of real numbers without a step has no end of values: give it a step")
@@ -99,30 +123,37 @@ class IntRange(Distribution):
 
     def suggest(self, trial: optuna.Trial, path: str) -> int:
         """Draw a value."""
-        return trial.suggest_int(path, *self.bounds, log=self.log, step=self.step)
+        return trial.suggest_int(path, *self._reached, log=self.log, step=self.step)
 
     @property
     def for_optuna(self) -> optuna.distributions.BaseDistribution:
         """What Optuna calls it."""
         import optuna
 
-        return optuna.distributions.IntDistribution(*self.bounds, log=self.log, step=self.step)
+        return optuna.distributions.IntDistribution(*self._reached, log=self.log, step=self.step)
+
+    @property
+    def _reached(self) -> tuple[int, int]:
+        """The bounds, the upper one on the last step."""
+        low, high = self.bounds
+        return low, low + (high - low) // self.step * self.step
 
     def spread(self, points: int | None) -> list[Any]:
         """All values, or at most so many evenly spaced ones where there is no step."""
         low, high = self.bounds
         values = range(low, high + 1, self.step)
         if points is None or self.step > 1 or len(values) <= points:
+            _refuse_long_lists(len(values))
             return list(values)
         return sorted({round(value) for value in _evenly(low, high, points, self.log)})
 
     def perturbed(self, value: int, factor: float) -> int:
         """A value multiplied by a factor, at least a step away, within the bounds and on the steps."""
-        low, high = self.bounds
+        low, high = self._reached
         least = self.step if factor > 1 else -self.step
         steps = round((value * factor - value) / self.step) * self.step
         moved = value + (steps if steps else least)
-        return min(max(moved, low), low + (high - low) // self.step * self.step)
+        return min(max(moved, low), high)
 
     def contains(self, value: Any) -> bool:
         """Whether a start point may have this value."""
@@ -135,6 +166,15 @@ class Choice(Distribution):
     """One of several values, of any type that the key takes."""
 
     choice: list[Any] = Field(min_length=1, description="The values.")
+
+    @field_validator("choice")
+    @classmethod
+    def _refuse_repetitions(cls, choice: list[Any]) -> list[Any]:
+        labels = [_label(value) for value in choice]
+        for index, label in enumerate(labels):
+            if label in labels[:index]:
+                raise ValueError(f"the value {choice[index]!r} stands here a second time")
+        return choice
 
     @property
     def probes(self) -> list[Any]:
@@ -169,13 +209,27 @@ class Choice(Distribution):
 
     def encode(self, value: Any) -> Any:
         """Optuna's categories are scalars: lists and mappings become JSON."""
-        return json.dumps(value) if isinstance(value, list | dict) else value
+        return _label(value)
+
+
+def _label(value: Any) -> Any:
+    return json.dumps(value) if isinstance(value, list | dict) else value
+
+
+def _is_scalar(value: Any) -> bool:
+    is_number = isinstance(value, int | float) and math.isfinite(value)
+    return is_number or value is None or isinstance(value, str)
+
+
+def _refuse_long_lists(count: float) -> None:
+    if count > MOST:
+        raise ValueError(f"there are more than {MOST:,} values: give it a greater step")
 
 
 def _evenly(low: float, high: float, points: int, log: bool) -> list[float]:
     """Evenly spaced values from the low to the high end, both exact."""
     shares = [index / (points - 1) for index in range(1, points - 1)]
-    between = [low * (high / low) ** s if log else low + (high - low) * s for s in shares]
+    between = [low ** (1 - s) * high**s if log else low + (high - low) * s for s in shares]
     return [low, *between, high]
 
 
@@ -186,6 +240,14 @@ def _check_range(low: float, high: float, log: bool, step: float | None) -> None
         raise ValueError(f"log: true needs a low end above 0, found {low}")
     if log and step is not None:
         raise ValueError("log and step exclude each other")
+    if not math.isfinite(float(high) - float(low)):
+        raise ValueError("the range is wider than the greatest number")
+    if isinstance(low, int) and max(-low, high) > EXACT:
+        raise ValueError(f"whole numbers beyond {EXACT:,} cannot be searched")
+    if step is not None and step > high - low > 0:
+        raise ValueError(f"the step {step} is greater than the range from {low} to {high}")
+    if step is not None and (high - low) / step > MOST_STEPS:
+        raise ValueError(f"the step {step} is too small for the range from {low} to {high}")
 
 
 def _kind(value: Any) -> str | None:

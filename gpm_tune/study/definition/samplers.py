@@ -10,6 +10,7 @@ from pydantic import Field
 
 from gpm_tune.config import Config
 from gpm_tune.study.definition import space
+from gpm_tune.study.definition.distributions import MOST
 
 if TYPE_CHECKING:
     import optuna
@@ -20,7 +21,7 @@ class Sampler(Config):
 
     several_objectives: ClassVar[bool] = True
 
-    seed: int = Field(0, ge=0, description="Seed of the sampler's random numbers.")
+    seed: int = Field(0, ge=0, lt=2**31, description="Seed of the sampler's random numbers.")
 
     def proposals(self, base: Mapping[str, Any], searched: space.Space) -> list[space.Values] | None:
         """All trials there can be, in order; None where there is no end to them."""
@@ -144,7 +145,7 @@ class Grid(Listed):
     """Every combination of evenly spaced values, in random order."""
 
     name: Literal["grid"]
-    points: int = Field(5, ge=2, description="Values of a range that has no step.")
+    points: int = Field(5, ge=2, le=MOST, description="Values of a range that has no step.")
 
     def proposals(self, base: Mapping[str, Any], searched: space.Space) -> list[space.Values]:
         """The combinations. Raises ValueError where there are too many to be listed."""

@@ -79,7 +79,7 @@ class Median(Config):
 
     def usual_share(self, steps: int) -> float:
         """The share of all steps that is trained when half of the trials stop after the grace."""
-        return (1 + min(self.grace_steps / steps, 1)) / 2
+        return (1 + min(self.grace_steps / max(steps, 1), 1)) / 2
 
 
 class PBT(Config):
@@ -128,6 +128,8 @@ class NoScheduler(Config):
 
 def _halving_share(grace: int, factor: int, steps: int) -> float:
     """Of successive halving: 1/factor of the trials at each rung go on to the next, factor times as far."""
+    if steps == 0:  # a model in which there is nothing to train
+        return 1.0
     trained, reached, surviving = 0.0, 0, 1.0
     rung = grace
     while reached < steps:

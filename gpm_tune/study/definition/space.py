@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
 from gpm_tune.config import nearest
-from gpm_tune.study.definition.distributions import AnyDistribution
+from gpm_tune.study.definition.distributions import MOST, AnyDistribution
 from gpm_tune.training import Experiment
 
 if TYPE_CHECKING:
@@ -18,7 +20,6 @@ if TYPE_CHECKING:
 Space = Mapping[str, AnyDistribution]
 Values = dict[str, Any]
 MISSING = object()
-MOST = 100_000  # combinations that are listed
 
 
 def get(tree: Mapping[str, Any], path: str) -> Any:
@@ -79,15 +80,37 @@ def combinations(base: Mapping[str, Any], space: Space, points: int | None) -> l
             spread = distribution.spread(points)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
-        combined = [
+        is_searched = _remembered(distribution, base)
+        extended = (
             {**values, path: value} if searched else values
             for values in combined
-            for searched in [_is_searched(distribution, base, values)]
+            for searched in [is_searched(values)]
             for value in (spread if searched else [None])
-        ]
+        )
+        combined = list(islice(extended, MOST + 1))
         if len(combined) > MOST:
             raise ValueError(f"there are more than {MOST:,} combinations: search fewer values")
     return [{path: space[path].encode(value) for path, value in values.items()} for values in combined]
+
+
+def _remembered(distribution: AnyDistribution, base: Mapping[str, Any]) -> Callable[[Values], bool]:
+    """`_is_searched` for many combinations, which seldom differ in what decides it."""
+    known: dict[str, bool] = {}
+
+    def is_searched(values: Values) -> bool:
+        deciding = {p: v for p, v in values.items() if any(_decides(p, c) for c in distribution.when)}
+        key = json.dumps(deciding)
+        if key not in known:
+            known[key] = _is_searched(distribution, base, deciding)
+        return known[key]
+
+    return is_searched
+
+
+def _decides(path: str, condition: str) -> bool:
+    """Whether the value at a path can change what a condition sees; a new name changes all beside it."""
+    scope = path.removesuffix(".name")
+    return f"{condition}.".startswith(f"{scope}.") or path.startswith(f"{condition}.")
 
 
 def parameters(tree: Mapping[str, Any], base: Mapping[str, Any], space: Space) -> Values:
@@ -137,7 +160,7 @@ def problems(base: Mapping[str, Any], space: Space) -> Iterator[tuple[str, str]]
         unmet = [p for p in distribution.when if p not in space and get(base, p) is MISSING]
         for condition in unmet:
             yield path, f"its condition names '{condition}', which the experiment has not"
-        problem = None if unmet else _misfit(base, space, path)
+        problem = None if unmet else _unfit_condition(base, space, path) or _misfit(base, space, path)
         if problem:
             yield path, problem
 
@@ -158,21 +181,38 @@ def _shapes(tree: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
 
 
+def _unfit_condition(base: Mapping[str, Any], space: Space, path: str) -> str | None:
+    """Why the experiment cannot have the values under which a path is searched, or None."""
+    premises = _premises(space, path)
+    try:
+        Experiment.model_validate(put(base, premises))
+    except ValidationError as error:
+        conditions = ", ".join(f"{condition}: {value}" for condition, value in premises.items())
+        return f"its condition {conditions} does not fit: {_first(error)}"
+    return None
+
+
+def _first(error: ValidationError) -> str:
+    return error.errors()[0]["msg"].removeprefix("Value error, ")
+
+
 def _misfit(base: Mapping[str, Any], space: Space, path: str) -> str | None:
     """Why some value of a distribution cannot stand at its path, or None."""
     premises = _premises(space, path)
+    tree = put(base, premises)
     parent, _, last = path.rpartition(".")
-    siblings = get(put(base, premises), parent) if parent else base
+    siblings = get(tree, parent) if parent else base
+    is_new = get(tree, path) is MISSING
     for value in space[path].probes:
         try:
             Experiment.model_validate(put(base, {**premises, path: value}))
         except ValidationError as error:
-            first = error.errors()[0]
-            if first["type"] == "unknown_key" and isinstance(siblings, Mapping):
-                return f"the experiment has no '{path}': {last}: {nearest(last, siblings)}"
-            if first["type"] == "unknown_key":
-                return f"the experiment has no '{path}': {first['msg']}"
-            return f"the value {value} does not fit: {first['msg'].removeprefix('Value error, ')}"
+            if is_new and error.errors()[0]["type"] == "unknown_key":
+                hint = (
+                    f"{last}: {nearest(last, siblings)}" if isinstance(siblings, Mapping) else _first(error)
+                )
+                return f"the experiment has no '{path}': {hint}"
+            return f"the value {value} does not fit: {_first(error)}"
     return None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ from pydantic import Field, model_validator
 
 import gpm_tune
 from gpm_tune.config import Config, nearest
-from gpm_tune.documents import Document
+from gpm_tune.documents import Document, Location, printable
 from gpm_tune.errors import UserError
 from gpm_tune.study.definition import space
 from gpm_tune.study.definition.distributions import AnyDistribution
@@ -172,13 +173,13 @@ def load_study(document: Document) -> Study:
     include_teacher(document)
     _include_start_points(document)
     study = document.parse(Study)
-    problems = [document.where(location) + problem for location, problem in _problems(study)]
+    problems = list(_problems(study))
     if problems:
-        raise UserError("\n".join(problems))
+        raise document.refusal(problems)
     return study
 
 
-def _problems(study: Study) -> Iterator[tuple[tuple[str | int, ...], str]]:
+def _problems(study: Study) -> Iterator[tuple[Location, str]]:
     """What keeps the parts of a study from fitting each other: (location, sentence) pairs."""
     experiment = study.experiment
     for index, objective in enumerate(study.objectives):
@@ -194,6 +195,8 @@ def _problems(study: Study) -> Iterator[tuple[tuple[str | int, ...], str]]:
             yield (*location, "metric"), str(error)
         if constraint.min is None and constraint.max is None:
             yield location, "a constraint has a max, a min, or both"
+        elif constraint.min is not None and constraint.max is not None and constraint.min > constraint.max:
+            yield location, f"the min {constraint.min:g} is above the max {constraint.max:g}"
     if "system/gpu_memory" in study.wanted and not study.resources.gpu:
         yield ("resources",), "system/gpu_memory is measured on GPUs: trials have none (resources.gpu)"
     misfits = [(("search", path), problem) for path, problem in space.problems(study.base, study.search)]
@@ -213,11 +216,15 @@ def _problems(study: Study) -> Iterator[tuple[tuple[str | int, ...], str]]:
             )
 
 
-def _start_problems(study: Study) -> Iterator[tuple[tuple[str | int, ...], str]]:
+def _start_problems(study: Study) -> Iterator[tuple[Location, str]]:
     for index, start in enumerate(study.start_from):
         if isinstance(start, str) and start != "base":
             if not re.fullmatch("[0-9a-f]{32}", start):
                 yield ("start_from", index), f"'{start}': expected base, a .yaml file, or an MLflow run id"
+            continue
+        if isinstance(start, dict) and (unknown := start.keys() - study.search.keys()):
+            path = min(unknown)
+            yield ("start_from", index), f"'{path}' is not searched; {nearest(path, study.search)}"
             continue
         tree = study.base if start == "base" else space.put(study.base, cast("dict[str, Any]", start))
         what = "the base experiment" if start == "base" else "the start point"
@@ -234,23 +241,52 @@ def _include_start_points(document: Document) -> None:
         return
     for index, start in enumerate(starts):
         if isinstance(start, str) and start.endswith((".yaml", ".yml")):
-            tree = load_experiment(Document.load(find_file(Path(start)))).model_dump(mode="json")
+            tree = _base_experiment(_named_in(document, ("start_from", index), start)).model_dump(mode="json")
             starts[index] = space.found(tree, searched)
 
 
 def include_teacher(document: Document) -> None:
     """Where a Score GAN's teacher is given as a file, put that file's experiment in its place.
 
-    Raises UserError where the file is missing or holds no experiment.
+    Raises UserError where the file is missing, or what is given is no experiment.
     """
-    prefix = ["experiment"] if "experiment" in document.data else []
-    location = (*prefix, "model", "teacher", "experiment")
+    location, given = _teacher(document)
+    if isinstance(given, str):
+        source = _named_in(document, location, given)
+        if _teacher(source)[1] is not None:  # files that name each other would have no end
+            raise document.refusal([(location, f"the model in {given} has a teacher itself: give an 'edm'")])
+        teacher = _base_experiment(source).model_dump(mode="json")
+        document.assign(".".join(map(str, location)), teacher, document.at(location))
+    elif isinstance(given, dict):
+        document.parse(Experiment, location)
+
+
+def _named_in(document: Document, location: Location, name: str) -> Document:
+    """The file that another one names at a location."""
+    try:
+        file = find_file(Path(name))
+    except UserError as error:
+        raise document.refusal([(location, str(error))]) from None
+    return Document.load(file)
+
+
+def _teacher(document: Document) -> tuple[Location, Any]:
+    """Where a teacher's experiment may stand, and what stands there."""
+    location = (*_base_location(document), "model", "teacher", "experiment")
     value: Any = document.data
     for key in location:
         value = value.get(key) if isinstance(value, dict) else None
-    if isinstance(value, str):
-        teacher = load_experiment(Document.load(find_file(Path(value))))
-        document.assign(".".join(location), teacher.model_dump(mode="json"), document.at(location))
+    return location, value
+
+
+def _base_location(document: Document) -> Location:
+    return ("experiment",) if "experiment" in document.data else ()
+
+
+def _base_experiment(document: Document) -> Experiment:
+    """The experiment of a file, or the base of a study, whatever the rest of the study is."""
+    include_teacher(document)
+    return document.parse(Experiment, _base_location(document))
 
 
 def load_experiment(document: Document) -> Experiment:
@@ -275,11 +311,11 @@ def find_file(name: Path) -> Path:
         *([] if name.parent != Path() else [Path("search_spaces") / name, shipped / name]),
     ]
     for candidate in candidates:
-        if candidate.is_file():
+        if os.path.isfile(candidate):  # noqa: PTH113 (Path's raises where a name is too long to be one)
             return candidate
     known = [path.name for path in shipped.glob("*.yaml")]
     raise UserError(
-        f"{name}: no such file, neither here nor among the studies that come with gpm-tune; "
+        f"{printable(str(name))}: no such file, neither here nor among the studies that come with gpm-tune; "
         + nearest(name.name, known)
     )
 

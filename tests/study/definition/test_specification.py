@@ -81,7 +81,7 @@ def refusal(folder: Path, **changes: Any) -> str:
         ({"resources": {"accelerator_type": "H100"}}, "for trials that ask for a GPU"),
         ({"name": "../x"}, "name: string should match pattern"),
         ({"budget": {"trials": 0}}, "budget.trials: input should be greater than or equal to 1, found 0"),
-        ({"scheduler": {"name": "ash"}}, "'asha', 'hyperband', 'median', 'pbt', 'none'"),
+        ({"scheduler": {"name": "ash"}}, "scheduler.name: unknown name 'ash'; did you mean 'asha'?"),
         ({"sampelr": {}}, "did you mean 'sampler'?"),
         (
             {"experiment": space.put(POINTS, {"model.discriminator": {"name": "dcgan"}})},
