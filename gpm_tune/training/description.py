@@ -1,4 +1,4 @@
-"""What an experiment needs: parameters, FLOPs and memory, without data and without computing anything.
+"""What an experiment needs: parameters, FLOPs and memory, without reading data or computing anything.
 
 Models are built and run on PyTorch's `meta` device, where tensors have shapes and no values.
 """
@@ -76,6 +76,12 @@ def _trained(model: ParticleModel) -> dict[str, int]:
 
 
 def describe(experiment: Experiment) -> Description:
+    """What an experiment needs. Raises UserError where its folder of pictures is not there."""
+    experiment.check_data()
+    return count_costs(experiment)
+
+
+def count_costs(experiment: Experiment) -> Description:
     """Build the model without values, and count."""
     model, teacher = build_empty(experiment)
     networks = _trained(model)

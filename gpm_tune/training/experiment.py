@@ -186,6 +186,10 @@ class Experiment(Config):
         if objective.mode != better:
             raise ValueError(f"{objective.metric} is the better the {WORDS[better]}: set mode: {better}")
 
+    def check_data(self) -> None:
+        """Raise UserError where it shows at a look, without reading them, that the data are not there."""
+        _ = self.data.validation_samples
+
     def check_samples(self, count: int) -> None:
         """Raise UserError unless so many training samples suffice."""
         for key, needed in (

@@ -16,7 +16,7 @@ from gpm_tune.study.cluster.connection import check_resources, connected, this_m
 from gpm_tune.study.definition.specification import Resources, Study
 from gpm_tune.study.storage.home import Home
 from gpm_tune.training import Experiment
-from gpm_tune.training.description import Description, describe
+from gpm_tune.training.description import Description, count_costs
 from gpm_tune.training.rehearsal import Pace, measure_pace
 from gpm_tune.training.teacher import is_trained
 
@@ -55,9 +55,10 @@ def forecast(study: Study, home: Home, address: str) -> Forecast:
 
     home: whose teachers need not be trained any more.
 
-    Raises UserError where no trial could run there, the feature network cannot be had, or only missing
-    files could tell how many samples an evaluation generates.
+    Raises UserError where no trial could run there, or the feature network or a folder of pictures cannot
+    be had.
     """
+    study.experiment.check_data()
     experiments = [study.experiment]
     if study.experiment.teacher and not is_trained(study.experiment.teacher, home.cache):
         experiments.append(study.experiment.teacher)
@@ -91,8 +92,8 @@ def _measure(experiments: Sequence[Experiment], resources: Resources) -> list[Pa
 def extrapolate(study: Study, paces: Sequence[Pace], at_a_time: int) -> Forecast:
     """The forecast from the pace of the base experiment, and of the teacher if it is to be trained."""
     base, *teacher = paces
-    trials_first = [(trial, describe(trial)) for trial in _first_trials(study)]
-    own = describe(study.experiment)
+    trials_first = [(trial, count_costs(trial)) for trial in _first_trials(study)]
+    own = count_costs(study.experiment)
     whole = mean(_trial_hours(trial, found, base, own) for trial, found in trials_first)
     share = study.scheduler.usual_share(max(study.experiment.training.steps, 1))
     gpu = study.resources.gpu

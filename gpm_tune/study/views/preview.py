@@ -41,9 +41,7 @@ class Preview:
         """For people."""
         plain = self.study.model_dump(mode="json", exclude={"experiment", "search"})
         if isinstance(self.forecast, str):
-            costs: list[object] = [
-                f"no forecast: {self.forecast}; `gpm-tune plan` measures on clusters, too"
-            ]
+            costs: list[object] = [f"no forecast: {self.forecast}; `gpm-tune plan` measures on clusters, too"]
         else:
             costs = forecast_lines(self.forecast, self.study)
         blocks = [_yaml({"experiment": self.study.base}), _yaml(plain | {"objectives": self._goals})]
@@ -72,7 +70,11 @@ class Preview:
 
 
 def preview(study: Study, home: Home, address: str) -> Preview:
-    """Nothing is written, and nothing run but a few steps for the forecast."""
+    """Nothing is written, and nothing run but a few steps for the forecast.
+
+    Raises UserError where the study's folder of pictures is not there.
+    """
+    study.experiment.check_data()
     ledger = Ledger(study, storage=None)
     left = ledger.remaining
     assigned = [ledger.next() for _ in range(min(TRIALS, left))]
