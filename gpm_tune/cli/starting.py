@@ -32,3 +32,39 @@ def schema(
     output.write_text(as_text(found), encoding="utf-8")
     print(f"{output}: an editor with yaml-language-server uses it for files whose first line is")
     print(f"  # yaml-language-server: $schema={output.name}")
+
+
+@app.command()
+def init(
+    file: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[FILE]", help="Where to write (default: MODEL_DATA.yaml); its stem names it."
+        ),
+    ] = None,
+    model: Annotated[
+        str, typer.Option("--model", help="edm, gan, score_gan, discr_flow or kernel_flow.")
+    ] = "discr_flow",
+    data: Annotated[
+        str, typer.Option("--data", help="gaussians, digits, mnist, celeba, folder, or a plug-in's.")
+    ] = "digits",
+    root: Annotated[
+        Path | None, typer.Option("--root", metavar="FOLDER", help="Where the data are: data.root.")
+    ] = None,
+    generator: Annotated[
+        bool, typer.Option("--generator", help="Let a generator follow the flow (kernel_flow).")
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the file.")] = False,
+) -> None:
+    """Write a study of a model on a data set, with a comment on every key, that runs as it is."""
+    import torch
+
+    from gpm_tune.study.views.starter import write_starter
+
+    path = file or Path(f"{model}_{data}.yaml")
+    gpu = torch.cuda.is_available()
+    begun = write_starter(path, model, data, root=root, generator=generator, gpu=gpu, force=force)
+    print(f"{path}: a study of {model} on {data}; see what it would do, and how long it would take, with")
+    print(f"  gpm-tune run {path} --dry-run")
+    if begun.lacks_gpu:
+        print("its trials are meant for GPUs, and this machine has none: see resources.gpu in the file")

@@ -44,7 +44,7 @@ def alternatives(schema: Schema, node: Schema) -> Iterator[Schema]:
     """The mappings that may stand where a node of a schema does, references followed."""
     if "$ref" in node:
         node = schema["$defs"][node["$ref"].removeprefix(DEFINITIONS)]
-    if "properties" in node:
+    if node.get("type") == "object" and "properties" in node:
         yield node
     for inner in node.get("oneOf") or node.get("anyOf") or ():
         yield from alternatives(schema, inner)
