@@ -15,7 +15,7 @@ from gpm_tune.analysis.retraining import find_origin
 from gpm_tune.cli import script
 from gpm_tune.cli.common import DeviceOption, FigureOption, HomeOption, SeedOption, SetOption, home_at
 from gpm_tune.cli.output import written
-from gpm_tune.study.storage.runs import choose_device
+from gpm_tune.training.machine import choose_device
 
 
 def main(

@@ -22,8 +22,8 @@ from gpm_tune.cli.common import (
 )
 from gpm_tune.cli.output import written
 from gpm_tune.sampling.interpolation import INTERPOLATIONS
-from gpm_tune.study.storage.runs import choose_device
 from gpm_tune.training.generation import check_method
+from gpm_tune.training.machine import choose_device
 
 
 def main(

@@ -23,7 +23,7 @@ from gpm_tune.cli.common import (
     home_at,
 )
 from gpm_tune.cli.output import written
-from gpm_tune.study.storage.runs import choose_device
+from gpm_tune.training.machine import choose_device
 from gpm_tune.training.sweep import Conditions
 
 

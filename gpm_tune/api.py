@@ -12,14 +12,14 @@ from rich.console import Console
 from gpm_tune.console import new_console
 from gpm_tune.documents import Document
 from gpm_tune.errors import UserError
-from gpm_tune.study.accounts.records import StudyRecord, read_study
+from gpm_tune.study.accounts.records import StudyRecord, best_trial, read_study
+from gpm_tune.study.accounts.runs import checkpoint_of
 from gpm_tune.study.definition import space
 from gpm_tune.study.definition.specification import find_file, include_teacher, load_study
-from gpm_tune.study.storage import shared_storage
 from gpm_tune.study.storage.home import Home
-from gpm_tune.study.storage.runs import choose_device
-from gpm_tune.study.views.results import best_trial, states
+from gpm_tune.study.views.results import states
 from gpm_tune.training import Experiment
+from gpm_tune.training.machine import choose_device
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -141,12 +141,7 @@ class Study:
         """
         record = self.record
         found = best_trial(record)
-        folder = shared_storage.local(found.checkpoint, self.home.cache) if found.checkpoint else None
-        if folder is None or not folder.is_dir():
-            raise UserError(
-                f"study '{self.name}': the checkpoint of trial {found.number} is not on this machine"
-                + (f" ({found.checkpoint})" if found.checkpoint else "")
-            )
+        folder = checkpoint_of(f"{self.name}/{found.number}", self.home)
         assert found.value is not None, "it is ranked by it"
         experiment = Experiment.model_validate(space.put(record.experiment, found.values))
         return Trial(self.name, found.number, found.value, found.values, found.metrics, experiment, folder)

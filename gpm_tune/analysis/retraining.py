@@ -15,9 +15,9 @@ from pathlib import Path
 from gpm_tune.analysis.subjects import find_subjects
 from gpm_tune.documents import Document
 from gpm_tune.errors import UserError
+from gpm_tune.study.accounts.runs import find_teacher
 from gpm_tune.study.definition.specification import find_file, include_teacher, load_experiment
 from gpm_tune.study.storage.home import Home
-from gpm_tune.study.storage.runs import find_teacher
 from gpm_tune.training import Experiment, Trainer
 from gpm_tune.training.pretraining import train_teacher
 

@@ -9,12 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gpm_tune.errors import UserError
-from gpm_tune.study.accounts.records import StudyRecord, TrialRecord, read_study, study_names
-from gpm_tune.study.definition.specification import CONFIRMATION
-from gpm_tune.study.storage import shared_storage
+from gpm_tune.study.accounts.runs import checkpoints_of
 from gpm_tune.study.storage.home import Home
-from gpm_tune.study.storage.runs import RUN_ID, checkpoint_of
-from gpm_tune.study.views.results import best_trial
 from gpm_tune.training import Experiment
 from gpm_tune.training.saved import read_experiment
 
@@ -81,41 +77,9 @@ def _find(home: Home, word: str) -> list[Subject]:
     before, given, after = word.partition("=")
     label, reference = (before, after) if given else ("", word)
     return [
-        Subject(label, origin, folder, read_experiment(folder)) for origin, folder in _locate(home, reference)
+        Subject(label, origin, folder, read_experiment(folder))
+        for origin, folder in checkpoints_of(reference, home).items()
     ]
-
-
-def _locate(home: Home, reference: str) -> list[tuple[str, Path]]:
-    """What to call each model, and its checkpoint."""
-    if RUN_ID.match(reference) or Path(reference).is_dir():
-        return [(reference, checkpoint_of(reference, home))]
-    name, _, number = reference.partition("/")
-    if name.removesuffix(CONFIRMATION) not in study_names(home.optuna_uri):
-        checkpoint_of(reference, home)  # says what a run may be
-    record = read_study(home.optuna_uri, name)
-    if number == "*":
-        trials = [trial for trial in record.trials if _has_checkpoint(trial)]
-    else:
-        trials = [_trial(record, number) if number else best_trial(record)]
-    if not trials or not _has_checkpoint(trials[0]):
-        which = f"trial {trials[0].number} of study" if trials else "no trial of study"
-        where = trials[0].checkpoint if trials else None
-        raise UserError(
-            f"{which} '{name}' has a checkpoint on this machine" + (f": {where}" if where else "")
-        )
-    places = [shared_storage.local(str(trial.checkpoint), home.cache) for trial in trials]
-    return [(f"{name}/{trial.number}", place) for trial, place in zip(trials, places, strict=True)]
-
-
-def _has_checkpoint(trial: TrialRecord) -> bool:
-    return trial.checkpoint is not None and shared_storage.exists(f"{trial.checkpoint}/checkpoint.json")
-
-
-def _trial(record: StudyRecord, number: str) -> TrialRecord:
-    for trial in record.trials:
-        if str(trial.number) == number:
-            return trial
-    raise UserError(f"study '{record.name}' has no trial {number}; it has {len(record.trials)} trials")
 
 
 def _distinguish(subjects: list[Subject], replicates: bool) -> list[Subject]:
@@ -135,5 +99,5 @@ def _distinguish(subjects: list[Subject], replicates: bool) -> list[Subject]:
 
 
 def _name(subject: Subject, kinds: Counter[tuple[str, str]]) -> str:
-    name = MODEL_NAMES[subject.model]
+    name = MODEL_NAMES.get(subject.model, subject.model)
     return name if kinds[subject.kind] == 1 else f"{name} ({subject.origin})"

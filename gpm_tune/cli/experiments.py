@@ -22,6 +22,7 @@ from gpm_tune.cli.common import (
     SplitOption,
     TrackingOption,
     command,
+    complete_study,
     home_at,
     load,
     this_command,
@@ -33,7 +34,12 @@ if TYPE_CHECKING:
     from gpm_tune.training.generation import Sampler
 
 RunArgument = Annotated[
-    str, typer.Argument(metavar="RUN", help="A checkpoint's folder, or an MLflow run id.")
+    str,
+    typer.Argument(
+        metavar="RUN",
+        help="STUDY (its best trial), STUDY/TRIAL, an MLflow run id, or a checkpoint's folder.",
+        autocompletion=complete_study,
+    ),
 ]
 OutputOption = Annotated[
     Path, typer.Option("-o", "--output", help="A .png, or a .npz with the samples.", callback=writable)
@@ -59,7 +65,7 @@ def train(
     """Train one experiment alone, without Ray; the same command again continues it."""
     from gpm_tune.study.definition.specification import load_experiment
     from gpm_tune.study.running.single import train as train_experiment
-    from gpm_tune.study.storage.runs import choose_device
+    from gpm_tune.training.machine import choose_device
 
     document = load(file, overrides)
     experiment = load_experiment(document)
@@ -96,8 +102,8 @@ def describe(
 
 @command(
     EXPERIMENTS,
-    "gpm-tune sample RUN -o grid.png",
-    "gpm-tune sample RUN -o samples.npz --n 10000 --nfe 16 --seed 1",
+    "gpm-tune sample discr_flow -o grid.png",
+    "gpm-tune sample discr_flow/7 -o samples.npz --n 10000 --nfe 16 --seed 1",
 )
 def sample(
     run: RunArgument,
@@ -112,7 +118,7 @@ def sample(
     tracking_uri: TrackingOption = None,
 ) -> None:
     """Sample from the best weights of a run."""
-    from gpm_tune.study.storage.runs import checkpoint_of
+    from gpm_tune.study.accounts.runs import checkpoint_of
     from gpm_tune.training.generation import write_samples
 
     folder = checkpoint_of(run, home_at(home, tracking_uri))
@@ -127,8 +133,8 @@ def sample(
 
 @command(
     EXPERIMENTS,
-    "gpm-tune evaluate RUN --nfe 1 2 4 8",
-    "gpm-tune evaluate RUN --solver euler heun --nfe 8 16 32 --split test --resamples 100",
+    "gpm-tune evaluate discr_flow --nfe 1 2 4 8",
+    "gpm-tune evaluate edm/3 --solver euler heun --nfe 8 16 32 --split test --resamples 100",
     lists=True,
 )
 def evaluate(
@@ -149,8 +155,9 @@ def evaluate(
     tracking_uri: TrackingOption = None,
 ) -> None:
     """Measure the best weights of a run, at several NFE and with several solvers."""
-    from gpm_tune.study.storage.runs import checkpoint_of, choose_device
+    from gpm_tune.study.accounts.runs import checkpoint_of
     from gpm_tune.study.views.tables import measurements_table
+    from gpm_tune.training.machine import choose_device
     from gpm_tune.training.sweep import Conditions
     from gpm_tune.training.sweep import evaluate as evaluate_checkpoint
 
@@ -171,7 +178,7 @@ def evaluate(
     )
 
 
-@command(EXPERIMENTS, "gpm-tune interpolate RUN -o rows.png --method spherical --rows 8 --columns 10")
+@command(EXPERIMENTS, "gpm-tune interpolate gan -o rows.png --method spherical --rows 8 --columns 10")
 def interpolate(
     run: RunArgument,
     file: OutputOption,
@@ -189,7 +196,7 @@ def interpolate(
     tracking_uri: TrackingOption = None,
 ) -> None:
     """Interpolate between the noises, or prior points, from which samples are made."""
-    from gpm_tune.study.storage.runs import checkpoint_of
+    from gpm_tune.study.accounts.runs import checkpoint_of
     from gpm_tune.training.generation import write_interpolation
 
     folder = checkpoint_of(run, home_at(home, tracking_uri))
@@ -206,7 +213,7 @@ def _sampler(
     folder: Path, nfe: int | None, solver: str | None, steps: int | None, device: str | None
 ) -> Sampler:
     """The best weights of a checkpoint, on the device that was chosen."""
-    from gpm_tune.study.storage.runs import choose_device
     from gpm_tune.training.generation import load_sampler
+    from gpm_tune.training.machine import choose_device
 
     return load_sampler(folder, nfe=nfe, solver=solver, steps=steps, device=choose_device(device))

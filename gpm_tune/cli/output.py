@@ -117,7 +117,8 @@ def show(*things: object) -> None:
 
     console = new_console()
     for thing in things:
-        console.print(thing, highlight=False, markup=False)
+        # A line is not broken: paths and commands in it are there to be copied.
+        console.print(thing, highlight=False, markup=False, soft_wrap=isinstance(thing, str))
 
 
 def written(files: Iterable[Path], *lines: str) -> None:

@@ -1,4 +1,4 @@
-"""What a training run takes of the machine it runs on: memory, processor time, and a GPU's energy."""
+"""The machine that a training run is on: its devices, and what the run takes of memory, cores and energy."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import time
 from typing import Any
 
 import torch
+
+from gpm_tune.errors import UserError
 
 JOULES_PER_MILLIJOULE = 1e-3
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
@@ -88,3 +90,12 @@ def has_bfloat16(device: torch.device) -> bool:
 def peak_memory() -> float:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return float(peak if sys.platform == "darwin" else peak * 1024)
+
+
+def choose_device(wanted: str | None) -> str:
+    """The device asked for, or the best there is. Raises UserError where it is not here."""
+    available = ["cuda", "cpu"] if torch.cuda.is_available() else ["cpu"]
+    device = wanted or available[0]
+    if device.split(":")[0] not in available:
+        raise UserError(f"--device {device}: not on this machine; valid: {', '.join(available)}")
+    return device

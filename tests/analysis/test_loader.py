@@ -109,7 +109,7 @@ def test_nothing_tracked_and_unknown_names_are_told(tmp_path: Path) -> None:
     assert list(load_points(home, empty).columns) == POINTS
     with pytest.raises(UserError, match=r"'know': no study or experiment of this name.*did you mean 'known'"):
         load_runs(home, ["know"])
-    with pytest.raises(UserError, match="neither the folder of a checkpoint"):
+    with pytest.raises(UserError, match="neither a study of"):
         find_subjects(home, ["nowhere"])
 
 

@@ -186,7 +186,7 @@ def test_what_cannot_be_shown_is_refused(tmp_path: Path) -> None:
         new_scene(origin_of(model=MODELS["gan"]), 10, 0, 0.5)
     with pytest.raises(UserError, match="validation data have 2000 points"):
         new_scene(origin_of(), 5000, 0, None)
-    with pytest.raises(UserError, match=r"nothing has been tracked|neither the folder"):
+    with pytest.raises(UserError, match=r"nothing has been tracked|neither a study"):
         find_origin(Home(tmp_path), "nothing", [])
     with pytest.raises(UserError, match="is a run, whose experiment is what it is"):
         find_origin(Home(tmp_path), "a_study", ["seed=1"])

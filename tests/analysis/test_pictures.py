@@ -93,7 +93,7 @@ def test_the_process_is_drawn_without_generators(
     animation = tmp_path / "a.gif"
     assert run("generation.py", *words, "--first", 1, "--animate", animation, "-o", tmp_path / "p") == 0
     assert "left out: GAN: a generator makes a sample from noise of another shape" in caplog.text
-    assert f"left out: {tmp_path}: neither the folder of a checkpoint" in caplog.text
+    assert f"left out: {tmp_path}: neither a study of" in caplog.text
     table = assert_written(tmp_path / "p")
     nfe = table.groupby(["label", "part"], sort=False)["nfe"].apply(list)
     assert nfe["Diffusion", "all"] == [0, 2, 4, 6, 8, 10, 11]

@@ -114,7 +114,7 @@ def test_what_the_model_cannot_do_is_refused(
 @pytest.mark.parametrize(
     ("run", "message"),
     [
-        ("nowhere", "neither the folder of a checkpoint"),
+        ("nowhere", "neither a study of"),
         ("0" * 32, "nothing has been tracked in"),
     ],
 )

@@ -122,6 +122,14 @@ def read_study(storage: str, name: str) -> StudyRecord:
     )
 
 
+def best_trial(record: StudyRecord) -> TrialRecord:
+    """The trial with the best value. Raises UserError where no trial has one."""
+    ranked = record.ranked()
+    if not ranked:
+        raise UserError(f"study '{record.name}' has no trial with a result yet")
+    return ranked[0]
+
+
 def study_names(storage: str) -> list[str]:
     """The names of the studies in a storage, which is not created where there is none."""
     return [name for name in _all_names(storage) if not name.endswith(CONFIRMATION)]

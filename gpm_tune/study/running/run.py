@@ -16,6 +16,7 @@ from gpm_tune.metrics import check_features
 from gpm_tune.study.accounts.confirmation import ConfirmationLedger
 from gpm_tune.study.accounts.ledger import Ledger
 from gpm_tune.study.accounts.records import read_study
+from gpm_tune.study.accounts.runs import checkpoint_of, find_teacher
 from gpm_tune.study.cluster.connection import (
     check_resources,
     connected,
@@ -34,7 +35,6 @@ from gpm_tune.study.storage import shared_storage
 from gpm_tune.study.storage.home import Home
 from gpm_tune.study.storage.locks import only_once
 from gpm_tune.study.storage.mirror import Mirror
-from gpm_tune.study.storage.runs import checkpoint_of, find_teacher
 from gpm_tune.study.tracking.provenance import data_fingerprint, environment_tags, requirements
 from gpm_tune.study.tracking.tracker import RunLog, Tracker
 from gpm_tune.training import Experiment

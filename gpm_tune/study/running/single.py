@@ -10,12 +10,12 @@ from typing import Any
 from rich.console import Console
 
 from gpm_tune.errors import DivergedError
+from gpm_tune.study.accounts.runs import find_teacher
 from gpm_tune.study.running.conductor import flatten, run_tags
 from gpm_tune.study.running.interrupts import interruptible
 from gpm_tune.study.running.run import prepare
 from gpm_tune.study.storage.home import Home
 from gpm_tune.study.storage.locks import only_once
-from gpm_tune.study.storage.runs import find_teacher
 from gpm_tune.study.tracking.tracker import RunLog, Tracker
 from gpm_tune.training import Evaluation, Experiment, Trainer, checkpoint
 from gpm_tune.training.objectives import metric_label

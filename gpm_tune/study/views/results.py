@@ -10,9 +10,8 @@ import yaml
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from gpm_tune.errors import UserError
 from gpm_tune.study.accounts.confirmation import Confirmed, confirmed, rank_agreement
-from gpm_tune.study.accounts.records import StudyRecord, TrialRecord, read_confirmation
+from gpm_tune.study.accounts.records import StudyRecord, TrialRecord, best_trial, read_confirmation
 from gpm_tune.study.definition import space
 from gpm_tune.training.objectives import metric_label
 
@@ -140,14 +139,6 @@ def plain(record: StudyRecord) -> dict[str, Any]:
 
 def _plain_trial(trial: TrialRecord) -> dict[str, Any]:
     return {**dataclasses.asdict(trial), "value": trial.value}
-
-
-def best_trial(record: StudyRecord) -> TrialRecord:
-    """The trial with the best value. Raises UserError where no trial has one."""
-    ranked = record.ranked()
-    if not ranked:
-        raise UserError(f"study '{record.name}' has no trial with a result yet")
-    return ranked[0]
 
 
 def best_plain(record: StudyRecord) -> dict[str, Any]:

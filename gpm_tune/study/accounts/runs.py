@@ -1,0 +1,123 @@
+"""From what a person calls a run to its checkpoint: a study and its trial, an MLflow run id, or a folder."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from gpm_tune.config import nearest
+from gpm_tune.errors import UserError
+from gpm_tune.models import ScoreGANConfig
+from gpm_tune.study.accounts.records import (
+    StudyRecord,
+    TrialRecord,
+    best_trial,
+    read_study,
+    study_names,
+)
+from gpm_tune.study.definition.specification import CONFIRMATION
+from gpm_tune.study.storage import shared_storage
+from gpm_tune.study.storage.home import Home
+from gpm_tune.training import Experiment, checkpoint
+from gpm_tune.training.saved import read_experiment
+
+RUN_ID = re.compile(r"^[0-9a-f]{32}$")
+
+
+def checkpoint_of(reference: str, home: Home) -> Path:
+    """The checkpoint of one run, by what `checkpoints_of` takes."""
+    return next(iter(checkpoints_of(reference, home).values()))
+
+
+def checkpoints_of(reference: str, home: Home) -> dict[str, Path]:
+    """What to call each run of a reference, and its checkpoint.
+
+    reference: STUDY (its best trial), STUDY/TRIAL, STUDY/* (all of its trials that have a checkpoint),
+    an MLflow run id, a checkpoint's folder, or the folder of a single experiment (its newest). A study's
+    name may end with .confirm, for its stage of new seeds.
+
+    Raises UserError where there is none.
+    """
+    folder = Path(reference)
+    newest = folder if (folder / "checkpoint.json").is_file() else checkpoint.latest(folder)
+    if newest is not None:
+        return {reference: newest}
+    if RUN_ID.match(reference):
+        return {reference: _tracked(reference, home)}
+    name, _, number = reference.partition("/")
+    names = study_names(home.optuna_uri)
+    if name.removesuffix(CONFIRMATION) not in names:
+        hint = nearest(name, names) if names else "none has been run here yet"
+        raise UserError(
+            f"{reference}: neither a study of {home.root} ({hint}), nor a checkpoint's folder (one with a "
+            "checkpoint.json), nor an MLflow run id (32 hexadecimal digits)"
+        )
+    return _of_study(read_study(home.optuna_uri, name), number, home)
+
+
+def _of_study(record: StudyRecord, number: str, home: Home) -> dict[str, Path]:
+    if number == "*":
+        trials = [trial for trial in record.trials if _has_checkpoint(trial)]
+    else:
+        trials = [_trial(record, number) if number else best_trial(record)]
+    if not trials or not _has_checkpoint(trials[0]):
+        which = f"trial {trials[0].number} of study" if trials else "no trial of study"
+        where = trials[0].checkpoint if trials else None
+        raise UserError(
+            f"{which} '{record.name}' has a checkpoint on this machine" + (f": {where}" if where else "")
+        )
+    places = {trial.number: shared_storage.local(str(trial.checkpoint), home.cache) for trial in trials}
+    return {f"{record.name}/{number}": place for number, place in places.items()}
+
+
+def _has_checkpoint(trial: TrialRecord) -> bool:
+    return trial.checkpoint is not None and shared_storage.exists(f"{trial.checkpoint}/checkpoint.json")
+
+
+def _trial(record: StudyRecord, number: str) -> TrialRecord:
+    for trial in record.trials:
+        if str(trial.number) == number:
+            return trial
+    raise UserError(f"study '{record.name}' has no trial {number}; it has {len(record.trials)} trials")
+
+
+def _tracked(run: str, home: Home) -> Path:
+    """The checkpoint that MLflow's tag of a run names."""
+    folder = shared_storage.local(_tag(run, home), home.cache)
+    if not (folder / "checkpoint.json").is_file():
+        raise UserError(f"run {run}: its checkpoint {folder} is not on this machine")
+    return folder
+
+
+def _tag(run_id: str, home: Home) -> str:
+    """The checkpoint that a run's tag names."""
+    if not home.is_tracked:
+        raise UserError(f"run {run_id}: nothing has been tracked in {home.tracking_uri} yet")
+    client = home.mlflow()
+    from mlflow.exceptions import MlflowException
+
+    try:
+        tags = client.get_run(run_id).data.tags
+    except MlflowException as error:
+        raise UserError(f"run {run_id}: {error.message}, in {home.tracking_uri}") from None
+    if "gpm.checkpoint" not in tags:
+        raise UserError(f"run {run_id}: it has no checkpoint; a study's parent run has none, its trials do")
+    return str(tags["gpm.checkpoint"])
+
+
+def find_teacher(experiment: Experiment, home: Home) -> Experiment:
+    """The experiment with a teacher that was given by its MLflow run given by its checkpoint instead.
+
+    Raises UserError where the run has no checkpoint, or one that does not fit.
+    """
+    model = experiment.model
+    if not isinstance(model, ScoreGANConfig) or model.teacher.run is None:
+        return experiment
+    folder = checkpoint_of(model.teacher.run, home)
+    try:
+        experiment.check_teacher(read_experiment(folder))
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    plain = experiment.model_dump(mode="json")
+    plain["model"]["teacher"] = {"checkpoint": str(folder)}
+    return Experiment.model_validate(plain)
