@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from examples import IMAGES, POINTS, experiment_of
 from filelock import FileLock
+from PIL import Image
 from program import COMMAND, gpm_tune, write_study
 from ray.cluster_utils import Cluster
 
@@ -149,6 +150,41 @@ def test_data_come_from_the_storage_where_that_has_them(tmp_path: Path) -> None:
     report = look("here", experiment, storage=str(tmp_path / "storage"))
     assert (report.lacks, bool(report.data)) == ("", True)
     assert (tmp_path / "node" / "MNIST" / "raw" / "t10k-images-idx3-ubyte").is_file()
+
+
+def test_a_folder_of_pictures_comes_from_the_storage_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GPM_TUNE_DATA", str(tmp_path / "cache"))
+    stored, here = tmp_path / "storage" / "data" / "pictures", tmp_path / "node" / "pictures"
+    for number in range(30):
+        (stored / "a" / "b").mkdir(parents=True, exist_ok=True)
+        Image.new("L", (4, 4), number).save(stored / ("a" if number % 2 else "a/b") / f"{number}.png")
+    data = {"name": "folder", "root": str(here), "size": 16}
+    experiment = space.put(MNIST, {"data": data})
+    report = look("here", experiment, storage=str(tmp_path / "storage"))
+    assert (report.lacks, bool(report.data)) == ("", True)
+    assert len(list(here.rglob("*.png"))) == 30
+    there = look("there", space.put(experiment, {"data.root": str(stored)}))
+    assert there.data == report.data, "wherever they lie, and whenever they were written"
+    absent = space.put(experiment, {"data.root": str(tmp_path / "absent")})
+    assert "data.root: " in look("here", absent, storage=str(tmp_path / "storage")).lacks
+    assert not (tmp_path / "absent").exists()
+
+
+def test_where_a_copy_cannot_be_kept_is_said(tmp_path: Path) -> None:
+    write_mnist(tmp_path / "storage" / "data", 0)
+    (tmp_path / "file").touch()
+    experiment = Experiment.model_validate(space.put(MNIST, {"data.root": str(tmp_path / "file" / "inside")}))
+    with pytest.raises(UserError, match=r"storage/data/MNIST cannot be copied to .*inside/MNIST"):
+        prepare_data(experiment, str(tmp_path / "storage"))
+
+
+def test_too_few_samples_are_said_before_a_trial_starts(tmp_path: Path) -> None:
+    write_mnist(tmp_path, 0)
+    experiment = space.put(MNIST, {"data.root": str(tmp_path), "training.batch_size": 19})
+    with pytest.raises(UserError, match=r"training.batch_size is 19, but data 'mnist' has 18 train"):
+        prepare_data(Experiment.model_validate(experiment))
 
 
 def test_data_are_fetched_by_one_process_at_a_time(tmp_path: Path) -> None:
