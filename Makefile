@@ -2,7 +2,7 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install demo test lint docs
+.PHONY: install demo test lint docs bench release
 
 install: $(VENV)/installed
 
@@ -25,3 +25,9 @@ test: install
 
 docs: install
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict  # into build/site, for any file server
+
+bench: install
+	$(BIN)/python -m benchmarks
+
+release: install
+	.ci/release
