@@ -14,7 +14,7 @@ CHUNK = 1000  # rows of a distance matrix that are in memory at once
 
 
 class PointMetrics:
-    """All distances of generated points from a reference set drawn from a mixture."""
+    """All distances of generated points from a reference set, and of a mixture's, the modes they cover."""
 
     directions: ClassVar[dict[str, Literal["min", "max"]]] = {
         "sliced_wasserstein": "min",
@@ -23,20 +23,23 @@ class PointMetrics:
         "modes_covered": "max",
     }
 
-    def __init__(self, reference: Tensor, means: Tensor, std: float) -> None:
-        """reference: (N, D) real points; means: (M, D) and std: the modes they were drawn from."""
-        self._reference, self._means, self._std = reference, means, std
+    def __init__(self, reference: Tensor, means: Tensor | None, std: float) -> None:
+        """reference: (N, D) real points; means: (M, D) and std: the modes they were drawn from, if known."""
+        self._reference, self._std = reference, std
+        self._means = None if means is None else means.to(reference.device)
         self._within_reference = mean_distance_within(reference)
 
     def __call__(self, samples: Tensor) -> dict[str, float]:
         """The metrics of samples (n, D); raises DivergedError where they are not finite."""
         samples, real = finite(samples), self._reference
-        return {
+        distances = {
             "sliced_wasserstein": sliced_wasserstein(samples, real),
             "energy_distance": energy_distance(samples, real, self._within_reference),
             "frechet": frechet_distance(samples, real),
-            "modes_covered": modes_covered(samples, self._means, self._std),
         }
+        if self._means is None:
+            return distances
+        return {**distances, "modes_covered": modes_covered(samples, self._means, self._std)}
 
 
 def energy_distance(x: Tensor, y: Tensor, within_y: float | None = None) -> float:

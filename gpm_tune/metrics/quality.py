@@ -130,10 +130,11 @@ class PointQuality:
     directions: ClassVar[dict[str, Literal["min", "max"]]] = PointMetrics.directions
 
     def __init__(
-        self, reference: Tensor, means: Tensor, std: float, *, device: torch.device | str = "cpu"
+        self, reference: Tensor, means: Tensor | None, std: float, *, device: torch.device | str = "cpu"
     ) -> None:
-        """reference: (N, D) real points; means: (M, D) and std: the modes they were drawn from."""
-        self._reference, self._means, self._std = reference.to(device), means.to(device), std
+        """reference: (N, D) real points; means: (M, D) and std: the modes they were drawn from, if known."""
+        self._reference, self._std = reference.to(device), std
+        self._means = None if means is None else means.to(device)
         self._metrics = PointMetrics(self._reference, self._means, std)
 
     def features(self, samples: Tensor) -> Tensor:
@@ -158,8 +159,10 @@ class PointQuality:
             "sliced_wasserstein": torch.tensor([sliced_wasserstein(s, real, PROJECTIONS) for s in sets]),
             "energy_distance": _energies(x, real, weights),
             "frechet": FrechetDistance(fit_gaussian(real))(x, weights),
-            "modes_covered": torch.tensor([modes_covered(s, self._means, self._std) for s in sets]),
         }
+        if self._means is not None:
+            covered = [modes_covered(s, self._means, self._std) for s in sets]
+            values["modes_covered"] = torch.tensor(covered)
         return {name: of_resamples.std().item() for name, of_resamples in values.items()}
 
 

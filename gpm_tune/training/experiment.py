@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, ValidationError, model_validator
+from torch import Tensor
 
 from gpm_tune.config import Config
 from gpm_tune.data import DataConfig
@@ -164,7 +165,15 @@ class Experiment(Config):
     @property
     def metrics(self) -> dict[str, Mode]:
         """The metrics that an evaluation reports, each with its better direction, default first."""
-        return ImageMetrics.directions if self.features else PointMetrics.directions
+        if self.features:
+            return ImageMetrics.directions
+        left_out = set() if self.modes[0] is not None else {"modes_covered"}
+        return {name: mode for name, mode in PointMetrics.directions.items() if name not in left_out}
+
+    @property
+    def modes(self) -> tuple[Tensor | None, float]:
+        """Means (M, D) and standard deviation of the Gaussians that points are from; None for others."""
+        return getattr(self.data, "means", None), getattr(self.data, "std", 0.0)
 
     @property
     def evaluated_samples(self) -> int:

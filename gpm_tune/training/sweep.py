@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from gpm_tune.config import nearest
-from gpm_tune.data import GaussiansConfig, to_float
+from gpm_tune.data import to_float
 from gpm_tune.errors import UserError
 from gpm_tune.metrics import ImageQuality, PointQuality, Quality
 from gpm_tune.models import FreeParticleModel, Samples
@@ -192,10 +192,8 @@ def build_quality(
     Raises UserError where Inception's weights cannot be had.
     """
     if experiment.features is None:
-        data = experiment.data
-        assert isinstance(data, GaussiansConfig)
         real = reference[: experiment.evaluated_samples]
-        return PointQuality(real, data.means, data.std, device=device)
+        return PointQuality(real, *experiment.modes, device=device)
     return ImageQuality(
         to_float(reference),
         experiment.features,

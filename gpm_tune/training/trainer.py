@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from gpm_tune.data import Dataset, GaussiansConfig, to_float
+from gpm_tune.data import Dataset, to_float
 from gpm_tune.data.dataset import Batches
 from gpm_tune.errors import DivergedError, UserError
 from gpm_tune.metrics import ImageMetrics, PointMetrics
@@ -329,12 +329,11 @@ def build_metrics(
 
     Raises UserError where Inception's weights cannot be had.
     """
-    evaluation, mixture = experiment.evaluation, experiment.data
+    evaluation = experiment.evaluation
     if experiment.features is None:
-        assert isinstance(mixture, GaussiansConfig)
         samples = min(experiment.evaluated_samples, len(reference))
         points = reference[:samples].to(device)
-        return PointMetrics(points, mixture.means.to(device), mixture.std), samples
+        return PointMetrics(points, *experiment.modes), samples
     metrics = ImageMetrics(
         to_float(reference),
         experiment.features,
