@@ -11,12 +11,14 @@ gpm_tune.flows       flows in closed form, for `kernel_flow`, as those of `gpm_t
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Annotated, Any, Union, get_args
 
 from pydantic import Field, GetCoreSchemaHandler
+from pydantic.errors import PydanticUndefinedAnnotation
 from pydantic_core import CoreSchema
 
 from gpm_tune.config import Config
@@ -75,15 +77,26 @@ def name_of(config: type[Config]) -> str:
 def installed(group: str) -> tuple[type[Config], ...]:
     """The classes that installed packages add to a group.
 
-    Raises UserError where one cannot be loaded, or is no member of the group.
+    Raises UserError where one cannot be loaded, or is no member of the group, and
+    PydanticUndefinedAnnotation while one is imported, after which pydantic tries again.
     """
-    return tuple(_load(entry) for entry in sorted(entry_points(group=group), key=lambda entry: entry.name))
+    entries = sorted(entry_points(group=group), key=lambda entry: entry.name)
+    for entry in entries:
+        if _is_being_imported(entry.module):
+            raise PydanticUndefinedAnnotation(entry.attr, f"{entry.value} is being imported")
+    return tuple(map(_load, entries))
 
 
 def packages() -> dict[str, str]:
     """The installed packages that have plug-ins, and their versions."""
     found = [entry.dist for group in NEEDS for entry in entry_points(group=group)]
     return {dist.name: dist.version for dist in found if dist is not None}
+
+
+def _is_being_imported(module: str) -> bool:
+    """Whether it is not yet complete: it imports, directly or not, the union to which it adds."""
+    spec = getattr(sys.modules.get(module), "__spec__", None)
+    return bool(getattr(spec, "_initializing", False))
 
 
 def _load(entry: EntryPoint) -> type[Config]:

@@ -68,3 +68,21 @@ def init(
     print(f"  gpm-tune run {path} --dry-run")
     if begun.lacks_gpu:
         print("its trials are meant for GPUs, and this machine has none: see resources.gpu in the file")
+
+
+@app.command()
+def new(
+    kind: Annotated[str, typer.Argument(metavar="KIND", help="dataset, network or flow.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="What chooses it in a study file.")],
+    folder: Annotated[
+        Path | None, typer.Argument(metavar="[FOLDER]", help="Where to write (default: gpm-tune-NAME).")
+    ] = None,
+) -> None:
+    """Write a package that adds a data set, a network or a flow, with its test and a study."""
+    from gpm_tune.study.views.skeleton import write_skeleton
+
+    place = write_skeleton(kind, name, folder)
+    print(f"{place}: a package with the {kind} '{name}', which works as it is; go on with")
+    print(f"  pip install --editable {place}")
+    print(f"  pytest {place}")
+    print(f"  gpm-tune run {place / name}.yaml --dry-run")
