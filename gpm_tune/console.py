@@ -12,10 +12,10 @@ LOG_WIDTH = 120
 def new_console(*, stderr: bool = False, quiet: bool = False) -> Console:
     """A console on the standard output, or error; one that is quiet prints nothing."""
     console = Console(stderr=stderr, quiet=quiet)
-    if console.is_terminal or console.is_jupyter:
+    if has_bars(console):
         return console
-    # A log file has no edge: tables there get the room they need.
-    return Console(stderr=stderr, quiet=quiet, width=LOG_WIDTH)
+    # A log file has no edge: tables there get the room they need. A notebook takes plain lines for one text.
+    return Console(stderr=stderr, quiet=quiet, width=LOG_WIDTH, force_jupyter=False, force_terminal=False)
 
 
 def has_bars(console: Console) -> bool:
