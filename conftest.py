@@ -2,4 +2,4 @@
 
 from blocks import pages
 
-pytest_collect_file = pages("docs/*.md", "docs/*/*.md").pytest()
+pytest_collect_file = pages("README.md", "CONTRIBUTING.md", "docs/*.md", "docs/*/*.md").pytest()
