@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -20,6 +21,8 @@ Model = TypeVar("Model", bound=BaseModel)
 MOST_VALUES = 20_000  # of a file, repeated ones included: a few lines of aliases can stand for billions
 DEEPEST = 32
 LONGEST_WORD = 100  # characters of a word, or value, that messages show
+LONGEST_KEY = 200
+LONGEST_ORIGIN = 200  # characters of an assignment, likewise
 YAML = "tag:yaml.org,2002:"
 
 
@@ -97,7 +100,7 @@ class Document:
     def set(self, assignment: str) -> None:
         """Apply `dotted.key=value`, the value read as YAML. Raises UserError where it is no such thing."""
         path, separator, text = assignment.partition("=")
-        origin = f"--set {printable(assignment)}"
+        origin = f"--set {printable(assignment)[:LONGEST_ORIGIN]}"
         if not separator or not path:
             raise UserError(f"{origin}: expected KEY=VALUE, such as experiment.seed=1")
         value, _ = _read(text, lambda _line: origin)
@@ -171,40 +174,11 @@ class Document:
 
     def _problem(self, details: ErrorDetails, at: Location) -> tuple[Location, str]:
         location = at + self._strip_tags(details["loc"], at)
-        text, context = details["msg"].removeprefix("Value error, "), details.get("ctx", {})
-        match details["type"]:
-            case "unknown_key" | "boolean":
-                return (*location, context["key"]), text
-            case "union_tag_invalid":
-                names = context["expected_tags"].replace("'", "").split(", ")
-                if not context["tag"]:
-                    return (*location, "name"), f"the key is missing; valid: {', '.join(sorted(names))}"
-                return (
-                    *location,
-                    "name",
-                ), f"unknown name {_quoted(context['tag'])}; {nearest(context['tag'], names)}"
-            case "model_type" | "model_attributes_type" | "dict_type" | "union_tag_not_found":
-                text = "expected keys and values"
-            case "list_type" | "tuple_type":
-                text = "expected a list"
-            case "int_type" | "int_parsing" | "int_from_float" | "int_parsing_size":
-                text = "expected a whole number"
-            case "float_type" | "float_parsing" | "finite_number":
-                text = "expected a number"
-            case "bool_type" | "bool_parsing":
-                text = "expected true or false"
-            case "string_type":
-                text = "expected text"
-            case "literal_error":
-                text = f"expected {context['expected']}"
-            case "missing":
-                text = "the key is missing"
-            case "too_short":
-                text = f"expected at least {context['min_length']} item{'s'[: context['min_length'] > 1]}"
-        given = details["input"]
-        if given is None or isinstance(given, str | int | float | bool):
-            text = f"{text}, found {_quoted(given)}"
-        return location, text[0].lower() + text[1:]
+        if details["type"] in ("unknown_key", "boolean"):
+            location = (*location, details["ctx"]["key"])
+        elif details["type"] == "union_tag_invalid":
+            location = (*location, "name")
+        return location, reason(details)
 
     def _strip_tags(self, location: Location, at: Location) -> Location:
         """Drop what pydantic adds to a location beyond the keys: the tags of unions."""
@@ -224,6 +198,43 @@ class Document:
     def _is_tag(node: Any, key: str | int) -> bool:
         """Tags are the `name` of a member, or have a space; keys do not."""
         return not isinstance(node, dict) or key == node.get("name") or " " in str(key)
+
+
+def reason(details: ErrorDetails) -> str:
+    """What pydantic says of a value, in the words of study files."""
+    context = details.get("ctx", {})
+    match details["type"]:
+        case "unknown_key" | "boolean":
+            return details["msg"]
+        case "union_tag_invalid":
+            tag, names = context["tag"], context["expected_tags"].replace("'", "").split(", ")
+            if not tag:
+                return f"the key is missing; valid: {', '.join(sorted(names))}"
+            return f"unknown name {_quoted(tag)}; {nearest(tag, names)}"
+        case "model_type" | "model_attributes_type" | "dict_type" | "union_tag_not_found":
+            text = "expected keys and values"
+        case "list_type" | "tuple_type":
+            text = "expected a list"
+        case "int_type" | "int_parsing" | "int_from_float" | "int_parsing_size":
+            text = "expected a whole number"
+        case "float_type" | "float_parsing":
+            text = "expected a number"
+        case "bool_type" | "bool_parsing":
+            text = "expected true or false"
+        case "string_type":
+            text = "expected text"
+        case "literal_error":
+            text = f"expected {context['expected']}"
+        case "missing":
+            text = "the key is missing"
+        case "too_short":
+            text = f"expected at least {context['min_length']} item{'s'[: context['min_length'] > 1]}"
+        case _:
+            message = details["msg"].removeprefix("Value error, ")
+            text = message[0].lower() + message[1:]
+    given = details["input"]
+    found = given is None or isinstance(given, str | int | float | bool)
+    return f"{text}, found {_quoted(given)}" if found else text
 
 
 def _at(node: Any, location: Location) -> Any:
@@ -289,6 +300,8 @@ def _refuse_odd_key(key: yaml.Node) -> None:
     if key.tag not in (f"{YAML}str", f"{YAML}merge"):
         kind = key.tag.removeprefix(YAML)
         raise _UnsuitableError(f"a key must be text, {_quoted(key.value)} is read as {kind}: quote it", key)
+    if len(key.value) > LONGEST_KEY:
+        raise _UnsuitableError(f"the key {_quoted(key.value)} is longer than {LONGEST_KEY} characters", key)
     if not _is_text(key.value):
         raise _UnsuitableError(f"the key {_quoted(key.value)} has characters that text cannot have", key)
 
@@ -310,6 +323,6 @@ def _sentence(location: Location, problem: str) -> str:
 
 
 def _quoted(value: object) -> str:
-    """As in code, cut where it is long."""
-    text = repr(value)
+    """As in a file, cut where it is long."""
+    text = json.dumps(value) if value is None or isinstance(value, bool) else repr(value)
     return text if len(text) <= LONGEST_WORD else f"{text[:LONGEST_WORD]}…"

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from gpm_tune.config import Config
 from gpm_tune.data import DataConfig
+from gpm_tune.documents import reason
 from gpm_tune.errors import UserError
 from gpm_tune.metrics import ImageMetrics, PointMetrics
 from gpm_tune.models import EDMConfig, ModelConfig, ScoreGANConfig
@@ -149,7 +150,7 @@ class Experiment(Config):
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(map(str, ("model.teacher.experiment", *first["loc"])))
-            raise ValueError(f"{where}: {first['msg'].removeprefix('Value error, ')}") from None
+            raise ValueError(f"{where}: {reason(first)}") from None
 
     @property
     def data_label(self) -> str:

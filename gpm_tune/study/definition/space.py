@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from gpm_tune.config import nearest
+from gpm_tune.documents import reason
 from gpm_tune.study.definition.distributions import MOST, AnyDistribution
 from gpm_tune.training import Experiment
 
@@ -193,7 +194,7 @@ def _unfit_condition(base: Mapping[str, Any], space: Space, path: str) -> str | 
 
 
 def _first(error: ValidationError) -> str:
-    return error.errors()[0]["msg"].removeprefix("Value error, ")
+    return reason(error.errors()[0])
 
 
 def _misfit(base: Mapping[str, Any], space: Space, path: str) -> str | None:

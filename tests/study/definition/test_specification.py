@@ -36,7 +36,7 @@ def refusal(folder: Path, **changes: Any) -> str:
         ({"search": {"modle.eta": {"float": [1, 2]}}}, "the experiment has no 'modle.eta'"),
         (
             {"search": {"model.eta": {"float": [-1, 9]}}},
-            "the value -1.0 does not fit: Input should be greater than 0",
+            "the value -1.0 does not fit: input should be greater than 0",
         ),
         ({"search": {"model.loss": {"choice": ["vanilla", "wgan"]}}}, "the value wgan does not fit"),
         ({"search": {"model.eta": {"float": [1, 9], "when": {"model.los": "ipm"}}}}, "names 'model.los'"),
