@@ -8,11 +8,11 @@ from collections.abc import Callable
 
 import typer
 
-from gpm_tune.cli import studies
+# The help lists commands in the order of these imports.
+# isort: off
+from gpm_tune.cli import studies, reports, experiments, starting, cluster
 
-# isort: split
-# The help lists commands in the order of these imports: studies first.
-from gpm_tune.cli import cluster, experiments, reports, starting
+# isort: on
 from gpm_tune.cli.common import BAD_INPUT, BUG, HELP, INTERRUPTED, NO_RESULT, app
 from gpm_tune.cli.output import ListsCommand, output, with_flags
 from gpm_tune.errors import DivergedError, UserError

@@ -7,17 +7,20 @@ from typing import Annotated
 
 import typer
 
-from gpm_tune.cli.common import app
+from gpm_tune.cli.common import STARTING, command, writable
+from gpm_tune.cli.output import output
 
 OutputOption = Annotated[
     Path | None,
-    typer.Option("-o", "--output", metavar="FILE", help="Write it there, instead of printing it."),
+    typer.Option(
+        "-o", "--output", metavar="FILE", help="Write it there, instead of printing it.", callback=writable
+    ),
 ]
 
 
-@app.command()
+@command(STARTING, "gpm-tune schema -o study.schema.json")
 def schema(
-    output: OutputOption = None,
+    file: OutputOption = None,
     experiment: Annotated[
         bool, typer.Option("--experiment", help="Of an experiment file, instead of a study file.")
     ] = False,
@@ -26,15 +29,22 @@ def schema(
     from gpm_tune.study.definition.schema import as_text, experiment_schema, study_schema
 
     found = experiment_schema() if experiment else study_schema()
-    if output is None:
+    if file is None:
         print(as_text(found), end="")
         return
-    output.write_text(as_text(found), encoding="utf-8")
-    print(f"{output}: an editor with yaml-language-server uses it for files whose first line is")
-    print(f"  # yaml-language-server: $schema={output.name}")
+    file.write_text(as_text(found), encoding="utf-8")
+    output.result({"file": str(file)}, [f"the schema is {file}"])
+    output.advise(
+        "an editor with yaml-language-server uses it for files beside it whose first line is",
+        f"  # yaml-language-server: $schema={file.name}",
+    )
 
 
-@app.command()
+@command(
+    STARTING,
+    "gpm-tune init my_gan.yaml --model gan --data digits",
+    "gpm-tune init --model edm --data folder --root my_pictures",
+)
 def init(
     file: Annotated[
         Path | None,
@@ -64,13 +74,17 @@ def init(
     path = file or Path(f"{model}_{data}.yaml")
     gpu = torch.cuda.is_available()
     begun = write_starter(path, model, data, root=root, generator=generator, gpu=gpu, force=force)
-    print(f"{path}: a study of {model} on {data}; see what it would do, and how long it would take, with")
-    print(f"  gpm-tune run {path} --dry-run")
+    output.result({"file": str(path)}, [f"{path}: a study of {model} on {data}"])
+    output.advise(
+        "see what it would do, and how long it would take, with", f"  gpm-tune run {path} --dry-run"
+    )
     if begun.lacks_gpu:
-        print("its trials are meant for GPUs, and this machine has none: see resources.gpu in the file")
+        output.advise(
+            "its trials are meant for GPUs, and this machine has none: see resources.gpu in the file"
+        )
 
 
-@app.command()
+@command(STARTING, "gpm-tune new dataset spiral", "gpm-tune new network wide_mlp packages/wide_mlp")
 def new(
     kind: Annotated[str, typer.Argument(metavar="KIND", help="dataset, network or flow.")],
     name: Annotated[str, typer.Argument(metavar="NAME", help="What chooses it in a study file.")],
@@ -82,7 +96,12 @@ def new(
     from gpm_tune.study.views.skeleton import write_skeleton
 
     place = write_skeleton(kind, name, folder)
-    print(f"{place}: a package with the {kind} '{name}', which works as it is; go on with")
-    print(f"  pip install --editable {place}")
-    print(f"  pytest {place}")
-    print(f"  gpm-tune run {place / name}.yaml --dry-run")
+    output.result(
+        {"folder": str(place)}, [f"{place}: a package with the {kind} '{name}', which works as it is"]
+    )
+    output.advise(
+        "go on with",
+        f"  pip install --editable {place}",
+        f"  pytest {place}",
+        f"  gpm-tune run {place / name}.yaml --dry-run",
+    )
