@@ -18,8 +18,8 @@ GROUP: Any = typer.main.get_command(cli.app)
 # `doctor` looks at the machine, whatever it is told; its arguments are those of the others.
 COMMANDS = sorted(set(GROUP.commands) - {"doctor"})
 FILES = "missing.yaml empty.yaml list.yaml binary.yaml wrong.yaml no/such/file.yaml . .. ~ / /dev/null"
-VALUES = "/dev/full -1 0 1 nan inf 1e309 -- - = a=b experiment.seed=[ experiment.seed {} {{ !!set gan digits edm folder"
-NAMES = "dataset network flow /proc/x.png out.png out.npz out.html out.yaml"
+VALUES = "/dev/full -1 0 1 nan inf 1e309 -- - = a=b experiment.seed=[ experiment.seed {} {{ !!set"
+NAMES = "gan digits edm folder dataset network flow /proc/x.png out.png out.npz out.html out.yaml"
 WORDS = [*f"{FILES} {VALUES} {NAMES}".split(), "", "a b", "é∂😀", "&a [*a]", "x" * 300, "0" * 32]
 NOTHING_TO_DO = 0
 BAD = 2
