@@ -110,7 +110,8 @@ def _load(entry: EntryPoint) -> type[Config]:
         ) from error
     if not (isinstance(config, type) and issubclass(config, Config)):
         raise UserError(f"{what} is no class derived from gpm_tune.config.Config")
-    if "name" not in config.model_fields or name_of(config) != entry.name:
+    name = config.model_fields.get("name")
+    if name is None or get_args(name.annotation) != (entry.name,):
         raise UserError(f'{what}: {config.__name__} needs the field `name: Literal["{entry.name}"]`')
     missing = [need for need in NEEDS[entry.group] if not hasattr(config, need)]
     if entry.group == "gpm_tune.networks" and not any(hasattr(config, role) for role in NETWORK_ROLES):

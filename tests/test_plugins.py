@@ -1,6 +1,7 @@
 """Packages that add data sets, networks and flows: the generated ones work, and broken ones are refused."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,8 @@ from pathlib import Path
 import pytest
 from program import COMMAND
 
+from gpm_tune import plugins
+from gpm_tune.errors import UserError
 from gpm_tune.study.views.skeleton import KINDS, write_skeleton
 
 NAMES = {"dataset": "two_moons", "network": "wave", "flow": "inverse_multiquadric"}
@@ -17,7 +20,7 @@ PIP = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-de
 def call(command: list[str], place: Path, folder: Path) -> subprocess.CompletedProcess[str]:
     """Run a command in a folder, with the packages that are installed in a place."""
     return subprocess.run(
-        [*command],
+        command,
         capture_output=True,
         text=True,
         cwd=folder,
@@ -66,6 +69,7 @@ def test_a_generated_package_is_typed(kind: str, sources: dict[str, Path], tmp_p
     assert result.returncode == 0, result.stdout + result.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_program_trains_with_it(kind: str, sources: dict[str, Path], place: Path, tmp_path: Path) -> None:
     name = NAMES[kind]
@@ -124,7 +128,7 @@ BROKEN = {
         "gpm_tune.networks",
         "mlp",
         CONFIG
-        + 'Literal["mlp"]\n    def check_shape(self, shape): pass\n    def build_denoiser(self, shape, e): pass',
+        + 'Literal["mlp"]\n    def check_shape(self, s): pass\n    def build_denoiser(self, s, e): pass',
         "the name 'mlp' is that of another member of gpm_tune.networks",
     ),
     "lacks methods": ("gpm_tune.data", "mine", CONFIG + 'Literal["mine"]', "Mine lacks shape,"),
@@ -137,17 +141,32 @@ BROKEN = {
 }
 
 
-@pytest.mark.parametrize("case", BROKEN)
-def test_a_broken_plug_in_is_one_message(case: str, tmp_path: Path) -> None:
-    group, name, code, message = BROKEN[case]
-    (tmp_path / "broken.py").write_text(code + "\n")
-    info = tmp_path / "broken-1.0.dist-info"
+def write_broken(case: str, folder: Path) -> str:
+    """An installed package with a plug-in that is wrong; returns the group of its entry point."""
+    group, name, code, _ = BROKEN[case]
+    (folder / "broken.py").write_text(code + "\n")
+    info = folder / "broken-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text(f"[{group}]\n{name} = broken:Mine\n")
+    return group
+
+
+@pytest.mark.parametrize("case", [case for case in BROKEN if case != "has a taken name"])
+def test_a_broken_plug_in_is_refused(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    group = write_broken(case, tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "broken", raising=False)
+    with pytest.raises(UserError, match=f"of the package broken .*{re.escape(BROKEN[case][3])}"):
+        plugins.installed.__wrapped__(group)
+
+
+@pytest.mark.parametrize("case", ["raises at import", "is no Config", "has a taken name", "lacks methods"])
+def test_a_broken_plug_in_is_one_message_of_the_program(case: str, tmp_path: Path) -> None:
+    write_broken(case, tmp_path)
     result = call([*COMMAND, "describe", "quickstart.yaml"], tmp_path, tmp_path)
     assert result.returncode == 2, result.stderr
-    assert message in result.stderr
+    assert BROKEN[case][3] in result.stderr
     assert "broken" in result.stderr
     assert len(result.stderr.splitlines()) == 1
     assert result.stdout == ""
