@@ -88,6 +88,13 @@ def test_a_file_that_cannot_be_written_is_refused_first(tmp_path: Path) -> None:
         assert "there is no folder" in refused.stderr
 
 
+def test_a_home_that_cannot_be_is_refused_first(study_file: Path) -> None:
+    for command in ("run", "train"):
+        refused = gpm_tune(command, study_file, "--set", "experiment.seed=1", home=study_file / "home")
+        assert refused.returncode == 2
+        assert f"{study_file} is no folder; name another one with --home" in refused.stderr
+
+
 def test_colours_are_for_terminals_only() -> None:
     environment = {key: value for key, value in os.environ.items() if key not in ("NO_COLOR", "CI")}
     environment |= {"TERM": "xterm-256color", "GPM_TUNE_DATA": "/nonexistent"}

@@ -48,6 +48,7 @@ def connected(address: str) -> Iterator[dict[str, float]]:
     They are those that it may grow to, where it starts nodes by itself. What is started here listens on
     127.0.0.1 only. Raises UserError where no cluster answers, or it runs another Ray or Python.
     """
+    is_verbose = logging.getLogger("ray").isEnabledFor(logging.INFO)  # before Ray sets its own level
     os.environ.update(RAY_SETTINGS | (ALONE if address == "local" else {}))
     import ray
 
@@ -58,8 +59,8 @@ def connected(address: str) -> Iterator[dict[str, float]]:
         _call(address)
         ray.init(
             address=address,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
+            log_to_driver=is_verbose,
+            logging_level=logging.INFO if is_verbose else logging.ERROR,
             include_dashboard=False if address == "local" else None,
         )
     except OSError as error:

@@ -85,7 +85,9 @@ def _fetched(name: str, home: Home, get: Get) -> Iterator[tuple[StudyRecord, Pat
 
     Raises UserError where there is none, or the home has another one of this name.
     """
-    with tempfile.TemporaryDirectory() as temporary, only_once(f"study '{name}'", home.study(name)):
+    if not name or "/" in name or name.startswith("."):
+        raise UserError(f"'{name}' is no study's name")
+    with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         try:
             for path in ("optuna.db", "study.yaml", "spool"):
@@ -94,13 +96,16 @@ def _fetched(name: str, home: Home, get: Get) -> Iterator[tuple[StudyRecord, Pat
             raise UserError(
                 f"study '{name}' cannot be fetched: {error}. If it has just begun, try again in a minute"
             ) from None
-        found, here = read_study(f"sqlite:///{folder / 'optuna.db'}", name), _present(name, home)
-        if here and here.id != found.id:
-            raise UserError(
-                f"{home.root} has another study named '{name}'; use another folder (--home), or delete it: "
-                f"gpm-tune delete {name}"
-            )
-        yield found, folder
+        found = read_study(f"sqlite:///{folder / 'optuna.db'}", name)
+        home.check()
+        with only_once(f"study '{name}'", home.study(name)):
+            here = _present(name, home)
+            if here and here.id != found.id:
+                raise UserError(
+                    f"{home.root} has another study named '{name}'; use another folder (--home), or delete it: "
+                    f"gpm-tune delete {name}"
+                )
+            yield found, folder
 
 
 def _present(name: str, home: Home) -> StudyRecord | None:

@@ -17,6 +17,7 @@ from filelock import FileLock
 
 from gpm_tune.errors import UserError
 from gpm_tune.metrics import check_features
+from gpm_tune.plugins import packages
 from gpm_tune.study.storage import shared_storage
 from gpm_tune.study.tracking.provenance import code_digest, data_fingerprint
 from gpm_tune.training import Experiment
@@ -52,6 +53,7 @@ class NodeReport:
     driver: str = ""  # NVIDIA's; empty where there is none
     driver_cuda: str = ""  # the newest CUDA that the driver runs
     gpus: list[Gpu] = field(default_factory=list)
+    plugins: dict[str, str] = field(default_factory=dict)  # packages with plug-ins, and their versions
     data: str = ""  # fingerprint of the study's data
     lacks: str = ""  # why data, or the network of the features, cannot be had
     free: dict[str, int] = field(default_factory=dict)  # bytes on the disk of each folder
@@ -101,6 +103,7 @@ def look(
         driver=driver,
         driver_cuda=driver_cuda,
         gpus=gpus,
+        plugins=packages(),
         data=data,
         lacks=lacks,
         free={folder: shutil.disk_usage(existing(Path(folder))).free for folder in folders},
@@ -169,6 +172,10 @@ def differences(own: NodeReport, other: NodeReport) -> Iterator[Difference]:
         ("Ray", own.ray, other.ray),
         ("Python", _minor(own.python), _minor(other.python)),
         ("torch", _release(own.torch), _release(other.torch)),
+        *(
+            (f"plug-in {name}", own.plugins.get(name, "none"), other.plugins.get(name, "none"))
+            for name in sorted({*own.plugins, *other.plugins})
+        ),
     ]:
         if expected != found:
             yield Difference("versions", f"{name}: expected {expected}, found {found}", advice)

@@ -21,6 +21,7 @@ from typing import Any
 
 import yaml
 
+from gpm_tune.documents import Document
 from gpm_tune.errors import UserError
 from gpm_tune.study.cluster.fetching import Get, from_storage
 from gpm_tune.study.definition.specification import Study
@@ -45,6 +46,8 @@ class Cluster:
             raise UserError(
                 f"--cluster {file}: there is no such file; expected the one that `ray up` was given"
             )
+        if "provider" not in Document.load(file).data:
+            raise UserError(f"{file}: no cluster's file: it has no `provider`; is it the one of `ray up`?")
         if (Path.home() / ".ray" / "auth_token").is_file():
             os.environ.setdefault("RAY_AUTH_MODE", "token")  # as on the cluster; read when ray is imported
         self._file = file

@@ -5,6 +5,7 @@ A plain object that knows nothing of Ray; tests drive it event by event.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
@@ -15,6 +16,8 @@ from gpm_tune.study.tracking.tracker import RunLog, Tracker
 from gpm_tune.training import Experiment
 from gpm_tune.training.objectives import curve_of
 from gpm_tune.version import __version__
+
+_log = logging.getLogger("gpm_tune")
 
 
 class Observer(Protocol):
@@ -83,6 +86,7 @@ class Conductor:
             if number not in self._runs:
                 self._runs[number] = self._open_run(assignment)
                 self._observer.started(assignment)
+                _log.info("trial %d at step %d: %s", number, assignment.steps_done, assignment.values)
         return assignment
 
     def _open_run(self, assignment: Assignment) -> RunLog:
@@ -146,6 +150,7 @@ class Conductor:
         """Remember a trial's latest checkpoint, and pictures of its samples by their names."""
         self._ledger.keep_checkpoint(number, path)
         self._runs[number].tags({"gpm.checkpoint": path})
+        _log.info("trial %d: checkpoint %s", number, path)
         for name, png in pictures.items():
             self._runs[number].artifact(name, png)
 

@@ -36,7 +36,7 @@ from gpm_tune.study.storage.home import Home
 from gpm_tune.study.storage.locks import only_once
 from gpm_tune.study.storage.mirror import Mirror
 from gpm_tune.study.tracking.provenance import data_fingerprint, environment_tags, requirements
-from gpm_tune.study.tracking.tracker import RunLog, Tracker
+from gpm_tune.study.tracking.tracker import RunLog, Tracker, without_login
 from gpm_tune.training import Experiment
 from gpm_tune.training.saved import read_experiment
 from gpm_tune.training.teacher import teacher_checkpoint
@@ -66,6 +66,8 @@ def run_study(study: Study, home: Home, address: str, console: Console) -> bool:
 
     Raises UserError where something is missing that the trials need, or the study is running.
     """
+    _log.info("home %s, MLflow %s, storage %s", home.root, without_login(home.tracking_uri), home.storage)
+    home.check()
     _take_over(study.name, home)
     study = _find_start_points(study.with_experiment(find_teacher(study.experiment, home)), home)
     prepare(study.experiment, home)

@@ -52,6 +52,7 @@ def train(experiment: Experiment, name: str, home: Home, device: str, console: C
     The same experiment under the same name is the same run.
     Raises UserError where something is missing, DivergedError where numbers stop being finite.
     """
+    home.check()
     experiment = find_teacher(experiment, home)
     prepare(experiment, home)
     digest = hashlib.sha256(experiment.model_dump_json().encode()).hexdigest()[:12]

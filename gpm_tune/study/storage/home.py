@@ -44,6 +44,13 @@ class Home:
         # Nodes have other working folders.
         self.storage = (shared if "://" in shared else str(Path(shared).absolute())) if shared else None
 
+    def check(self) -> None:
+        """Raise UserError unless the folder can be written, or made."""
+        place = next(folder for folder in (self.root, *self.root.parents) if folder.exists())
+        if not place.is_dir() or not os.access(place, os.W_OK):
+            problem = "cannot be written" if place.is_dir() else "is no folder"
+            raise UserError(f"{self.root}: {place} {problem}; name another one with --home, or GPM_TUNE_HOME")
+
     @property
     def artifact_root(self) -> str | None:
         """Where MLflow keeps artifacts; None where a server decides."""

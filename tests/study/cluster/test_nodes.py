@@ -51,6 +51,7 @@ OWN = NodeReport(
     code="c0de",
     ray="2.60.0",
     torch="2.14.1+cpu",
+    plugins={"gpm-tune-moons": "1.0"},
     data="da7a",
 )
 
@@ -69,6 +70,8 @@ def test_a_node_is_alike_whatever_its_patch_of_python_and_its_build_of_torch() -
         ({"ray": "2.59.0"}, "Ray: expected 2.60.0, found 2.59.0"),
         ({"python": "3.12.1"}, "Python: expected 3.11, found 3.12"),
         ({"torch": "2.13.0+cpu"}, "torch: expected 2.14.1, found 2.13.0"),
+        ({"plugins": {"gpm-tune-moons": "1.1"}}, "plug-in gpm-tune-moons: expected 1.0, found 1.1"),
+        ({"plugins": {}}, "plug-in gpm-tune-moons: expected 1.0, found none"),
         ({"data": "0ther"}, "data: expected the fingerprint da7a, found 0ther"),
         ({"data": "", "lacks": "MNIST is not in /data"}, "MNIST is not in /data"),
         ({"error": "it has not answered within 600 s"}, "it has not answered within 600 s"),
