@@ -18,15 +18,8 @@ def gpm_tune(*arguments: str | Path, home: Path | None = None) -> subprocess.Com
     command = [*COMMAND, *map(str, arguments)]
     if home is not None:
         command += ["--home", str(home)]
-    folder = home.parent if home is not None else None
-    return subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        timeout=280,
-        cwd=folder if folder and folder.is_dir() else None,
-        check=False,
-    )
+    folder = home.parent if home is not None and home.parent.is_dir() else None
+    return subprocess.run(command, capture_output=True, text=True, timeout=280, cwd=folder, check=False)
 
 
 def write_study(folder: Path, **changes: Any) -> Path:

@@ -102,8 +102,8 @@ def _fetched(name: str, home: Home, get: Get) -> Iterator[tuple[StudyRecord, Pat
             here = _present(name, home)
             if here and here.id != found.id:
                 raise UserError(
-                    f"{home.root} has another study named '{name}'; use another folder (--home), or delete it: "
-                    f"gpm-tune delete {name}"
+                    f"{home.root} has another study named '{name}'; use another folder (--home), or delete "
+                    f"it: gpm-tune delete {name}"
                 )
             yield found, folder
 
