@@ -1,5 +1,6 @@
 """YAML documents: line numbers, overrides, and errors that a person can act on."""
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,38 @@ def test_what_is_no_document_is_refused(tmp_path: Path) -> None:
     assert "file.yaml:2: the tag '!!python/object:os.system' is not allowed" in refusal(
         tmp_path, "name: x\ninner: !!python/object:os.system {}"
     )
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            "a: &a [x, x]\n"
+            + "".join(f"{c}: &{c} [*{p}, *{p}, *{p}]\n" for p, c in pairwise("abcdefghijklm")),
+            "aliases",
+        ),
+        ("name: x\n1: y", "file.yaml:2: a key must be text, '1' is read as int: quote it"),
+        ("? [a]\n: y", "a key must be text, this is a list or a mapping"),
+        ("name: !!set {a}", "the tag '!!set' is not allowed"),
+        ("name: !!bool maybe", "'maybe' is not a valid bool"),
+        ("inner: {width: 0x" + "f" * 5000 + "}", "the number needs more than 64 bits"),
+        ("name: x\nnam\u0007e: y", "file.yaml:2: not valid YAML: the character '\\x07' is not allowed"),
+        ('name: "\\0"', "characters that text cannot have"),
+        ("a: 1\n---\nb: 2", "file.yaml:2: not valid YAML: expected a single document"),
+        ("na me: |\n  x\n? 'two\n\n  lines'\n: 3", "unknown key 'na me'"),
+        ("inner: {width: true}", "inner.width: expected a number, found true"),
+    ],
+)
+def test_odd_yaml_is_refused_in_one_line_each(tmp_path: Path, text: str, expected: str) -> None:
+    message = refusal(tmp_path, text)
+    assert expected in message
+    assert all(line.startswith("/file.yaml") and len(line) < 300 for line in message.splitlines())
+
+
+def test_an_override_leaves_aliases_alone(tmp_path: Path) -> None:
+    document = Document.load(write(tmp_path, "a: &a {k: 1}\nb: *a"))
+    document.set("a.k=2")
+    assert document.data == {"a": {"k": 2}, "b": {"k": 1}}
 
 
 def test_errors_name_file_line_key_and_what_was_expected(tmp_path: Path) -> None:

@@ -99,7 +99,7 @@ WORDS = [
         "no_such.yaml",
         "edm.yaml",
         "score_gan.yaml",
-        "STUDY.yaml",
+        "study.yaml",
         "\0",
     ),
     *(

@@ -41,6 +41,26 @@ def refusal(folder: Path, **changes: Any) -> str:
         ({"search": {"model.loss": {"choice": ["vanilla", "wgan"]}}}, "the value wgan does not fit"),
         ({"search": {"model.eta": {"float": [1, 9], "when": {"model.los": "ipm"}}}}, "names 'model.los'"),
         (
+            {"search": {"model.eta": {"float": [1, 9], "when": {"model.loss": []}}}},
+            "neither a value nor a list",
+        ),
+        (
+            {"search": {"model.eta": {"float": [1, 9], "when": {"model.loss": "wgan"}}}},
+            "its condition model.loss: wgan does not fit: expected 'ipm', 'vanilla' or 'hinge', found 'wgan'",
+        ),
+        ({"search": {"model.loss": {"choice": ["ipm", "ipm"]}}}, "'ipm' stands here a second time"),
+        ({"search": {"model.eta": {"float": [1, 9], "step": 1e-12}}}, "the step 1e-12 is too small"),
+        ({"search": {"model.eta": {"float": [1, 2], "step": 3}}}, "the step 3.0 is greater than the range"),
+        ({"search": {"model.sampling_steps": {"int": [1, 10**12]}}}, "the value 1000000000000 does not fit"),
+        ({"start_from": [{"model.etta": 2.0}]}, "'model.etta' is not searched; did you mean 'model.eta'?"),
+        ({"constraints": [{"metric": "nfe", "min": 2, "max": 1}]}, "the min 2 is above the max 1"),
+        (
+            {"experiment": space.put(POINTS, {"model": {}})},
+            "experiment.model.name: the key is missing; valid:",
+        ),
+        ({"budget": {"trials": True}}, "budget.trials: expected a number, found true"),
+        ({"budget": {"target": float("nan")}}, "budget.target: input should be a finite number, found nan"),
+        (
             {"search": {"model.eta": {"float": [6, 9]}}},
             "the base experiment's model.eta 5.0 lies outside the search space",
         ),
@@ -193,6 +213,22 @@ def test_a_teachers_file_is_looked_up_and_its_errors_are_its_own(tmp_path: Path)
     model["teacher"] = {"experiment": "no_such.yaml"}
     with pytest.raises(UserError, match=r"no_such.yaml: no such file"):
         load_experiment(Document("test", {**POINTS, "model": model}, {}))
+
+
+def test_files_that_name_each_other_come_to_an_end(tmp_path: Path) -> None:
+    path = tmp_path / "study.yaml"
+    model = {**MODELS["score_gan"], "teacher": {"experiment": str(path)}}
+    path.write_text(yaml.safe_dump(study_data(experiment={**POINTS, "model": model})))
+    with pytest.raises(UserError, match=r"teacher.experiment: .*has a teacher itself: give an 'edm'"):
+        load_study(Document.load(path))
+    path.write_text(yaml.safe_dump(study_data(start_from=["base", str(path)])))
+    study = load_study(Document.load(path))
+    assert study.start_from[1] == space.found(study.base, study.search)
+
+
+def test_a_range_ends_on_a_step() -> None:
+    searched = study_of(search={"model.eta": {"float": [1.0, 9.3], "step": 0.5}}).search["model.eta"]
+    assert searched.for_optuna.high == 9.0  # Optuna warns of ranges that do not
 
 
 def test_a_teacher_is_not_searched_with_the_trials() -> None:
