@@ -22,7 +22,7 @@ def test_embeddings_are_on_the_unit_circle_and_fixed(config: FourierConfig | Pos
 
 
 def test_fourier_frequencies_have_the_asked_scale() -> None:
-    frequencies = FourierConfig(size=20_000, scale=16.0).build().frequencies
+    frequencies = FourierConfig(size=16_000, scale=16.0).build().frequencies
     assert frequencies.std().item() == pytest.approx(2 * math.pi * 16.0, rel=0.03)
 
 
