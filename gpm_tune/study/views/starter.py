@@ -29,18 +29,31 @@ SMALL_TRIALS = 16
 SMALL_NETWORKS: dict[str, Tree] = {
     "mlp": {"width": 128},
     "dcgan": {"width": 16},
-    "unet": {"channels": 16, "channel_mult": [1, 2], "blocks": 1},
-}
-FEWER_STEPS: Tree = {
-    "experiment.training.steps": 2000,
-    "experiment.training.batch_size": 64,
-    "experiment.evaluation.every": 250,
-    "scheduler.grace_steps": 500,
+    "unet": {"channels": 16, "channel_mult": [1, 2], "blocks": 1, "attention_resolutions": []},
 }
 SMALL_IMAGES: dict[str, Tree] = {
-    "edm": {**FEWER_STEPS, "experiment.training.optimizer.lr": 1e-3, "experiment.model.sampling_steps": 12},
-    "gan": FEWER_STEPS,
-    "score_gan": FEWER_STEPS,
+    "edm": {
+        "experiment.training": {
+            "steps": 1000,
+            "batch_size": 32,
+            "optimizer": {"lr": 1e-3, "betas": [0.9, 0.999]},
+        },
+        "experiment.model.sampling_steps": 8,
+        "experiment.evaluation": {"every": 250, "nfe": [3, 7]},
+        "scheduler.grace_steps": 250,
+    },
+    "gan": {
+        "experiment.training.steps": 2000,
+        "experiment.training.batch_size": 64,
+        "experiment.evaluation.every": 250,
+        "scheduler.grace_steps": 500,
+    },
+    "score_gan": {
+        "experiment.training.steps": 1000,
+        "experiment.training.batch_size": 32,
+        "experiment.evaluation.every": 125,
+        "scheduler.grace_steps": 250,
+    },
 }
 # In the space of images density estimates fail; the energy distance has no bandwidth to be chosen.
 KERNEL_FLOW_OF_IMAGES: Tree = {
