@@ -32,7 +32,7 @@ from gpm_tune.study.cluster.probe import place_of, round_trip, within
 from gpm_tune.study.definition.specification import Study, find_file, load_study
 from gpm_tune.study.storage import shared_storage
 from gpm_tune.study.storage.home import Home
-from gpm_tune.study.tracking.tracker import without_login
+from gpm_tune.study.tracking.sender import without_login
 
 HERE = "this machine"
 MOUNTS = Path("/proc/mounts")

@@ -18,7 +18,8 @@ from gpm_tune.study.definition.specification import CONFIRMATION
 from gpm_tune.study.storage import shared_storage
 from gpm_tune.study.storage.home import Home
 from gpm_tune.study.storage.locks import only_once
-from gpm_tune.study.tracking.tracker import Tracker, without_login
+from gpm_tune.study.tracking.sender import without_login
+from gpm_tune.study.tracking.tracker import Tracker
 
 DELIVERY_SECONDS = 600.0  # for MLflow to take what was fetched
 

@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Protocol
 
 import yaml
 
 from gpm_tune.study.accounts.ledger import Assignment, Ledger, Verdict
+from gpm_tune.study.tracking.provenance import run_tags
 from gpm_tune.study.tracking.tracker import RunLog, Tracker
-from gpm_tune.training import Experiment
 from gpm_tune.training.objectives import curve_of
-from gpm_tune.version import __version__
 
 _log = logging.getLogger("gpm_tune")
 
@@ -99,7 +98,7 @@ class Conductor:
             self._ledger.run_key(number),
             name=f"trial {number}",
             parent=self._ledger.id,
-            params=flatten(experiment),
+            params=experiment,
             tags=run_tags(assignment.experiment) | tags,
         )
         run.artifact("experiment.yaml", yaml.safe_dump(experiment, sort_keys=False).encode())
@@ -208,26 +207,3 @@ class Conductor:
         run.tags({"gpm.state": state} | ({"gpm.reason": reason} if reason else {}))
         run.end(status)
         self._observer.ended(number, state, reason)
-
-
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested plain data as one level with dotted keys, as MLflow's params want it."""
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
-
-
-def run_tags(experiment: Experiment) -> dict[str, str]:
-    """What runs are filtered by in MLflow."""
-    tags = {
-        "gpm.model": experiment.model.name,
-        "gpm.data": experiment.data_label,
-        "gpm.version": __version__,
-    }
-    if experiment.features:
-        tags["gpm.features"] = experiment.features
-    return tags

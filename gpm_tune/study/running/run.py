@@ -28,15 +28,16 @@ from gpm_tune.study.cluster.fetching import from_storage, take_over
 from gpm_tune.study.cluster.nodes import NodeReport, check_same, look, look_everywhere, prepare_data
 from gpm_tune.study.definition import space
 from gpm_tune.study.definition.specification import CONFIRMATION, Study
-from gpm_tune.study.running.conductor import Conductor, run_tags
+from gpm_tune.study.running.conductor import Conductor
 from gpm_tune.study.running.interrupts import interruptible
 from gpm_tune.study.running.progress import StudyProgress
 from gpm_tune.study.storage import shared_storage
 from gpm_tune.study.storage.home import Home
 from gpm_tune.study.storage.locks import only_once
 from gpm_tune.study.storage.mirror import Mirror
-from gpm_tune.study.tracking.provenance import data_fingerprint, environment_tags, requirements
-from gpm_tune.study.tracking.tracker import RunLog, Tracker, without_login
+from gpm_tune.study.tracking.provenance import data_fingerprint, environment_tags, requirements, run_tags
+from gpm_tune.study.tracking.sender import without_login
+from gpm_tune.study.tracking.tracker import RunLog, Tracker
 from gpm_tune.training import Experiment
 from gpm_tune.training.saved import read_experiment
 from gpm_tune.training.teacher import teacher_checkpoint

@@ -11,11 +11,11 @@ from rich.console import Console
 
 from gpm_tune.errors import DivergedError
 from gpm_tune.study.accounts.runs import find_teacher
-from gpm_tune.study.running.conductor import flatten, run_tags
 from gpm_tune.study.running.interrupts import interruptible
 from gpm_tune.study.running.run import prepare
 from gpm_tune.study.storage.home import Home
 from gpm_tune.study.storage.locks import only_once
+from gpm_tune.study.tracking.provenance import run_tags
 from gpm_tune.study.tracking.tracker import RunLog, Tracker
 from gpm_tune.training import Evaluation, Experiment, Trainer, checkpoint
 from gpm_tune.training.objectives import metric_label
@@ -68,7 +68,7 @@ def train(experiment: Experiment, name: str, home: Home, device: str, console: C
             run = tracker.open_run(
                 digest,
                 name=f"{name}-{digest}",
-                params=flatten(experiment.model_dump(mode="json")),
+                params=experiment.model_dump(mode="json"),
                 tags=run_tags(experiment) | {"gpm.state": "running"} | ({"gpm.note": note} if note else {}),
             )
             _train_to_the_end(trainer, folder, run, console)

@@ -15,10 +15,23 @@ import gpm_tune
 from gpm_tune.data import DataConfig
 from gpm_tune.plugins import packages
 from gpm_tune.training import Experiment
+from gpm_tune.version import __version__
 
 PACKAGES = ("torch", "torchvision", "ray", "optuna", "mlflow")
 GIT_SECONDS = 5.0
 CHUNK = 4096  # samples that are hashed at a time
+
+
+def run_tags(experiment: Experiment) -> dict[str, str]:
+    """What runs are filtered by in MLflow."""
+    tags = {
+        "gpm.model": experiment.model.name,
+        "gpm.data": experiment.data_label,
+        "gpm.version": __version__,
+    }
+    if experiment.features:
+        tags["gpm.features"] = experiment.features
+    return tags
 
 
 def environment_tags() -> dict[str, str]:

@@ -14,9 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-STATUSES = ("FINISHED", "FAILED", "KILLED")
-"""How a run can end, in MLflow's words."""
-
 
 @dataclass(frozen=True)
 class Event:
@@ -144,54 +141,6 @@ class Spool:
     def _write_delivered(self, count: int) -> None:
         _replace(self.folder / "delivered", str(count).encode())
         self._delivered = count
-
-
-class RunLog:
-    """Records one run's events; they are on disk when a method returns, in MLflow later.
-
-    Methods raise OSError where the disk does not take them, never an error of MLflow's.
-    """
-
-    def __init__(self, spool: Spool, wake: threading.Event) -> None:
-        self._spool = spool
-        self._wake = wake
-
-    def metrics(self, step: int, values: Mapping[str, float]) -> None:
-        """Record all measurements of a step at once.
-
-        A step not above the last recorded one of this run is a replay (training resumed from a
-        checkpoint before it) and is dropped.
-        """
-        numbers = {name: float(value) for name, value in values.items()}
-        if self._spool.append_metrics(int(step), numbers):
-            self._wake.set()
-
-    def artifact(self, path: str, content: bytes) -> None:
-        """Record a file, e.g. "samples/step_000500.png"; ValueError if the path leaves the run."""
-        self._spool.append_artifact(path, content)
-        self._wake.set()
-
-    def curve(self, name: str, points: Mapping[int, float]) -> None:
-        """Record a metric whose axis is not the training step: MLflow draws it over the points' keys."""
-        self._append("curve", {"name": name, "points": {str(x): y for x, y in points.items()}})
-
-    def register(self, model: str, tags: Mapping[str, str]) -> None:
-        """Register the run's artifact `checkpoint` as a version of a model; with the same tags only once."""
-        self._append("model", {"model": model, "tags": dict(tags)})
-
-    def tags(self, tags: Mapping[str, str]) -> None:
-        """Set tags, over earlier values."""
-        self._append("tags", {"tags": dict(tags)})
-
-    def end(self, status: str) -> None:
-        """End the run as "FINISHED", "FAILED" or "KILLED" (else ValueError)."""
-        if status not in STATUSES:
-            raise ValueError(f"a run ends as one of {', '.join(STATUSES)}, not {status!r}")
-        self._append("end", {"status": status})
-
-    def _append(self, kind: str, payload: Mapping[str, Any]) -> None:
-        self._spool.append(kind, payload)
-        self._wake.set()
 
 
 def _replace(file: Path, content: bytes) -> None:

@@ -15,8 +15,9 @@ from pathlib import Path
 
 import pytest
 
+from gpm_tune.study.tracking.sender import KEY_TAG
 from gpm_tune.study.tracking.spool import Spool
-from gpm_tune.study.tracking.tracker import KEY_TAG, Tracker
+from gpm_tune.study.tracking.tracker import Tracker
 
 PARENT, CHILD = "study/parent", "study/0003"
 

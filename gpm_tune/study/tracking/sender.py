@@ -1,0 +1,208 @@
+"""The calls to MLflow that deliver a run's events."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from gpm_tune.study.tracking.spool import Event, Spool
+
+KEY_TAG = "gpm.run"
+"""The MLflow tag that holds a run's key, by which the run is found again."""
+
+# MLflow's limits of one request, and of one parameter's length.
+METRICS_A_BATCH = 1000
+PARAMS_A_BATCH = 100
+TAGS_A_BATCH = 100
+LONGEST_PARAM = 6000
+
+_log = logging.getLogger("gpm_tune")
+
+
+class Sender:
+    """The calls to MLflow. Used by the delivery thread alone; raises what MLflow raises."""
+
+    def __init__(self, tracking_uri: str, experiment: str, artifact_root: str | None) -> None:
+        self.address = without_login(tracking_uri)
+        self._uri = tracking_uri
+        self._experiment = experiment
+        self._artifact_root = artifact_root
+        self._client: Any = None
+        self._experiment_id = ""
+        self._run_ids: dict[str, str] = {}
+
+    def forget(self) -> None:
+        """Look everything up again, because a server that comes back may have lost something."""
+        self._client = None
+        self._experiment_id = ""
+        self._run_ids.clear()
+
+    def run_id(self, key: str, spools: Mapping[str, Spool]) -> str:
+        """The MLflow run of a key: found by its tag, or made from its spool."""
+        if key not in self._run_ids:
+            self._connect()
+            run_id = self._find_run(key)
+            if run_id is None:
+                spools[key].rewind()
+                run_id = self._create_run(key, spools)
+            self._run_ids[key] = run_id
+        return self._run_ids[key]
+
+    def send(self, run_id: str, spool: Spool, batch: Sequence[Event]) -> None:
+        """Send metrics events together, or one event of another kind; sending again is harmless."""
+        event = batch[0]
+        payload = event.payload
+        match event.kind:
+            case "metrics":
+                values = [(e, name, y) for e in batch for name, y in e.payload["values"].items()]
+                self._send_metrics(run_id, [(name, y, e.time, e.payload["step"]) for e, name, y in values])
+            case "curve":
+                points = payload["points"].items()
+                self._send_metrics(run_id, [(payload["name"], y, event.time, int(x)) for x, y in points])
+            case "open":
+                self._client.update_run(run_id, status="RUNNING")
+                self._send_tags(run_id, payload["tags"])
+                self._send_params(run_id, payload["params"])
+            case "tags":
+                self._send_tags(run_id, payload["tags"])
+            case "artifact":
+                self._send_file(run_id, spool, payload["path"])
+            case "model":
+                self._register(run_id, payload["model"], payload["tags"])
+            case "end":
+                self._client.set_terminated(run_id, payload["status"], event.time)
+            case _:
+                raise RejectedError("the spool's line is unreadable")
+
+    def _send_metrics(self, run_id: str, values: Sequence[tuple[str, float, int, int]]) -> None:
+        """values: name, value, time and step of each."""
+        from mlflow.entities import Metric
+
+        self._send_parts(run_id, "metrics", [Metric(*value) for value in values], METRICS_A_BATCH)
+
+    def _send_params(self, run_id: str, params: Mapping[str, str]) -> None:
+        from mlflow.entities import Param
+
+        entities = [Param(name, value[:LONGEST_PARAM]) for name, value in params.items()]
+        self._send_parts(run_id, "params", entities, PARAMS_A_BATCH)
+
+    def _send_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
+        from mlflow.entities import RunTag
+
+        self._send_parts(run_id, "tags", [RunTag(*tag) for tag in tags.items()], TAGS_A_BATCH)
+
+    def _send_parts(self, run_id: str, kind: str, entities: Sequence[object], size: int) -> None:
+        for start in range(0, len(entities), size):
+            self._client.log_batch(run_id, **{kind: entities[start : start + size]})
+
+    def _send_file(self, run_id: str, spool: Spool, path: str) -> None:
+        file, folder = spool.artifact(path), str(PurePosixPath(path).parent)
+        if not file.is_file():
+            raise RejectedError(f"{file} is missing")
+        self._client.log_artifact(run_id, str(file), None if folder == "." else folder)
+
+    def _register(self, run_id: str, model: str, tags: Mapping[str, str]) -> None:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self._client.create_registered_model(model)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        known = self._client.search_model_versions(f"name = '{model}'")
+        if not any(found.run_id == run_id and found.tags == dict(tags) for found in known):
+            source = f"{self._client.get_run(run_id).info.artifact_uri}/checkpoint"
+            self._client.create_model_version(model, source, run_id, tags=dict(tags))
+
+    def _connect(self) -> None:
+        if self._client is None:
+            if self._uri.startswith("sqlite:///"):
+                database = Path(self._uri.removeprefix("sqlite:///"))
+                database.parent.mkdir(parents=True, exist_ok=True)
+            mlflow = import_mlflow()
+            self._client = mlflow.tracking.MlflowClient(tracking_uri=self._uri)
+            self._experiment_id = self._find_experiment() or self._create_experiment()
+
+    def _find_experiment(self) -> str | None:
+        experiment = self._client.get_experiment_by_name(self._experiment)
+        if experiment is None:
+            return None
+        if experiment.lifecycle_stage == "deleted":
+            self._client.restore_experiment(experiment.experiment_id)
+        return str(experiment.experiment_id)
+
+    def _create_experiment(self) -> str:
+        root = self._artifact_root
+        if root is not None and "://" not in root:
+            root = Path(root).resolve().as_uri()
+        try:
+            return str(self._client.create_experiment(self._experiment, artifact_location=root))
+        except Exception:
+            found = self._find_experiment()  # another process was faster
+            if found is None:
+                raise
+            return found
+
+    def _find_run(self, key: str) -> str | None:
+        runs = self._client.search_runs(
+            [self._experiment_id],
+            f"tags.`{KEY_TAG}` = '{key}'",
+            max_results=1,
+            order_by=["attributes.start_time ASC"],
+        )
+        return str(runs[0].info.run_id) if runs else None
+
+    def _create_run(self, key: str, spools: Mapping[str, Spool]) -> str:
+        opening = spools[key].opening
+        assert opening is not None, "a run is asked for when it has events"
+        tags = {KEY_TAG: key}
+        parent = opening.payload["parent"]
+        if parent is not None:
+            parent_id = self.run_id(parent, spools) if parent in spools else self._find_run(parent)
+            if parent_id is None:
+                _log.warning("run %s is tracked without its parent %s: no such run", key, parent)
+            else:
+                tags["mlflow.parentRunId"] = parent_id
+        run = self._client.create_run(
+            self._experiment_id,
+            start_time=opening.time,
+            tags=tags,
+            run_name=opening.payload["name"],
+        )
+        return str(run.info.run_id)
+
+
+class RejectedError(Exception):
+    """An event that can never be delivered."""
+
+
+def is_rejection(error: Exception) -> bool:
+    """Whether MLflow would refuse the same event every time."""
+    code = getattr(error, "error_code", None)
+    return isinstance(error, RejectedError) or code == "INVALID_PARAMETER_VALUE"
+
+
+def without_login(text: str) -> str:
+    """A text in which URIs have no user names and passwords."""
+    return re.sub(r"//[^/\s]*@", "//", text)
+
+
+def import_mlflow() -> Any:
+    """MLflow without telemetry, long retries and chatter; settings of the user's stand."""
+    os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+    import mlflow
+    import mlflow.tracking
+
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    logging.getLogger("mlflow").setLevel(logging.WARNING)
+    # They complain of each failed attempt; the tracker says once that the store is away.
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
+    return mlflow
