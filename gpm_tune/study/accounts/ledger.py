@@ -8,9 +8,6 @@ intermediate values; one that failed is FAIL with its reason.
 from __future__ import annotations
 
 import json
-import logging
-import uuid
-import warnings
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,27 +15,19 @@ from enum import Enum
 from typing import Any
 
 import optuna
-import sqlalchemy
-from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 from pydantic import ValidationError
 
-from gpm_tune.errors import UserError
-from gpm_tune.study.accounts import population
 from gpm_tune.study.accounts.meter import Meter
-from gpm_tune.study.accounts.population import Member
+from gpm_tune.study.accounts.opening import open_study
+from gpm_tune.study.accounts.population import Population
 from gpm_tune.study.accounts.records import is_own
-from gpm_tune.study.accounts.warm_start import learn_from
 from gpm_tune.study.definition import space
 from gpm_tune.study.definition.schedulers import PBT
 from gpm_tune.study.definition.specification import Study
 from gpm_tune.study.storage import shared_storage
 from gpm_tune.training import Experiment
 from gpm_tune.training.description import known_costs
-
-logging.getLogger("alembic").setLevel(logging.WARNING)
-optuna.logging.set_verbosity(optuna.logging.WARNING)
-warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # of a sampler that a file chose
 
 
 @dataclass(frozen=True)
@@ -73,16 +62,7 @@ class Ledger:
         """
         self.study = study
         self._checkpoints = checkpoints
-        self._optuna = optuna.create_study(
-            storage=_open(storage),
-            study_name=study.name,
-            load_if_exists=True,
-            directions=["minimize" if goal.mode == "min" else "maximize" for goal in study.goals],
-        )
-        if "id" not in self._optuna.user_attrs:
-            names = study.warm_start if storage else []
-            self._create([trial for name in names for trial in learn_from(name, study, storage or "")])
-        self._refuse_another_study()
+        self._optuna = open_study(study, storage)
         trials = self._optuna.get_trials(deepcopy=False)
         own = [trial for trial in trials if is_own(trial)]
         # The seed moves on with the trials, so that a restart does not repeat their draws.
@@ -96,29 +76,11 @@ class Ledger:
         self._waiting = sum(trial.state == TrialState.WAITING for trial in trials)
         self._proposals = self._not_yet_asked(trials)
         self._live: dict[int, optuna.Trial] = {}
-        self._members = {t.number: m for t in own if (m := self._member(t))}
+        self._population = None
+        if isinstance(study.scheduler, PBT):
+            steps = study.experiment.training.steps
+            self._population = Population(study.scheduler, study.objective, steps, own)
         self._has_reached_target = any(self._is_on_target(t.user_attrs) for t in own)
-
-    def _create(self, learnt: list[FrozenTrial]) -> None:
-        study = self.study
-        for start in study.start_from:
-            tree = space.put(study.base, start) if isinstance(start, dict) else study.base
-            self._optuna.enqueue_trial(space.parameters(tree, study.base, study.search), skip_if_exists=True)
-        known = {trial.user_attrs.get("origin") for trial in self._optuna.get_trials(deepcopy=False)}
-        self._optuna.add_trials(trial for trial in learnt if trial.user_attrs["origin"] not in known)
-        self._optuna.set_user_attr("identity", json.dumps(study.identity))
-        self._optuna.set_user_attr("features", study.experiment.features)
-        self._optuna.set_user_attr("id", uuid.uuid4().hex)
-
-    def _refuse_another_study(self) -> None:
-        stored = json.loads(self._optuna.user_attrs["identity"])
-        differing = _differences(stored, self.study.identity)
-        if differing:
-            raise UserError(
-                f"study '{self.study.name}' exists already with other values of "
-                f"{', '.join(differing)}; its trials would not be comparable. Choose another "
-                "name (--name), or give the file its former values to continue"
-            )
 
     @property
     def id(self) -> str:
@@ -148,15 +110,10 @@ class Ledger:
             return f"{self.study.objective.metric} has reached {self.study.budget.target:g} (budget.target)"
         return self.meter.used_up()
 
-    @property
-    def _pbt(self) -> PBT | None:
-        scheduler = self.study.scheduler
-        return scheduler if isinstance(scheduler, PBT) else None
-
     def next(self) -> Assignment | None:
         """The next trial to run, unfinished ones first; None where there is none now."""
         while True:
-            picked = self._pick_member() if self._pbt else self._pick()
+            picked = self._pick_member(self._population) if self._population else self._pick()
             if picked is None:
                 return None
             trial, replaces = picked
@@ -170,7 +127,7 @@ class Ledger:
         trial = self._ask()
         return None if trial is None else (trial, None)
 
-    def _pick_member(self) -> tuple[optuna.Trial, int | None] | None:
+    def _pick_member(self, population: Population) -> tuple[optuna.Trial, int | None] | None:
         """The member of the population that is furthest behind, or the fork that takes its place."""
         new = self._ask()
         if new is not None:
@@ -181,7 +138,7 @@ class Ledger:
             self._unfinished, key=lambda number: (_progress(self._unfinished[number])["step"], number)
         )
         trial = self._unfinished.pop(number)
-        fork = self._fork(number)
+        fork = self._fork(number, population)
         if fork is None:
             return trial, None
         self._optuna.tell(number, state=TrialState.PRUNED)
@@ -208,12 +165,9 @@ class Ledger:
         asked = {_key(t.system_attrs.get("fixed_params", t.params)) for t in trials}
         return deque(proposal for proposal in proposals if _key(proposal) not in asked)
 
-    def _fork(self, number: int) -> optuna.Trial | None:
+    def _fork(self, number: int, population: Population) -> optuna.Trial | None:
         """A fork of a better member in place of this one, if it is among the worst."""
-        pbt, steps = self._pbt, self.study.experiment.training.steps
-        if pbt is None or number not in self._members:
-            return None
-        donor = population.choose_donor(number, self._members, pbt, self.study.objective, steps)
+        donor = population.donor(number)
         if donor is None or self._checkpoints is None:
             return None
         forked = self._optuna.get_trials(deepcopy=False)[donor]
@@ -222,20 +176,17 @@ class Ledger:
             return None
         try:
             record = json.loads(shared_storage.read(f"{source}/checkpoint.json"))
-        except OSError:
-            return None  # the storage is away: the member goes on as it is
-        step = record["evaluated_step"]
-        # A copy: the donor goes on, and drops what it no longer needs.
-        copy = f"{self._checkpoints}/forks/{donor:04d}_{step:09d}_for_{number:04d}"
-        try:
+            step = record["evaluated_step"]
+            # A copy: the donor goes on, and drops what it no longer needs.
+            copy = f"{self._checkpoints}/forks/{donor:04d}_{step:09d}_for_{number:04d}"
             shared_storage.copy(source, copy)
         except OSError:
-            return None
-        params = population.perturb(forked.params, self.study.search, pbt, number, step)
+            return None  # the storage is away: the member goes on as it is
+        params = population.perturb(forked.params, self.study.search, number, step)
         progress = {**forked.user_attrs["progress"], "step": step, "seconds": record["seconds"]}
         origin = {"trial": donor, "step": step}
         self._optuna.enqueue_trial(params, {"forked_from": origin, "checkpoint": copy, "progress": progress})
-        del self._members[number]
+        population.drop(number)
         return self._optuna.ask()
 
     def _assign(self, trial: optuna.Trial, replaces: int | None) -> Assignment | None:
@@ -305,10 +256,9 @@ class Ledger:
         # Last, and in one piece: what it vouches for is in the storage by now.
         trial.set_user_attr("progress", {"step": step, "seconds": metrics["seconds"], "best": best})
         self._has_reached_target |= self._is_on_target(trial.user_attrs)
-        if self._pbt:
-            self._members[number] = Member(step, scores[0])
-            between = step // self._pbt.interval_steps > progress["step"] // self._pbt.interval_steps
-            return Verdict.PAUSE if between else Verdict.GO_ON
+        if self._population:
+            pauses = self._population.measured(number, scores[0], before=progress["step"], step=step)
+            return Verdict.PAUSE if pauses else Verdict.GO_ON
         return Verdict.STOP if len(scores) == 1 and trial.should_prune() else Verdict.GO_ON
 
     def _is_on_target(self, attributes: Mapping[str, Any]) -> bool:
@@ -341,7 +291,8 @@ class Ledger:
 
     def fail(self, number: int, reason: str) -> None:
         """The trial ended without a usable result."""
-        self._members.pop(number, None)
+        if self._population:
+            self._population.drop(number)
         self._live[number].set_user_attr("reason", reason)
         self._tell(number, TrialState.FAIL)
 
@@ -368,14 +319,6 @@ class Ledger:
         self._optuna.tell(number, scores, state=state, skip_if_finished=True)
         del self._live[number]
 
-    @staticmethod
-    def _member(trial: FrozenTrial) -> Member | None:
-        """A trial's place in the population, if it has one: it was measured, and not stopped."""
-        if trial.state not in (TrialState.RUNNING, TrialState.COMPLETE) or not trial.intermediate_values:
-            return None
-        step = max(trial.intermediate_values)
-        return Member(step, trial.intermediate_values[step])
-
 
 def _progress(trial: optuna.Trial) -> dict[str, Any]:
     """How far a trial is, its training seconds, and its best evaluation."""
@@ -385,32 +328,3 @@ def _progress(trial: optuna.Trial) -> dict[str, Any]:
 
 def _key(params: Mapping[str, Any]) -> str:
     return json.dumps(params, sort_keys=True)
-
-
-def _open(storage: str | None) -> RDBStorage | None:
-    """The storage; in SQLite with a write-ahead log, as a study commits twenty times a trial.
-
-    A commit then waits for no disk. Where power fails the last ones are lost, and the evaluations in
-    them are measured again; where a process is killed nothing is.
-    """
-    if storage is None:
-        return None
-    opened = RDBStorage(storage)
-    if storage.startswith("sqlite:"):
-        sqlalchemy.event.listen(opened.engine, "connect", _write_ahead)
-        opened.engine.dispose()  # connections from now on are set
-    return opened
-
-
-def _write_ahead(connection: Any, _record: object) -> None:
-    connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("PRAGMA synchronous = NORMAL")
-
-
-def _differences(one: Any, other: Any, path: str = "") -> list[str]:
-    """Paths at which two trees of plain data differ."""
-    if isinstance(one, dict) and isinstance(other, dict):
-        keys = sorted({*one, *other})
-        found = [_differences(one.get(k), other.get(k), f"{path}.{k}" if path else k) for k in keys]
-        return [path for paths in found for path in paths]
-    return [] if one == other else [path]

@@ -1,0 +1,125 @@
+"""A study in Optuna's storage: opened, or created with its first trials and what others have learnt."""
+
+from __future__ import annotations
+
+import json
+import logging
+import uuid
+import warnings
+from typing import Any
+
+import optuna
+import sqlalchemy
+from optuna.storages import RDBStorage
+from optuna.trial import FrozenTrial
+
+from gpm_tune.errors import UserError
+from gpm_tune.study.accounts.records import StudyRecord, measure_of, read_study
+from gpm_tune.study.definition import space
+from gpm_tune.study.definition.specification import Study
+
+logging.getLogger("alembic").setLevel(logging.WARNING)
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # of a sampler that a file chose
+
+
+def open_study(study: Study, storage: str | None) -> optuna.Study:
+    """The study as the storage has it, from now on if it is new; in no storage one that is forgotten.
+
+    Raises UserError where a study of this name has another base, search space or objective.
+    """
+    opened = optuna.create_study(
+        storage=_open(storage),
+        study_name=study.name,
+        load_if_exists=True,
+        directions=["minimize" if goal.mode == "min" else "maximize" for goal in study.goals],
+    )
+    if "id" not in opened.user_attrs:
+        names = study.warm_start if storage else []
+        _create(opened, study, [trial for name in names for trial in _learn_from(name, study, storage or "")])
+    differing = _differences(json.loads(opened.user_attrs["identity"]), study.identity)
+    if differing:
+        raise UserError(
+            f"study '{study.name}' exists already with other values of "
+            f"{', '.join(differing)}; its trials would not be comparable. Choose another "
+            "name (--name), or give the file its former values to continue"
+        )
+    return opened
+
+
+def _open(storage: str | None) -> RDBStorage | None:
+    """The storage; in SQLite with a write-ahead log, as a study commits twenty times a trial.
+
+    A commit then waits for no disk. Where power fails the last ones are lost, and the evaluations in
+    them are measured again; where a process is killed nothing is.
+    """
+    if storage is None:
+        return None
+    opened = RDBStorage(storage)
+    if storage.startswith("sqlite:"):
+        sqlalchemy.event.listen(opened.engine, "connect", _write_ahead)
+        opened.engine.dispose()  # connections from now on are set
+    return opened
+
+
+def _write_ahead(connection: Any, _record: object) -> None:
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = NORMAL")
+
+
+def _create(opened: optuna.Study, study: Study, learnt: list[FrozenTrial]) -> None:
+    for start in study.start_from:
+        tree = space.put(study.base, start) if isinstance(start, dict) else study.base
+        opened.enqueue_trial(space.parameters(tree, study.base, study.search), skip_if_exists=True)
+    known = {trial.user_attrs.get("origin") for trial in opened.get_trials(deepcopy=False)}
+    opened.add_trials(trial for trial in learnt if trial.user_attrs["origin"] not in known)
+    opened.set_user_attr("identity", json.dumps(study.identity))
+    opened.set_user_attr("features", study.experiment.features)
+    opened.set_user_attr("id", uuid.uuid4().hex)  # last: it says that the rest is there
+
+
+def _learn_from(name: str, study: Study, storage: str) -> list[FrozenTrial]:
+    """The completed trials of a study that lie within another's search space, as trials of the latter.
+
+    A value that was not searched there is that study's base value.
+    Raises UserError where the two measure different things.
+    """
+    record = read_study(storage, name)
+    _refuse_other_measures(record, study)
+    found = []
+    for trial in record.trials:
+        if trial.state != "complete" or trial.scores is None:
+            continue
+        tree = space.put(record.experiment, trial.values)
+        try:
+            params = space.parameters(tree, study.base, study.search)
+        except ValueError:
+            continue
+        found.append(
+            optuna.create_trial(
+                params=params,
+                distributions={path: study.search[path].for_optuna for path in params},
+                values=trial.scores,
+                user_attrs={"origin": f"{name}/{trial.number}"},
+            )
+        )
+    return found
+
+
+def _refuse_other_measures(record: StudyRecord, study: Study) -> None:
+    here = measure_of(study.goals, study.base, study.experiment.features)
+    differing = [key for key, value in here.items() if record.measure[key] != value]
+    if differing:
+        raise UserError(
+            f"warm_start: study '{record.name}' has other values of {', '.join(differing)}; what it measured "
+            "cannot be compared with this study's trials"
+        )
+
+
+def _differences(one: Any, other: Any, path: str = "") -> list[str]:
+    """Paths at which two trees of plain data differ."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        keys = sorted({*one, *other})
+        found = [_differences(one.get(k), other.get(k), f"{path}.{k}" if path else k) for k in keys]
+        return [path for paths in found for path in paths]
+    return [] if one == other else [path]
