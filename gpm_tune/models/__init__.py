@@ -6,7 +6,14 @@ from gpm_tune.models.discr_flow import DiscrFlowConfig
 from gpm_tune.models.edm import EDMConfig
 from gpm_tune.models.gan import GANConfig
 from gpm_tune.models.kernel_flow import KernelFlowConfig
-from gpm_tune.models.particle_model import FreeParticleModel, GeneratorModel, ParticleModel, Samples, place
+from gpm_tune.models.particle_model import (
+    FreeParticleModel,
+    GeneratorModel,
+    ParticleModel,
+    Samples,
+    Sampling,
+    place,
+)
 from gpm_tune.models.score_gan import ScoreGANConfig
 from gpm_tune.plugins import Extensible
 
@@ -25,6 +32,7 @@ __all__ = [
     "ModelConfig",
     "ParticleModel",
     "Samples",
+    "Sampling",
     "ScoreGANConfig",
     "place",
 ]

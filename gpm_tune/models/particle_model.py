@@ -28,6 +28,18 @@ class Samples(NamedTuple):
     x: Tensor  # (n, *shape)
 
 
+class Sampling(NamedTuple):
+    """How samples are made, where that is not left to the model; a generator has no choice."""
+
+    solver: Solver | None = None
+    steps: int | None = None  # of the grid
+    # Further NFE than the full one: those that cannot be met are met from below, higher ones left out.
+    nfe: Sequence[int] = ()
+
+
+ITS_OWN = Sampling()
+
+
 def place(network: Network, device: torch.device | str) -> Network:
     """Move to a device, convolutions with their channels last in memory: faster on most."""
     return network.to(device).to(memory_format=torch.channels_last)
@@ -58,36 +70,17 @@ class ParticleModel(nn.Module, ABC):
         """Shape of the standard normal noise from which one sample is made."""
 
     @abstractmethod
-    def transport(
-        self,
-        noise: Tensor,
-        rng: torch.Generator,
-        nfe: Sequence[int] = (),
-        solver: Solver | None = None,
-        steps: int | None = None,
-    ) -> list[Samples]:
-        """Samples made from noise (n, *noise_shape), at the model's full cost and at lower ones.
-
-        nfe: further NFE; those that the model cannot meet exactly are met from below, those beyond
-        its full cost are left out. solver, steps: in place of the model's own, where it has any.
-        Returns one entry per NFE that came out, ascending.
-        """
+    def transport(self, noise: Tensor, rng: torch.Generator, how: Sampling = ITS_OWN) -> list[Samples]:
+        """Samples made from noise (n, *noise_shape): one entry per NFE that came out, ascending."""
 
     def noise(self, n: int, rng: torch.Generator) -> Tensor:
         """Standard normal noise for n samples: (n, *noise_shape)."""
         like = self.origin
         return torch.randn(n, *self.noise_shape, device=like.device, dtype=like.dtype, generator=rng)
 
-    def sample(
-        self,
-        n: int,
-        rng: torch.Generator,
-        nfe: Sequence[int] = (),
-        solver: Solver | None = None,
-        steps: int | None = None,
-    ) -> list[Samples]:
+    def sample(self, n: int, rng: torch.Generator, how: Sampling = ITS_OWN) -> list[Samples]:
         """n samples from fresh noise; see `transport`."""
-        return self.transport(self.noise(n, rng), rng, nfe, solver, steps)
+        return self.transport(self.noise(n, rng), rng, how)
 
 
 class GeneratorModel(ParticleModel):
@@ -124,16 +117,9 @@ class GeneratorModel(ParticleModel):
         """z ~ N(0, I)."""
         return (self.latent,)
 
-    def transport(
-        self,
-        noise: Tensor,
-        rng: torch.Generator,
-        nfe: Sequence[int] = (),
-        solver: Solver | None = None,
-        steps: int | None = None,
-    ) -> list[Samples]:
+    def transport(self, noise: Tensor, rng: torch.Generator, how: Sampling = ITS_OWN) -> list[Samples]:
         """g(z), for one evaluation of the generator per sample, whatever is asked for besides."""
-        del rng, nfe, solver, steps
+        del rng, how
         with count_evaluations(self.generator) as counter, torch.no_grad():
             x = self.generator(noise)
         return [Samples(counter.nfe(len(noise)), x)]
@@ -223,53 +209,42 @@ class FreeParticleModel(ParticleModel):
         """A point of the prior, standardised."""
         return tuple(self.origin.shape)
 
-    def transport(
-        self,
-        noise: Tensor,
-        rng: torch.Generator,
-        nfe: Sequence[int] = (),
-        solver: Solver | None = None,
-        steps: int | None = None,
-    ) -> list[Samples]:
+    def transport(self, noise: Tensor, rng: torch.Generator, how: Sampling = ITS_OWN) -> list[Samples]:
         """The particles at the end of their path, preceded by what they are at lower NFE.
 
-        Where the flow knows every grid, lower NFE come from coarser grids, unless `steps` fixes the
+        Where the flow knows every grid, lower NFE come from coarser grids, unless `how.steps` fixes the
         grid; else from stopping on the way (Figure 7a).
         """
-        solver = solver or self.solver
-        if not self.schedule.any_grid or steps:
-            return self._states(noise, solver, steps or self.steps, nfe, rng)
+        if not self.schedule.any_grid or how.steps:
+            return self._states(noise, rng, how)
         found: dict[int, Tensor] = {}
-        lengths = {length for k in nfe if 0 < (length := solver.steps(k)) < self.steps}
+        solver = how.solver or self.solver
+        lengths = {length for k in how.nfe if 0 < (length := solver.steps(k)) < self.steps}
         for length in sorted({*lengths, self.steps}):
-            (end,) = self._states(noise, solver, length, (), rng)
+            (end,) = self._states(noise, rng, Sampling(solver, length))
             found[end.nfe] = end.x
         return [Samples(cost, x) for cost, x in found.items()]
 
-    def process(
-        self, noise: Tensor, rng: torch.Generator, solver: Solver | None = None, steps: int | None = None
-    ) -> Iterator[Samples]:
+    def process(self, noise: Tensor, rng: torch.Generator, how: Sampling = ITS_OWN) -> Iterator[Samples]:
         """The particles of noise (n, *noise_shape) on their path: NFE 0, and after every step.
 
-        solver, steps: in place of the model's own. What lies beyond the last one taken is not computed.
+        What lies beyond the last one taken is not computed.
         """
         x, rows = self._start(noise), 0
         yield Samples(0, x)
-        grid = self.schedule.grid(steps or self.steps)
-        path = (solver or self.solver).path(lambda y, tau: self.velocity(y, tau, rng), x, grid, rng)
+        grid = self.schedule.grid(how.steps or self.steps)
+        path = (how.solver or self.solver).path(lambda y, tau: self.velocity(y, tau, rng), x, grid, rng)
         for _ in grid[1:]:
             with count_evaluations(self.flow.network) as counter:  # not of what others do between the steps
                 x = next(path)
             rows += counter.rows
             yield Samples(round(rows / len(x)), x)
 
-    def _states(
-        self, noise: Tensor, solver: Solver, steps: int, stops: Sequence[int], rng: torch.Generator
-    ) -> list[Samples]:
-        """The particles where they have just used up an NFE among the stops, and at the end of the grid."""
+    def _states(self, noise: Tensor, rng: torch.Generator, how: Sampling) -> list[Samples]:
+        """The particles where they have just used up an NFE that is asked for, and at the end of the grid."""
         states, end = [], None
-        for state in self.process(noise, rng, solver, steps):
-            if end is not None and end.nfe in stops:
+        for state in self.process(noise, rng, how):
+            if end is not None and end.nfe in how.nfe:
                 states.append(end)
             end = state
         assert end is not None, "a path has a start"

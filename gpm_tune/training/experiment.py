@@ -113,12 +113,11 @@ class Experiment(Config):
         return self
 
     def _check_what_is_trained(self) -> None:
-        has_generator = getattr(self.model, "generator", None) is not None
-        if self.training.generator_optimizer and not has_generator:
+        if self.training.generator_optimizer and not self.has_generator:
             raise ValueError(
                 f"training.generator_optimizer: model '{self.model.name}' has no generator; leave it out"
             )
-        trains = has_generator or self.model.name != "kernel_flow"
+        trains = self.has_generator or self.model.name != "kernel_flow"
         if trains and self.training.steps == 0:
             raise ValueError(f"training.steps must be at least 1 to train model '{self.model.name}'")
         if not trains and self.training.steps > 0:
@@ -151,6 +150,16 @@ class Experiment(Config):
             first = error.errors()[0]
             where = ".".join(map(str, ("model.teacher.experiment", *first["loc"])))
             raise ValueError(f"{where}: {reason(first)}") from None
+
+    @property
+    def has_generator(self) -> bool:
+        """Whether the model samples by a generator, in place of a path that free particles follow."""
+        return getattr(self.model, "generator", None) is not None
+
+    @property
+    def kept_samples(self) -> int:
+        """How many real samples the model's flow keeps."""
+        return getattr(self.model, "data_samples", 0)
 
     @property
     def data_label(self) -> str:
@@ -204,7 +213,7 @@ class Experiment(Config):
         """Raise UserError unless so many training samples suffice."""
         for key, needed in (
             ("training.batch_size", self.training.batch_size),
-            ("model.data_samples", getattr(self.model, "data_samples", 0)),
+            ("model.data_samples", self.kept_samples),
         ):
             if needed > count:
                 raise UserError(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +12,7 @@ from torch import Tensor
 
 from gpm_tune.config import nearest
 from gpm_tune.errors import UserError
-from gpm_tune.models import FreeParticleModel, ParticleModel, Samples
+from gpm_tune.models import FreeParticleModel, ParticleModel, Samples, Sampling
 from gpm_tune.sampling.euler import Euler
 from gpm_tune.sampling.interpolation import INTERPOLATIONS
 from gpm_tune.sampling.solvers import Solver, SolverConfig
@@ -80,8 +79,7 @@ class Sampler:
     @property
     def sampling_steps(self) -> int | None:
         """N of the grid; None for a generator."""
-        steps: int | None = self.options.get("steps")
-        return steps
+        return self.how.steps
 
     def _solver(self) -> Solver:
         """The solver asked for; with the experiment's options where it is the model's own."""
@@ -95,7 +93,7 @@ class Sampler:
         """The NFE, counted, and n samples (n, *shape) on the CPU. Raises UserError as `check` does."""
         self.check()
         rng = torch.Generator(self.model.origin.device).manual_seed(seed)
-        found = draw(self.model, n, rng, **self.options)
+        found = draw(self.model, n, rng, self.how)
         nfe = max((cost for cost in found if self.nfe is None or cost <= self.nfe), default=None)
         if nfe is None:
             raise UserError(f"no state of the path is reached with NFE {self.nfe}; the first: {min(found)}")
@@ -105,7 +103,7 @@ class Sampler:
         """The NFE, and the samples (n, *shape) that are made from given noise (n, *noise_shape)."""
         self.check()
         rng = torch.Generator(self.model.origin.device).manual_seed(seed)
-        found = self.model.transport(noise.to(self.model.origin), rng, **self.options)
+        found = self.model.transport(noise.to(self.model.origin), rng, self.how)
         nfe, x = [state for state in found if self.nfe is None or state.nfe <= self.nfe][-1]
         return Samples(nfe, x.cpu())
 
@@ -115,26 +113,26 @@ class Sampler:
         The last ones are those that `draw` gives. Raises UserError where the model has a generator.
         """
         self.check()
-        model, options = self.model, self.options
+        model = self.model
         if not isinstance(model, FreeParticleModel):
             raise UserError(
                 f"model '{self.experiment.model.name}' has no process of generation: a single evaluation "
                 "of its generator turns noise of another shape into a sample"
             )
         rng = torch.Generator(model.origin.device).manual_seed(seed)
-        path = model.process(model.noise(n, rng), rng, options["solver"], options["steps"])
+        path = model.process(model.noise(n, rng), rng, self.how)
         return [Samples(nfe, x.cpu()) for nfe, x in path if self.nfe is None or nfe <= self.nfe]
 
     @property
-    def options(self) -> dict[str, Any]:
-        """Of `ParticleModel.sample`, so that nothing is simulated beyond what is asked for."""
+    def how(self) -> Sampling:
+        """As the model takes it; nothing is simulated beyond what is asked for."""
         if not isinstance(self.model, FreeParticleModel):
-            return {}
+            return Sampling()
         solver = self._solver()
         if self.model.schedule.any_grid and self.steps is None and self.nfe is not None:
-            return {"solver": solver, "steps": solver.steps(self.nfe)}
+            return Sampling(solver, solver.steps(self.nfe))
         stops = range(1, self.nfe + 1) if self.nfe is not None else ()
-        return {"solver": solver, "steps": self.steps or self.model.steps, "nfe": stops}
+        return Sampling(solver, self.steps or self.model.steps, stops)
 
 
 def _name(solver: Solver) -> str:
@@ -164,7 +162,12 @@ def check_method(method: str) -> None:
 
 
 def load_sampler(
-    folder: Path, *, nfe: int | None, solver: str | None, steps: int | None, device: str
+    folder: Path,
+    *,
+    nfe: int | None = None,
+    solver: str | None = None,
+    steps: int | None = None,
+    device: str = "cpu",
 ) -> Sampler:
     """A checkpoint's best weights, ready to be sampled. Raises UserError where that is impossible."""
     sampler = Sampler(*load_model(folder, device), nfe, solver, steps)

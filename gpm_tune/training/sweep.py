@@ -67,11 +67,10 @@ class Simulation:
 
     def states(self, n: int, rng: torch.Generator) -> Iterator[Samples]:
         """n samples (n, *shape) at the highest NFE that each of those asked for allows, ascending."""
-        model, options = self.sampler.model, self.sampler.options
+        model = self.sampler.model
         if not isinstance(model, FreeParticleModel):
             return iter(model.sample(n, rng))
-        path = model.process(model.noise(n, rng), rng, options["solver"], options["steps"])
-        return last_within(path, self.asked)
+        return last_within(model.process(model.noise(n, rng), rng, self.sampler.how), self.asked)
 
 
 def last_within(path: Iterable[Samples], asked: Sequence[int | None]) -> Iterator[Samples]:
@@ -98,7 +97,7 @@ def plan(samplers: Sequence[Sampler]) -> list[Simulation]:
     """The fewest simulations that serve these requests: those with the same solver and grid share one."""
     shared: dict[tuple[str, int | None], list[Sampler]] = {}
     for sampler in samplers:
-        shared.setdefault((sampler.solver_name, sampler.options.get("steps")), []).append(sampler)
+        shared.setdefault((sampler.solver_name, sampler.sampling_steps), []).append(sampler)
     return [Simulation(group[0], tuple(sampler.nfe for sampler in group)) for group in shared.values()]
 
 
@@ -171,7 +170,7 @@ class _Bench:
         return [
             Measurement(
                 solver=sampler.solver_name,
-                sampling_steps=sampler.options.get("steps"),
+                sampling_steps=sampler.sampling_steps,
                 nfe=nfe,
                 samples=count,
                 split=conditions.split,
@@ -213,7 +212,7 @@ def _key(folder: Path, conditions: Conditions, simulation: Simulation) -> str:
         record["experiment"],
         asdict(conditions),
         sampler.solver_name,
-        sampler.options.get("steps"),
+        sampler.sampling_steps,
         simulation.asked,
     ]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]

@@ -17,9 +17,9 @@ from gpm_tune.data import Dataset, to_float
 from gpm_tune.data.dataset import Batches
 from gpm_tune.errors import DivergedError, UserError
 from gpm_tune.metrics import ImageMetrics, PointMetrics
-from gpm_tune.models import GeneratorModel, KernelFlowConfig, ParticleModel, place
+from gpm_tune.models import GeneratorModel, ParticleModel, Sampling, place
 from gpm_tune.models.flow import Denoise, Given, Terms, evaluating
-from gpm_tune.sampling.solvers import Solver
+from gpm_tune.models.particle_model import ITS_OWN
 from gpm_tune.training import checkpoint
 from gpm_tune.training.experiment import Experiment, OptimizerConfig
 from gpm_tune.training.machine import Machine, has_bfloat16, keep_freed_memory
@@ -97,18 +97,12 @@ class Trainer:
 
     def _build_model(self, cache: Path | None) -> ParticleModel:
         experiment = self.experiment
-        given = Given(self._samples_given(), self._load_teacher(cache))
+        kept = experiment.kept_samples
+        given = Given(to_float(self._real[:kept]) if kept else None, self._load_teacher(cache))
         with torch.random.fork_rng():
             torch.manual_seed(experiment.seed)
             model = experiment.model.build(experiment.data.shape, given)
         return place(model, self.device)
-
-    def _samples_given(self) -> Tensor | None:
-        """Real samples for a flow that keeps some."""
-        model = self.experiment.model
-        if not isinstance(model, KernelFlowConfig):
-            return None
-        return to_float(self._real[: model.data_samples])
 
     def _build_optimizers(self) -> dict[str, torch.optim.Adam]:
         """One for each part of the model that has parameters: flow, generator."""
@@ -215,7 +209,8 @@ class Trainer:
     def _evaluate(self) -> Evaluation:
         """Measure the model at every NFE asked for, with the same particles at each evaluation."""
         rng = torch.Generator(self.device).manual_seed(self.experiment.seed)
-        sets = self._sample(rng)
+        how, at_once = Sampling(nfe=self.experiment.evaluation.nfe), self.experiment.evaluation.batch_size
+        sets = draw(self.evaluated_model, self._samples, rng, how, at_once=at_once)
         metrics: dict[str, float] = {}
         for nfe, samples in sets.items():
             for name, value in self._metrics(samples).items():
@@ -254,13 +249,6 @@ class Trainer:
                 raise UserError(f"{name} is not measured: the model's full NFE is {measured['nfe']:g}")
             found[name] = value
         return found
-
-    def _sample(self, rng: torch.Generator) -> dict[int, Tensor]:
-        """NFE -> that many samples, of the averaged weights where there are some."""
-        evaluation = self.experiment.evaluation
-        return draw(
-            self.evaluated_model, self._samples, rng, nfe=evaluation.nfe, at_once=evaluation.batch_size
-        )
 
     def _keep_best(self, evaluation: Evaluation) -> None:
         metric = self.objective.metric
@@ -362,10 +350,8 @@ def draw(
     model: ParticleModel,
     count: int,
     rng: torch.Generator,
+    how: Sampling = ITS_OWN,
     *,
-    nfe: Sequence[int] = (),
-    solver: Solver | None = None,
-    steps: int | None = None,
     at_once: int = SAMPLED_AT_ONCE,
 ) -> dict[int, Tensor]:
     """NFE -> that many samples (count, *shape) in evaluation mode; see `ParticleModel.sample`.
@@ -375,6 +361,6 @@ def draw(
     parts: dict[int, list[Tensor]] = {}
     with evaluating(model):
         for start in range(0, count, at_once):
-            for cost, x in model.sample(min(at_once, count - start), rng, nfe, solver, steps):
+            for cost, x in model.sample(min(at_once, count - start), rng, how):
                 parts.setdefault(cost, []).append(x)
     return {cost: torch.cat(x) for cost, x in parts.items()}

@@ -6,41 +6,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from examples import IMAGE_MODELS, IMAGES, KERNEL_FLOW, MODELS, experiment_of
+from examples import experiment_of
 
 from gpm_tune.errors import UserError
-from gpm_tune.training import Experiment, Trainer
-from gpm_tune.training.generation import (
-    interpolate,
-    load_sampler,
-    write_interpolation,
-    write_samples,
-)
-
-
-def saved(folder: Path, experiment: Experiment) -> Path:
-    trainer = Trainer(experiment)
-    trainer.run_interval()
-    trainer.save(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A checkpoint of each kind of model."""
-    root = tmp_path_factory.mktemp("runs")
-    experiments = {
-        "discr_flow": experiment_of(model__sampling_steps=6),
-        "edm": experiment_of(model={**MODELS["edm"], "sampling_steps": 8}),
-        "gan": experiment_of(model=MODELS["gan"]),
-        "kernel": Experiment.model_validate(KERNEL_FLOW),
-        "images": experiment_of(**{**IMAGES, "model": IMAGE_MODELS["edm"]}),
-    }
-    return {name: saved(root / name, experiment) for name, experiment in experiments.items()}
-
-
-def sampler(folder: Path, **how: Any):
-    return load_sampler(folder, **{"nfe": None, "solver": None, "steps": None, "device": "cpu", **how})
+from gpm_tune.training import Trainer
+from gpm_tune.training.generation import interpolate, load_sampler, write_interpolation, write_samples
 
 
 @pytest.mark.parametrize(
@@ -59,7 +29,7 @@ def sampler(folder: Path, **how: Any):
     ],
 )
 def test_the_nfe_asked_for_is_spent(runs: dict[str, Path], run: str, how: dict[str, Any], nfe: int) -> None:
-    found, x = sampler(runs[run], **how).draw(20, seed=0)
+    found, x = load_sampler(runs[run], **how).draw(20, seed=0)
     assert found == nfe
     assert x.shape == (20, 2)
 
@@ -77,7 +47,7 @@ def test_the_nfe_asked_for_is_spent(runs: dict[str, Path], run: str, how: dict[s
 def test_a_process_leads_from_the_prior_to_the_samples(
     runs: dict[str, Path], run: str, how: dict[str, Any], steps: int, costs: list[int]
 ) -> None:
-    chosen = sampler(runs[run], **how)
+    chosen = load_sampler(runs[run], **how)
     states = chosen.process(500, seed=0)
     assert (chosen.sampling_steps, [nfe for nfe, _ in states]) == (steps, costs)
     assert torch.equal(states[-1].x, chosen.draw(500, seed=0)[1])
@@ -87,12 +57,12 @@ def test_a_process_leads_from_the_prior_to_the_samples(
 
 def test_a_generator_has_no_process(runs: dict[str, Path]) -> None:
     with pytest.raises(UserError, match="model 'gan' has no process of generation"):
-        sampler(runs["gan"]).process(4, seed=0)
-    assert sampler(runs["gan"]).sampling_steps is None
+        load_sampler(runs["gan"]).process(4, seed=0)
+    assert load_sampler(runs["gan"]).sampling_steps is None
 
 
 def test_samples_follow_the_seed(runs: dict[str, Path]) -> None:
-    chosen = sampler(runs["edm"], nfe=7)
+    chosen = load_sampler(runs["edm"], nfe=7)
     assert torch.equal(chosen.draw(5, seed=1)[1], chosen.draw(5, seed=1)[1])
     assert not torch.equal(chosen.draw(5, seed=1)[1], chosen.draw(5, seed=2)[1])
 
@@ -113,13 +83,13 @@ def test_impossible_requests_are_refused(
     runs: dict[str, Path], run: str, how: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(UserError, match=message):
-        sampler(runs[run], **how)
+        load_sampler(runs[run], **how)
 
 
 @pytest.mark.parametrize("run", ["gan", "edm", "discr_flow"])
 def test_interpolations_start_and_end_in_samples(runs: dict[str, Path], run: str) -> None:
     """Of latents or of prior points; neighbours lie closer together than the ends."""
-    chosen = sampler(runs[run])
+    chosen = load_sampler(runs[run])
     for method in ("linear", "spherical", "cauchy-linear", "spherical-cauchy-linear"):
         x = interpolate(chosen, rows=3, columns=9, seed=4, method=method).x
         assert x.shape == (3, 9, 2)
@@ -130,26 +100,26 @@ def test_interpolations_start_and_end_in_samples(runs: dict[str, Path], run: str
 
 def test_unknown_interpolations_are_refused(runs: dict[str, Path]) -> None:
     with pytest.raises(UserError, match="unknown interpolation 'spherica'; did you mean 'spherical'"):
-        interpolate(sampler(runs["gan"]), rows=1, columns=2, seed=0, method="spherica")
+        interpolate(load_sampler(runs["gan"]), rows=1, columns=2, seed=0, method="spherica")
 
 
 def test_samples_are_written_as_pictures_and_arrays(runs: dict[str, Path], tmp_path: Path) -> None:
-    write_samples(sampler(runs["images"]), tmp_path / "grid.png", n=4, seed=0)
+    write_samples(load_sampler(runs["images"]), tmp_path / "grid.png", n=4, seed=0)
     assert (tmp_path / "grid.png").read_bytes().startswith(b"\x89PNG")
-    write_samples(sampler(runs["edm"], nfe=7), tmp_path / "x.npz", n=4, seed=3)
+    write_samples(load_sampler(runs["edm"], nfe=7), tmp_path / "x.npz", n=4, seed=3)
     stored = np.load(tmp_path / "x.npz")
     assert stored["samples"].shape == (4, 2)
     assert (int(stored["nfe"]), int(stored["seed"])) == (7, 3)
     write_interpolation(
-        sampler(runs["images"]), tmp_path / "row.png", rows=2, columns=3, seed=0, method="linear"
+        load_sampler(runs["images"]), tmp_path / "row.png", rows=2, columns=3, seed=0, method="linear"
     )
     assert (tmp_path / "row.png").read_bytes().startswith(b"\x89PNG")
     for name, message in (("x.jpg", "ends in .png or .npz"), ("no/x.png", "there is no folder")):
         with pytest.raises(UserError, match=message):
-            write_samples(sampler(runs["edm"]), tmp_path / name, n=4, seed=0)
+            write_samples(load_sampler(runs["edm"]), tmp_path / name, n=4, seed=0)
 
 
 def test_a_checkpoint_without_an_evaluation_has_no_best_weights(tmp_path: Path) -> None:
     Trainer(experiment_of()).save(tmp_path)
     with pytest.raises(UserError, match="nothing was evaluated before this checkpoint"):
-        sampler(tmp_path)
+        load_sampler(tmp_path)

@@ -8,34 +8,14 @@ from typing import Any
 
 import pytest
 import torch
-from examples import IMAGE_MODELS, IMAGES, MODELS, experiment_of
+from examples import MODELS, experiment_of
 
 from gpm_tune.errors import UserError
 from gpm_tune.metrics import PointMetrics
 from gpm_tune.models import Samples
-from gpm_tune.training import Experiment, Trainer, sweep
+from gpm_tune.training import Trainer, sweep
 from gpm_tune.training.generation import Sampler, load_sampler
 from gpm_tune.training.sweep import Conditions, Measurement, evaluate, last_within, plan
-
-
-def saved(folder: Path, experiment: Experiment) -> Path:
-    trainer = Trainer(experiment)
-    trainer.run_interval()
-    trainer.save(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A checkpoint of each kind of model."""
-    root = tmp_path_factory.mktemp("runs")
-    experiments = {
-        "discr_flow": experiment_of(model__sampling_steps=6),
-        "edm": experiment_of(model={**MODELS["edm"], "sampling_steps": 8}),
-        "gan": experiment_of(model=MODELS["gan"]),
-        "images": experiment_of(**{**IMAGES, "model": IMAGE_MODELS["edm"]}),
-    }
-    return {name: saved(root / name, experiment) for name, experiment in experiments.items()}
 
 
 def measure(folder: Path, cache: Path, **changes: Any) -> list[Measurement]:
@@ -66,7 +46,7 @@ def test_nothing_is_simulated_beyond_the_last_nfe() -> None:
 
 def test_early_stops_share_one_simulation_and_grids_of_their_own_do_not(runs: dict[str, Path]) -> None:
     def simulations(run: str, **how: Any) -> list[tuple[int | None, ...]]:
-        whole = load_sampler(runs[run], nfe=None, solver=None, steps=None, device="cpu")
+        whole = load_sampler(runs[run])
         samplers = [Sampler(whole.experiment, whole.model, n, **how) for n in (1, 2, 4)]
         return [simulation.asked for simulation in plan(samplers)]
 
@@ -88,7 +68,7 @@ def test_a_sweep_has_the_values_of_single_evaluations(
 
 def test_samples_are_those_that_the_sampler_draws(runs: dict[str, Path], tmp_path: Path) -> None:
     (found,) = measure(runs["discr_flow"], tmp_path, nfe=[4], samples=1200)
-    sampler = load_sampler(runs["discr_flow"], nfe=4, solver=None, steps=None, device="cpu")
+    sampler = load_sampler(runs["discr_flow"], nfe=4)
     data = sampler.experiment.data.load(sampler.experiment.seed)
     expected = PointMetrics(data.test[:200], sampler.experiment.data.means, sampler.experiment.data.std)
     assert found.metrics == pytest.approx(expected(sampler.draw(1200, seed=0)[1]))
