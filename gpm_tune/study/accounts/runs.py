@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 from gpm_tune.config import nearest
 from gpm_tune.errors import UserError
@@ -15,7 +16,8 @@ from gpm_tune.study.accounts.records import (
     read_study,
     study_names,
 )
-from gpm_tune.study.definition.specification import CONFIRMATION
+from gpm_tune.study.definition import space
+from gpm_tune.study.definition.specification import CONFIRMATION, Study
 from gpm_tune.study.storage import shared_storage
 from gpm_tune.study.storage.home import Home
 from gpm_tune.training import Experiment, checkpoint
@@ -83,26 +85,21 @@ def _trial(record: StudyRecord, number: str) -> TrialRecord:
 
 def _tracked(run: str, home: Home) -> Path:
     """The checkpoint that MLflow's tag of a run names."""
-    folder = shared_storage.local(_tag(run, home), home.cache)
-    if not (folder / "checkpoint.json").is_file():
-        raise UserError(f"run {run}: its checkpoint {folder} is not on this machine")
-    return folder
-
-
-def _tag(run_id: str, home: Home) -> str:
-    """The checkpoint that a run's tag names."""
     if not home.is_tracked:
-        raise UserError(f"run {run_id}: nothing has been tracked in {home.tracking_uri} yet")
+        raise UserError(f"run {run}: nothing has been tracked in {home.tracking_uri} yet")
     client = home.mlflow()
     from mlflow.exceptions import MlflowException
 
     try:
-        tags = client.get_run(run_id).data.tags
+        tags = client.get_run(run).data.tags
     except MlflowException as error:
-        raise UserError(f"run {run_id}: {error.message}, in {home.tracking_uri}") from None
+        raise UserError(f"run {run}: {error.message}, in {home.tracking_uri}") from None
     if "gpm.checkpoint" not in tags:
-        raise UserError(f"run {run_id}: it has no checkpoint; a study's parent run has none, its trials do")
-    return str(tags["gpm.checkpoint"])
+        raise UserError(f"run {run}: it has no checkpoint; a study's parent run has none, its trials do")
+    folder = shared_storage.local(tags["gpm.checkpoint"], home.cache)
+    if not (folder / "checkpoint.json").is_file():
+        raise UserError(f"run {run}: its checkpoint {folder} is not on this machine")
+    return folder
 
 
 def find_teacher(experiment: Experiment, home: Home) -> Experiment:
@@ -121,3 +118,22 @@ def find_teacher(experiment: Experiment, home: Home) -> Experiment:
     plain = experiment.model_dump(mode="json")
     plain["model"]["teacher"] = {"checkpoint": str(folder)}
     return Experiment.model_validate(plain)
+
+
+def find_start_points(study: Study, home: Home) -> Study:
+    """The study with start points that were given by MLflow runs given by their values instead.
+
+    Raises UserError where a run has no checkpoint, or its values lie outside the search space.
+    """
+    starts: list[str | dict[str, Any]] = []
+    for start in study.start_from:
+        if isinstance(start, str) and start != "base":
+            tree = read_experiment(checkpoint_of(start, home)).model_dump(mode="json")
+            try:
+                space.parameters(tree, study.base, study.search)
+            except ValueError as error:
+                raise UserError(f"start_from: run {start}: its {error}") from None
+            starts.append(space.found(tree, study.search))
+        else:
+            starts.append(start)
+    return study.model_copy(update={"start_from": starts})

@@ -23,7 +23,6 @@ from gpm_tune.study.cluster.nodes import (
     ask_every_node,
     clock_offsets,
     differences,
-    existing,
     listed,
     look,
     look_everywhere,
@@ -31,7 +30,7 @@ from gpm_tune.study.cluster.nodes import (
 from gpm_tune.study.cluster.probe import place_of, round_trip, within
 from gpm_tune.study.definition.specification import Study, find_file, load_study
 from gpm_tune.study.storage import shared_storage
-from gpm_tune.study.storage.home import Home
+from gpm_tune.study.storage.home import Home, existing
 from gpm_tune.study.tracking.sender import without_login
 
 HERE = "this machine"

@@ -58,15 +58,22 @@ def fetch(name: str, home: Home, get: Get, *, checkpoints: str) -> StudyRecord:
     return read_study(home.optuna_uri, name)
 
 
-def take_over(name: str, home: Home, get: Get) -> None:
-    """Bring a study here that another machine has continued further, to be continued here.
+def take_over(name: str, home: Home) -> None:
+    """Bring a study here that another machine has continued further, as far as the home's storage has it.
 
-    Raises UserError where the home has another one of this name.
+    Raises UserError where the storage cannot be read, or has another study of this name.
     """
-    with _fetched(name, home, get) as (found, folder):
-        here = _present(name, home)
-        if here is None or _trained(here) < _trained(found):
-            _replace(found, home, folder, get, set())
+    try:
+        if home.storage and shared_storage.exists(f"{home.stored(name)}/optuna.db"):
+            get = from_storage(home.storage)
+            with _fetched(name, home, get) as (found, folder):
+                here = _present(name, home)
+                if here is None or _trained(here) < _trained(found):
+                    _replace(found, home, folder, get, set())
+    except OSError as error:
+        raise UserError(
+            f"the storage {home.storage} cannot be read: {error}; `gpm-tune doctor` says more"
+        ) from None
 
 
 def deliver(name: str, home: Home) -> None:

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypedDict, TypeVar
 
 import torch
-from filelock import FileLock
 
 from gpm_tune.errors import UserError
 from gpm_tune.metrics import check_features
 from gpm_tune.plugins import packages
-from gpm_tune.study.storage import shared_storage
+from gpm_tune.study.storage.home import existing
+from gpm_tune.study.storage.inputs import prepare_data
 from gpm_tune.study.tracking.provenance import code_digest, data_fingerprint
 from gpm_tune.training import Experiment
 from gpm_tune.version import __version__
@@ -301,36 +301,6 @@ def _make_ready(plain: Mapping[str, Any], storage: str | None) -> tuple[str, str
     return fingerprint, ""
 
 
-def prepare_data(experiment: Experiment, storage: str | None = None) -> None:
-    """Make sure that this node has the experiment's data, and enough of them.
-
-    They are copied from the storage, where that has them. Raises UserError where they cannot be had.
-    """
-    data = experiment.data
-    files: Path | None = getattr(data, "files", None)  # of the data sets that have some
-    if storage and files is not None and not files.exists():
-        _copy_from(f"{storage}/data/{files.name}", files)
-    data.prepare()
-    experiment.check_samples(len(data.load(experiment.seed).train))
-
-
-def _copy_from(source: str, files: Path) -> None:
-    """Copy a data set from the storage, if that has it; of several processes one does, others wait."""
-    try:
-        if not shared_storage.patiently(lambda: shared_storage.exists(source)):
-            return
-        files.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{files}.lock"):
-            if not files.exists():
-                shared_storage.patiently(
-                    lambda: shared_storage.bring(
-                        lambda partial: shared_storage.copy(source, str(partial)), files
-                    )
-                )
-    except OSError as error:
-        raise UserError(f"{source} cannot be copied to {files}: {error}") from None
-
-
 def _gpus() -> tuple[str, str, list[Gpu]]:
     """The NVIDIA driver's version, the newest CUDA that it runs, and its GPUs; nothing where it is absent."""
     import pynvml
@@ -353,8 +323,3 @@ def _gpu(handle: Any) -> Gpu:
 
     memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
     return Gpu(name=str(pynvml.nvmlDeviceGetName(handle)), memory=int(memory.total), free=int(memory.free))
-
-
-def existing(folder: Path) -> Path:
-    """The folder, or the nearest above it that exists: where it would be made."""
-    return next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())

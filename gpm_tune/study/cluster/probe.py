@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from gpm_tune.errors import UserError
-from gpm_tune.study.cluster.nodes import existing
 from gpm_tune.study.storage import shared_storage
+from gpm_tune.study.storage.home import existing
 
 PROBE_BYTES = 4_000_000
 

@@ -12,11 +12,10 @@ import yaml
 from rich.console import Console
 
 from gpm_tune.errors import UserError
-from gpm_tune.metrics import check_features
 from gpm_tune.study.accounts.confirmation import ConfirmationLedger
 from gpm_tune.study.accounts.ledger import Ledger
 from gpm_tune.study.accounts.records import read_study
-from gpm_tune.study.accounts.runs import checkpoint_of, find_teacher
+from gpm_tune.study.accounts.runs import find_start_points, find_teacher
 from gpm_tune.study.cluster.connection import (
     check_resources,
     connected,
@@ -24,42 +23,25 @@ from gpm_tune.study.cluster.connection import (
     totals,
     trials_at_a_time,
 )
-from gpm_tune.study.cluster.fetching import from_storage, take_over
-from gpm_tune.study.cluster.nodes import NodeReport, check_same, look, look_everywhere, prepare_data
-from gpm_tune.study.definition import space
+from gpm_tune.study.cluster.fetching import take_over
+from gpm_tune.study.cluster.nodes import NodeReport, check_same, look, look_everywhere
 from gpm_tune.study.definition.specification import CONFIRMATION, Study
 from gpm_tune.study.running.conductor import Conductor
 from gpm_tune.study.running.interrupts import interruptible
 from gpm_tune.study.running.progress import StudyProgress
 from gpm_tune.study.storage import shared_storage
 from gpm_tune.study.storage.home import Home
+from gpm_tune.study.storage.inputs import prepare
 from gpm_tune.study.storage.locks import only_once
 from gpm_tune.study.storage.mirror import Mirror
 from gpm_tune.study.tracking.provenance import data_fingerprint, environment_tags, requirements, run_tags
 from gpm_tune.study.tracking.sender import without_login
 from gpm_tune.study.tracking.tracker import RunLog, Tracker
-from gpm_tune.training import Experiment
-from gpm_tune.training.saved import read_experiment
-from gpm_tune.training.teacher import teacher_checkpoint
 
 JOIN_SECONDS = 900.0  # for the first node of a cluster, whose set-up may install everything
 JOIN_LOOK_SECONDS = 2.0
 
 _log = logging.getLogger("gpm_tune")
-
-
-def prepare(experiment: Experiment, home: Home) -> None:
-    """Make sure that data, feature network and teacher can be had.
-
-    Raises UserError where they cannot, before any work has started.
-    """
-    prepare_data(experiment, home.storage)
-    if experiment.features:
-        check_features(experiment.features, experiment.evaluation.inception_weights)
-    if experiment.teacher is not None:
-        prepare(experiment.teacher, home)
-    else:
-        teacher_checkpoint(experiment, home.cache)
 
 
 def run_study(study: Study, home: Home, address: str, console: Console) -> bool:
@@ -69,8 +51,8 @@ def run_study(study: Study, home: Home, address: str, console: Console) -> bool:
     """
     _log.info("home %s, MLflow %s, storage %s", home.root, without_login(home.tracking_uri), home.storage)
     home.check()
-    _take_over(study.name, home)
-    study = _find_start_points(study.with_experiment(find_teacher(study.experiment, home)), home)
+    take_over(study.name, home)
+    study = find_start_points(study.with_experiment(find_teacher(study.experiment, home)), home)
     prepare(study.experiment, home)
     if address == "local":
         check_resources(study.resources, this_machine(), "this machine")
@@ -91,41 +73,6 @@ def run_study(study: Study, home: Home, address: str, console: Console) -> bool:
                 stage = ConfirmationLedger(study, home.optuna_uri, best)
                 finished = _run_stage(stage, home, address, tracker, console)
     return finished
-
-
-def _take_over(name: str, home: Home) -> None:
-    """Bring a study here that another machine has continued, and that the storage has.
-
-    Raises UserError where the storage cannot be read, or has another study of this name.
-    """
-    if home.storage is None:
-        return
-    try:
-        if shared_storage.exists(f"{home.stored(name)}/optuna.db"):
-            take_over(name, home, from_storage(home.storage))
-    except OSError as error:
-        raise UserError(
-            f"the storage {home.storage} cannot be read: {error}; `gpm-tune doctor` says more"
-        ) from None
-
-
-def _find_start_points(study: Study, home: Home) -> Study:
-    """The study with start points that were given by MLflow runs given by their values instead.
-
-    Raises UserError where a run has no checkpoint, or its values lie outside the search space.
-    """
-    starts: list[str | dict[str, Any]] = []
-    for start in study.start_from:
-        if isinstance(start, str) and start != "base":
-            tree = read_experiment(checkpoint_of(start, home)).model_dump(mode="json")
-            try:
-                space.parameters(tree, study.base, study.search)
-            except ValueError as error:
-                raise UserError(f"start_from: run {start}: its {error}") from None
-            starts.append(space.found(tree, study.search))
-        else:
-            starts.append(start)
-    return study.model_copy(update={"start_from": starts})
 
 
 def _run_stage(ledger: Ledger, home: Home, address: str, tracker: Tracker, console: Console) -> bool:
@@ -244,7 +191,7 @@ def _build_tuner(study: Study, home: Home, conductor: Conductor, switch: Any, ow
         ConductedSearcher,
     )
     from gpm_tune.study.running.trainable import TrialTrainable
-    from gpm_tune.study.storage.trial_checkpoints import trial_folder
+    from gpm_tune.study.storage.trial_checkpoints import next_session, trial_folder
 
     resources = study.resources
     # Tune would hand credentials to trials in a way that Ray logs. Nodes have their own.
@@ -257,8 +204,6 @@ def _build_tuner(study: Study, home: Home, conductor: Conductor, switch: Any, ow
     )
     checkpoints = home.checkpoints(study.name)
     files, folder = shared_storage.opened(checkpoints)
-    earlier = [name for name in shared_storage.children(checkpoints) if name.startswith("session_")]
-    session = int(earlier[-1].split("_")[1]) + 1 if earlier else 0
     shared = {
         "objective": study.objective.model_dump(),
         "wanted": study.wanted,
@@ -280,9 +225,7 @@ def _build_tuner(study: Study, home: Home, conductor: Conductor, switch: Any, ow
             trial_dirname_creator=lambda trial: trial_folder(trial.config["number"], trial.config["attempt"]),
         ),
         run_config=tune.RunConfig(
-            # A session of its own: a continued trial's new checkpoints never meet its old ones.
-            # Nor those of a study of this name that was deleted, of which nodes may have copies.
-            name=f"session_{session:03d}_{conductor.study_id[:8]}",
+            name=next_session(checkpoints, conductor.study_id),
             storage_path=folder,
             storage_filesystem=files if shared_storage.is_bucket(checkpoints) else None,
             failure_config=tune.FailureConfig(max_failures=0),  # the searcher starts them again

@@ -12,8 +12,8 @@ from rich.console import Console
 from gpm_tune.errors import DivergedError
 from gpm_tune.study.accounts.runs import find_teacher
 from gpm_tune.study.running.interrupts import interruptible
-from gpm_tune.study.running.run import prepare
 from gpm_tune.study.storage.home import Home
+from gpm_tune.study.storage.inputs import prepare
 from gpm_tune.study.storage.locks import only_once
 from gpm_tune.study.tracking.provenance import run_tags
 from gpm_tune.study.tracking.tracker import RunLog, Tracker

@@ -13,7 +13,7 @@ from gpm_tune.errors import DivergedError, UserError
 from gpm_tune.study.definition.specification import Study
 from gpm_tune.study.running.trainable import Interruption
 from gpm_tune.study.storage.home import Home
-from gpm_tune.study.storage.teachers import fetch_teacher, share_teacher
+from gpm_tune.study.storage.inputs import fetch_teacher, share_teacher
 from gpm_tune.training import Experiment, checkpoint
 from gpm_tune.training.pretraining import train_teacher
 from gpm_tune.training.teacher import teacher_folder

@@ -19,7 +19,7 @@ from gpm_tune.errors import DivergedError, UserError
 from gpm_tune.study.cluster.nodes import NodeReport, look, misfit
 from gpm_tune.study.running.time_limit import TimeLimit
 from gpm_tune.study.storage import shared_storage, trial_checkpoints
-from gpm_tune.study.storage.teachers import fetch_teacher
+from gpm_tune.study.storage.inputs import fetch_teacher
 from gpm_tune.training import Experiment, Objective, Trainer
 from gpm_tune.training.machine import return_freed_memory
 from gpm_tune.training.resuming import resume

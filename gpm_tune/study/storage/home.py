@@ -46,7 +46,7 @@ class Home:
 
     def check(self) -> None:
         """Raise UserError unless the folder can be written, or made."""
-        place = next(folder for folder in (self.root, *self.root.parents) if folder.exists())
+        place = existing(self.root)
         if not place.is_dir() or not os.access(place, os.W_OK):
             problem = "cannot be written" if place.is_dir() else "is no folder"
             raise UserError(f"{self.root}: {place} {problem}; name another one with --home, or GPM_TUNE_HOME")
@@ -98,3 +98,8 @@ class Home:
     def experiment(self, name: str) -> Path:
         """Folder of a single experiment's run."""
         return self.root / "experiments" / name
+
+
+def existing(folder: Path) -> Path:
+    """The folder, or the nearest above it that exists: where it would be made."""
+    return next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())

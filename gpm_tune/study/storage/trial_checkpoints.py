@@ -43,6 +43,17 @@ def location(checkpoints: str, path: str) -> str:
     return "/".join([checkpoints, *PurePosixPath(path).parts[-3:]])
 
 
+def next_session(checkpoints: str, study_id: str) -> str:
+    """The name of the folder of another session of a study.
+
+    A continued trial's new checkpoints never meet its old ones there. Nor those of a study of this name
+    that was deleted, of which nodes may have copies.
+    """
+    earlier = _sessions(checkpoints)
+    number = int(earlier[-1].split("_")[1]) + 1 if earlier else 0
+    return f"session_{number:03d}_{study_id[:8]}"
+
+
 def trial_folder(number: int, attempt: int = 0) -> str:
     """The name of a trial's folder; attempt: how often it was handed out before in this session."""
     return f"trial_{number:04d}" + (f".{attempt}" if attempt else "")
@@ -54,14 +65,17 @@ def _all(latest: str) -> list[str]:
     names = trial.partition(".")[0]
     found = [
         f"{base}/{session}/{attempt}/{name}"
-        for session in shared_storage.children(base)
-        if session.startswith("session_")
+        for session in _sessions(base)
         for attempt in shared_storage.children(f"{base}/{session}")
         if attempt.partition(".")[0] == names
         for name in shared_storage.children(f"{base}/{session}/{attempt}")
         if name.startswith("checkpoint_")
     ]
     return sorted(found, key=_age)
+
+
+def _sessions(checkpoints: str) -> list[str]:
+    return [name for name in shared_storage.children(checkpoints) if name.startswith("session_")]
 
 
 def _is_whole(place: str) -> bool:

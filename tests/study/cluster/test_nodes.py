@@ -33,10 +33,10 @@ from gpm_tune.study.cluster.nodes import (
     differences,
     look,
     look_everywhere,
-    prepare_data,
 )
 from gpm_tune.study.definition import space
 from gpm_tune.study.storage.home import Home
+from gpm_tune.study.storage.inputs import prepare_data
 from gpm_tune.study.tracking.provenance import code_digest
 from gpm_tune.training import Experiment
 
