@@ -14,7 +14,7 @@ from gpm_tune.study.accounts.ledger import Ledger
 from gpm_tune.study.definition.specification import Study
 from gpm_tune.study.storage.home import Home
 from gpm_tune.study.views.forecast import Forecast, forecast, forecast_lines
-from gpm_tune.study.views.results import show_value
+from gpm_tune.study.views.results import short_path, show_value
 
 TRIALS = 5
 
@@ -63,7 +63,9 @@ class Preview:
 
     def _trials(self) -> Table:
         paths = list(self.study.search)
-        table = Table("trial", *paths, title=f"the first {len(self.first)} of {self.left} trials")
+        heads = [short_path(path, paths) for path in paths]
+        title = f"the first {len(self.first)} of {self.left} trials"
+        table = Table("trial", *heads, title=title, box=SIMPLE_HEAD)
         for number, values in self.first.items():
             table.add_row(str(number), *(show_value(values.get(path, "-")) for path in paths))
         return table
