@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 import traceback
 from collections.abc import Callable
@@ -36,27 +37,26 @@ def run(application: Callable[[], object]) -> None:
     """Call it, and turn every error into a message and an exit code."""
     try:
         application()
-    except UserError as error:
-        sys.exit(_end(BAD_INPUT, str(error)))
-    except DivergedError as error:
-        sys.exit(_end(NO_RESULT, f"training diverged: {error}"))
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(INTERRUPTED)
     except Exception as error:
-        traceback.print_exc()
-        sys.exit(
-            _end(
-                BUG,
-                f"{type(error).__name__}: a bug of gpm-tune; please report it with the lines above",
-            )
-        )
+        code, message = _judge(error)
+        if output.verbose or code == BUG:
+            traceback.print_exc()
+        for line in message.splitlines():
+            print(f"error: {line}", file=sys.stderr)
+        sys.exit(code)
 
 
-def _end(code: int, message: str) -> int:
-    """Say why the program ends, each line marked; with --verbose also where in the code it arose."""
-    if output.verbose and code != BUG:
-        traceback.print_exc()
-    for line in message.splitlines():
-        print(f"error: {line}", file=sys.stderr)
-    return code
+def _judge(error: Exception) -> tuple[int, str]:
+    """The exit code for an error, and what a person is told."""
+    if isinstance(error, UserError):
+        return BAD_INPUT, str(error)
+    if isinstance(error, DivergedError):
+        return NO_RESULT, f"training diverged: {error}"
+    if isinstance(error, OSError) and error.filename is not None:
+        # A name that no file can have is bad input; a full disk, say, is trouble of the machine.
+        code = BAD_INPUT if error.errno == errno.ENAMETOOLONG else NO_RESULT
+        return code, f"{error.filename}: {error.strerror}"
+    return BUG, f"{type(error).__name__}: a bug of gpm-tune; please report it with the lines above"
