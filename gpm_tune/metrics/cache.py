@@ -13,9 +13,14 @@ from torch import Tensor
 
 
 def cached(
-    file: Path, names: Sequence[str], compute: Callable[[], Mapping[str, Tensor]]
+    file: Path | None, names: Sequence[str], compute: Callable[[], Mapping[str, Tensor]]
 ) -> Mapping[str, Tensor]:
-    """The tensors of these names from the file; computed and kept there where it is not whole."""
+    """The tensors of these names from the file; computed and kept there where it is not whole.
+
+    file: None to compute them, and keep nothing.
+    """
+    if file is None:
+        return compute()
     found: Mapping[str, Tensor] | None = _load(file, names)
     if found is None:
         found = compute()

@@ -136,11 +136,16 @@ class FeatureExtractor:
         """
         return torch.cat([self.network(batch) for batch in self.batches(finite(images))])
 
-    def key(self, images: Tensor) -> str:
-        """A name for the features of these images: of the network, its weights, and the images' bytes."""
+    def file(self, cache: Path | None, what: str, images: Tensor) -> Path | None:
+        """Where a cache, if there is one, keeps what was computed from the features of these images.
+
+        Its name goes by the network, its weights, and the images' bytes.
+        """
+        if cache is None:
+            return None
         digest = hashlib.sha256(self._features.encode() + fingerprint(self.network).encode())
         digest.update(str(tuple(images.shape)).encode() + _to_bytes(images).cpu().numpy().tobytes())
-        return f"{self._features}-{digest.hexdigest()[:32]}"
+        return cache / f"{what}-{self._features}-{digest.hexdigest()[:32]}.safetensors"
 
 
 def finite(samples: Tensor) -> Tensor:

@@ -33,16 +33,10 @@ class ImageMetrics:
         file may be given. cache: a folder, shared safely between processes.
         Raises UserError where Inception's weights cannot be had.
         """
-        self._extractor = FeatureExtractor(features, weights, device)
-        fit = self._fit(reference, cache)
-        self._distance = FrechetDistance(GaussianFit(fit.mean.to(device), fit.factor.to(device)))
-
-    def _fit(self, reference: Tensor, cache: Path | None) -> GaussianFit:
-        if cache is None:
-            return fit_gaussian(self._extractor(reference))
-        file = cache / f"fid-{self._extractor.key(reference)}.safetensors"
-        fields = GaussianFit._fields
-        return GaussianFit(**cached(file, fields, lambda: fit_gaussian(self._extractor(reference))._asdict()))
+        self._extractor = extract = FeatureExtractor(features, weights, device)
+        file = extract.file(cache, "fid", reference)
+        fit = cached(file, GaussianFit._fields, lambda: fit_gaussian(extract(reference))._asdict())
+        self._distance = FrechetDistance(GaussianFit(fit["mean"].to(device), fit["factor"].to(device)))
 
     def __call__(self, samples: Tensor) -> dict[str, float]:
         """{"fid": …} of at least two samples (n, C, H, W); raises DivergedError if not finite."""

@@ -68,17 +68,12 @@ class ImageQuality:
         """
         _check_count(reference, "the reference")
         self._device = device
-        self._extractor = FeatureExtractor(features, weights, device)
-        real = self._real_features(reference, cache).to(device)
+        self._extractor = extract = FeatureExtractor(features, weights, device)
+        file = extract.file(cache, "features", reference)
+        real = cached(file, ["features"], lambda: {"features": extract(reference)})["features"].to(device)
         self._frechet = FrechetDistance(fit_gaussian(real))
         self._kernel = KernelDistance(real)
         self._manifold = Manifold(real)
-
-    def _real_features(self, reference: Tensor, cache: Path | None) -> Tensor:
-        if cache is None:
-            return self._extractor(reference)
-        file = cache / f"features-{self._extractor.key(reference)}.safetensors"
-        return cached(file, ["features"], lambda: {"features": self._extractor(reference)})["features"]
 
     def features(self, samples: Tensor) -> Tensor:
         """The network's activations (n, d), on the CPU, of images (n, C, H, W) in [-1, 1]."""

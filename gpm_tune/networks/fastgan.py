@@ -6,11 +6,11 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn.functional import adaptive_avg_pool2d, avg_pool2d, glu, interpolate, leaky_relu, silu
+from torch.nn.functional import adaptive_avg_pool2d, avg_pool2d, glu, leaky_relu, silu
 
 from gpm_tune.config import WIDEST, Config
 from gpm_tune.networks.initialization import Initialization, Normal, initialize
-from gpm_tune.networks.layers import Conv, Modulation, check_images
+from gpm_tune.networks.layers import Conv, Modulation, check_images, upsample
 
 # Side of the images -> channels of the first convolution and after each halving, in units of the width.
 DISCRIMINATOR_WIDTHS = {32: (2, 4, 8, 16), 64: (1, 2, 4, 8, 16)}
@@ -144,7 +144,7 @@ class UpBlock(nn.Module):
         self.second = Conv(outputs, 2 * outputs, 3, padding=1, norm=norm) if double else None
 
     def forward(self, x: Tensor) -> Tensor:  # (B, C, H, W) -> (B, C', 2H, 2W)
-        x = glu(self.first(interpolate(x, scale_factor=2, mode="nearest")), dim=1)
+        x = glu(self.first(upsample(x)), dim=1)
         return x if self.second is None else glu(self.second(x), dim=1)
 
 

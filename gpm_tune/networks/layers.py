@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import dropout
+from torch.nn.functional import dropout, interpolate
 
 
 class TimeMLP(nn.Sequential):
@@ -82,6 +82,11 @@ class Modulation(nn.Module):
 
     def forward(self, embedding: Tensor | None) -> Tensor | None:  # (B, E) -> (B, 2E)
         return None if self.mlp is None else self.mlp(embedding)
+
+
+def upsample(x: Tensor) -> Tensor:  # (B, C, H, W) -> (B, C, 2H, 2W)
+    """Twice the side, by repeating pixels."""
+    return interpolate(x, scale_factor=2, mode="nearest")
 
 
 def check_images(name: str, shape: tuple[int, ...], sides: tuple[int, ...]) -> None:

@@ -8,11 +8,11 @@ import torch
 from pydantic import Field, NonNegativeInt
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.functional import interpolate, max_pool2d, relu, scaled_dot_product_attention
+from torch.nn.functional import max_pool2d, relu, scaled_dot_product_attention
 
 from gpm_tune.config import WIDEST, Config
 from gpm_tune.networks.initialization import Initialization, Normal, initialize
-from gpm_tune.networks.layers import Conv, Modulation, check_images
+from gpm_tune.networks.layers import Conv, Modulation, check_images, upsample
 
 # Side of the images -> channels after each block, in units of the width, and the number of blocks that halve.
 DISCRIMINATOR_WIDTHS = {32: (2, 2, 2, 2), 64: (1, 2, 4, 8, 16)}
@@ -180,9 +180,9 @@ class UpBlock(nn.Module):
         self.shortcut = Conv(inputs, outputs, 1)
 
     def forward(self, x: Tensor) -> Tensor:  # (B, C, H, W) -> (B, C', 2H, 2W)
-        y = relu(self.first(_double(relu(self.norm(x)))))
+        y = relu(self.first(upsample(relu(self.norm(x)))))
         # A 1 x 1 convolution commutes with repeating pixels, and costs a quarter before it.
-        output: Tensor = self.second(y) + _double(self.shortcut(x))
+        output: Tensor = self.second(y) + upsample(self.shortcut(x))
         return output
 
 
@@ -210,10 +210,6 @@ class SelfAttention(nn.Module):
 
 def _pixels(x: Tensor) -> Tensor:  # (B, C, H, W) -> (B, 1, H·W, C)
     return x.flatten(2).mT.unsqueeze(1)
-
-
-def _double(x: Tensor) -> Tensor:  # (B, C, H, W) -> (B, C, 2H, 2W)
-    return interpolate(x, scale_factor=2, mode="nearest")
 
 
 def _norm(channels: int, norm: bool) -> nn.Module:

@@ -8,10 +8,10 @@ from typing import Annotated, ClassVar, Literal
 import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
-from torch.nn.functional import avg_pool2d, interpolate, scaled_dot_product_attention, silu
+from torch.nn.functional import avg_pool2d, scaled_dot_product_attention, silu
 
 from gpm_tune.config import WIDEST, Config
-from gpm_tune.networks.layers import Dropout, TimeMLP
+from gpm_tune.networks.layers import Dropout, TimeMLP, upsample
 
 Resampling = Literal["up", "down"]
 
@@ -135,8 +135,8 @@ class Block(nn.Module):
     def forward(self, x: Tensor, time: Tensor) -> Tensor:  # (B, C, H, W), (B, F) -> (B, C', H', W')
         y = silu(self.first_norm(x))
         if self.resample == "up":
-            y = self.first(_double(y))
-            x = _double(self.shortcut(x))  # commutes with the 1 x 1 convolution, which costs a quarter here
+            y = self.first(upsample(y))
+            x = upsample(self.shortcut(x))  # commutes with the 1 x 1 convolution, which costs a quarter here
         elif self.resample == "down":
             y = avg_pool2d(self.first(y), 2)
             x = self.shortcut(avg_pool2d(x, 2))  # likewise
@@ -162,10 +162,6 @@ class Attention(nn.Module):
         y = scaled_dot_product_attention(*pixels.chunk(3, dim=3))
         output: Tensor = (x + self.out(y.squeeze(1).mT.unflatten(2, x.shape[2:]))) * math.sqrt(0.5)
         return output
-
-
-def _double(x: Tensor) -> Tensor:  # (B, C, H, W) -> (B, C, 2H, 2W)
-    return interpolate(x, scale_factor=2, mode="nearest")
 
 
 class Norm(nn.GroupNorm):

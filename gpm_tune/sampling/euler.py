@@ -18,17 +18,12 @@ def randn_like(x: Tensor, rng: torch.Generator) -> Tensor:
     return torch.randn(x.shape, dtype=x.dtype, device=x.device, generator=rng)
 
 
-def no_noise(_tau: float) -> float:
-    """The amplitude of a deterministic path."""
-    return 0.0
-
-
 @dataclass(frozen=True)
 class Euler:
     """x += drift · field(x, τ) Δτ + amplitude(τ) √|Δτ| ε; the last step is x += field(x, τ) Δτ."""
 
     drift: float = 1.0
-    amplitude: Callable[[float], float] = no_noise
+    amplitude: Callable[[float], float] = lambda _tau: 0.0
 
     def path(self, field: Field, x: Tensor, grid: Sequence[float], rng: torch.Generator) -> Iterator[Tensor]:
         """The particles after each step of the grid. x: (B, *shape), grid: N+1 values of τ."""
