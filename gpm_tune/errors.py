@@ -1,4 +1,4 @@
-"""The exceptions of the package that are meant for a person to read."""
+"""The exceptions of the package that are meant for a person to read, and how others are said in a line."""
 
 
 class UserError(Exception):
@@ -7,3 +7,8 @@ class UserError(Exception):
 
 class DivergedError(Exception):
     """A training run that cannot go on because numbers stopped being finite; the text is the reason."""
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, without what follows."""
+    return (str(error).strip().splitlines() or [""])[0]

@@ -5,19 +5,21 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-import time
+import threading
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
 from gpm_tune.documents import Document
+from gpm_tune.errors import UserError, first_line
 from gpm_tune.study.accounts.records import study_names
 from gpm_tune.study.cluster.connection import check_resources, connected, this_machine, trials_at_a_time
-from gpm_tune.study.cluster.doctor import Finding, Findings, fail, first_line, ok, run_check, warn
+from gpm_tune.study.cluster.doctor import Finding, Findings, fail, ok, run_check, warn
 from gpm_tune.study.cluster.nodes import (
     NodeReport,
     ask_every_node,
@@ -27,14 +29,15 @@ from gpm_tune.study.cluster.nodes import (
     look,
     look_everywhere,
 )
-from gpm_tune.study.cluster.probe import place_of, round_trip, within
+from gpm_tune.study.cluster.probe import file_system, place_of, register_model, round_trip, upload
 from gpm_tune.study.definition.specification import Study, find_file, load_study
 from gpm_tune.study.storage import shared_storage
 from gpm_tune.study.storage.home import Home, existing
 from gpm_tune.study.tracking.sender import without_login
 
+T = TypeVar("T")
+
 HERE = "this machine"
-MOUNTS = Path("/proc/mounts")
 NETWORK = re.compile(r"9p|afs|beegfs|ceph|cifs|gpfs|lustre|nfs4?|smb3|fuse\.(?!fuse-overlayfs).*")
 
 USED_BY_OTHERS = 0.1  # of a GPU's memory; the driver itself takes a little
@@ -59,6 +62,15 @@ class Case:
     def machines(self) -> list[NodeReport]:
         """The reports of all machines that trials would run on."""
         return [node for node in self.nodes if not node.error] or [self.own]
+
+    def apart(self, *, about_data: bool) -> list[tuple[str, Finding]]:
+        """What nodes have otherwise than this process: of the data, or of all else."""
+        return [
+            (node.node, fail(found.sentence, found.advice))
+            for node in self.nodes
+            for found in differences(self.own, node)
+            if (found.about == "data") is about_data
+        ]
 
 
 Check = Callable[[Case], Findings[None]]
@@ -97,16 +109,12 @@ def join(address: str, stack: ExitStack) -> Findings[Mapping[str, float]]:
 def check_versions(case: Case) -> Findings[None]:
     """Whether all nodes answer, with the versions of this process."""
     own = case.own
-    apart = [(node.node, difference) for node in case.nodes for difference in differences(own, node)]
-    yield from _of_nodes(
-        (node, fail(difference.sentence, difference.advice))
-        for node, difference in apart
-        if difference.about != "data"
-    )
+    wrong = case.apart(about_data=False)
+    yield from _of_nodes(wrong)
     names = f"gpm-tune {own.gpm_tune} (code {own.code}), Ray {own.ray}, torch {own.torch}"
     if not case.nodes:
         yield ok(names)
-    elif all(difference.about == "data" for _, difference in apart):
+    elif not wrong:
         yield ok(f"the same on {_count(case.nodes)}: {names}")
 
 
@@ -168,8 +176,7 @@ def check_data(case: Case) -> Findings[None]:
     """Whether the study's data, and the network of its features, are on every machine, and the same."""
     if case.study is None:
         return
-    apart = [(node.node, found) for node in case.nodes for found in differences(case.own, node)]
-    wrong = [(node, fail(found.sentence, found.advice)) for node, found in apart if found.about == "data"]
+    wrong = case.apart(about_data=True)
     yield from _of_nodes(wrong)
     if case.own.lacks and case.own.lacks not in [finding.found for _, finding in wrong]:
         yield fail(case.own.lacks, "")
@@ -192,7 +199,7 @@ def check_home(case: Case) -> Findings[None]:
             f"{root}: {error.strerror}", "Name a folder that can be written with --home, or GPM_TUNE_HOME"
         )
         return
-    kind = file_system(place, MOUNTS.read_text() if MOUNTS.exists() else "")
+    kind = file_system(place)
     if NETWORK.fullmatch(kind):
         yield warn(
             f"{root} is on a network file system ({kind}), on which SQLite can lose data",
@@ -208,15 +215,6 @@ def check_home(case: Case) -> Findings[None]:
         return
     known = f"{len(studies)} studies in it" if root.exists() else "made by the first study"
     yield ok(f"{root}{f' on {kind}' if kind else ''}, {known}")
-
-
-def file_system(folder: Path, mounts: str) -> str:
-    """The type of the file system that a folder is on, by the lines of /proc/mounts; empty if unknown."""
-    kinds = {}
-    for line in mounts.splitlines():
-        _, point, kind, *_ = line.split()
-        kinds[Path(point.replace("\\040", " "))] = kind  # a later mount hides an earlier one
-    return next((kinds[place] for place in (folder, *folder.parents) if place in kinds), "")
 
 
 def check_storage(case: Case) -> Findings[None]:
@@ -277,7 +275,7 @@ def check_tracking(case: Case) -> Findings[None]:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     try:
-        seconds = within(TRACKING_SECONDS, _register, case.home)
+        seconds = within(TRACKING_SECONDS, register_model, case.home)
     except Exception as error:
         yield fail(
             f"{name}: {without_login(_root(error))}",
@@ -288,7 +286,7 @@ def check_tracking(case: Case) -> Findings[None]:
     yield ok(f"{name} answers, and can be written, in {seconds * 1000:.0f} ms")
     if case.home.artifact_root is None:
         try:
-            within(TRACKING_SECONDS, _upload, case.home)
+            within(TRACKING_SECONDS, upload, case.home)
         except Exception as error:
             yield fail(
                 f"{name} takes no files: {without_login(_root(error))}",
@@ -302,37 +300,10 @@ def _root(error: BaseException) -> str:
     return _root(before) if before is not None else f"{type(error).__name__}: {first_line(error)}"
 
 
-def _register(home: Home) -> float:
-    """Seconds for a write, once the store is open."""
-    client = home.mlflow()
-    client.search_experiments(max_results=1)
-    name = f"gpm-tune-doctor-{uuid.uuid4().hex}"
-    start = time.perf_counter()
-    client.create_registered_model(name)
-    seconds = time.perf_counter() - start
-    client.delete_registered_model(name)
-    return seconds
-
-
-def _upload(home: Home) -> None:
-    """Put a file where a server keeps artifacts, and delete it."""
-    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-
-    name = f"gpm-tune-doctor-{uuid.uuid4().hex}"
-    for experiment in home.mlflow().search_experiments(max_results=1):  # a server has one from the start
-        artifacts = get_artifact_repository(experiment.artifact_location, tracking_uri=home.tracking_uri)
-        with tempfile.TemporaryDirectory() as folder:
-            file = Path(folder, name)
-            file.write_text("written by gpm-tune doctor")
-            artifacts.log_artifact(str(file))
-        artifacts.delete_artifacts(name)
-
-
 def check_clocks(case: Case) -> Findings[None]:
     """Whether the nodes' clocks agree with this one."""
-    if not case.nodes:
-        return
-    yield from judge_clocks(clock_offsets())
+    if case.nodes:
+        yield from judge_clocks(clock_offsets())
 
 
 def judge_clocks(offsets: Mapping[str, tuple[float, float]]) -> Findings[None]:
@@ -401,3 +372,24 @@ def _of_nodes(findings: Iterable[tuple[str, Finding]]) -> Iterator[Finding]:
 def _count(nodes: Iterable[object]) -> str:
     number = len(list(nodes))
     return f"{number} node{'s' if number > 1 else ''}"
+
+
+def within(seconds: float, function: Callable[..., T], *arguments: object) -> T:
+    """What a function returns or raises; UserError where it takes longer, and is left behind."""
+    results: list[T] = []
+    errors: list[Exception] = []
+
+    def call() -> None:
+        try:
+            results.append(function(*arguments))
+        except Exception as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=call, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if errors:
+        raise errors[0]
+    if not results:
+        raise UserError(f"it has not answered within {seconds:g} s")
+    return results[0]

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 
 import torch
 
-from gpm_tune.errors import UserError
+from gpm_tune.errors import UserError, first_line
 from gpm_tune.study.definition.specification import Resources
 
 # Read when ray is imported. What Tune would print, log or send besides is ours to do, or nobody's.
@@ -69,9 +69,8 @@ def connected(address: str) -> Iterator[dict[str, float]]:
             "`ray start --head`, or use --address local"
         ) from None
     except ray.exceptions.AuthenticationError as error:
-        said = str(error).partition("\n")[0]
         raise UserError(
-            f"--address {address}: {said} Set RAY_AUTH_MODE=token, with the cluster's token in "
+            f"--address {address}: {first_line(error)} Set RAY_AUTH_MODE=token, with the cluster's token in "
             "~/.ray/auth_token"
         ) from None
     except RuntimeError as error:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from gpm_tune.errors import UserError
+from gpm_tune.errors import UserError, first_line
 
 if TYPE_CHECKING:
     from gpm_tune.study.storage.home import Home
@@ -86,11 +86,6 @@ def run_check(name: str, check: Callable[..., Findings[T]], *arguments: Any) -> 
     except Exception as error:
         yield Finding("fail", f"{type(error).__name__}: {first_line(error)}", check=name)
     return None
-
-
-def first_line(error: BaseException) -> str:
-    """What an error says, without what follows."""
-    return (str(error).strip().splitlines() or [""])[0]
 
 
 def check_python() -> Findings[None]:

@@ -1,24 +1,20 @@
-"""Whether a storage can be used from the machine that this runs on: written, read, tidied, and how fast."""
+"""What holds data, tried out from the machine that this runs on: written, read and tidied, and how fast."""
 
 from __future__ import annotations
 
 import os
-import threading
+import tempfile
 import time
 import uuid
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 from gpm_tune.errors import UserError
 from gpm_tune.study.storage import shared_storage
-from gpm_tune.study.storage.home import existing
+from gpm_tune.study.storage.home import Home, existing
 
 PROBE_BYTES = 4_000_000
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -70,22 +66,36 @@ def place_of(storage: str, name: str) -> str:
     return f"{folder}/{name}"
 
 
-def within(seconds: float, function: Callable[..., T], *arguments: object) -> T:
-    """What a function returns or raises; UserError where it takes longer, and is left behind."""
-    results: list[T] = []
-    errors: list[Exception] = []
+def register_model(home: Home) -> float:
+    """Register a model in MLflow's store, as a study does, and delete it; seconds, once the store is open."""
+    client = home.mlflow()
+    client.search_experiments(max_results=1)
+    name = f"gpm-tune-doctor-{uuid.uuid4().hex}"
+    start = time.perf_counter()
+    client.create_registered_model(name)
+    seconds = time.perf_counter() - start
+    client.delete_registered_model(name)
+    return seconds
 
-    def call() -> None:
-        try:
-            results.append(function(*arguments))
-        except Exception as error:
-            errors.append(error)
 
-    thread = threading.Thread(target=call, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    if errors:
-        raise errors[0]
-    if not results:
-        raise UserError(f"it has not answered within {seconds:g} s")
-    return results[0]
+def upload(home: Home) -> None:
+    """Put a file where a server of MLflow keeps artifacts, and delete it."""
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    name = f"gpm-tune-doctor-{uuid.uuid4().hex}"
+    for experiment in home.mlflow().search_experiments(max_results=1):  # a server has one from the start
+        artifacts = get_artifact_repository(experiment.artifact_location, tracking_uri=home.tracking_uri)
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder, name)
+            file.write_text("written by gpm-tune doctor")
+            artifacts.log_artifact(str(file))
+        artifacts.delete_artifacts(name)
+
+
+def file_system(folder: Path, mounts: Path = Path("/proc/mounts")) -> str:
+    """The type of the file system that a folder is on; empty if unknown."""
+    kinds = {}
+    for line in (mounts.read_text() if mounts.exists() else "").splitlines():
+        _, point, kind, *_ = line.split()
+        kinds[Path(point.replace("\\040", " "))] = kind  # a later mount hides an earlier one
+    return next((kinds[place] for place in (folder, *folder.parents) if place in kinds), "")

@@ -22,7 +22,7 @@ from typing import Any
 import yaml
 
 from gpm_tune.documents import Document
-from gpm_tune.errors import UserError
+from gpm_tune.errors import UserError, first_line
 from gpm_tune.study.cluster.fetching import Get, from_storage
 from gpm_tune.study.definition.specification import Study
 from gpm_tune.study.storage.shared_storage import is_bucket
@@ -113,7 +113,7 @@ class Cluster:
                             return 1 if info.driver_exit_code is None else int(info.driver_exit_code)
                         time.sleep(POLL_SECONDS)
             except (OSError, RuntimeError, UserError) as error:
-                reason = str(error).partition("\n")[0]
+                reason = first_line(error)
                 if "does not exist" in reason:
                     raise UserError(f"{reason}; was the head of {self._file} started again?") from None
                 if not is_lost:

@@ -15,7 +15,7 @@ import ray
 import torch
 from ray import tune
 
-from gpm_tune.errors import DivergedError, UserError
+from gpm_tune.errors import DivergedError, UserError, first_line
 from gpm_tune.study.cluster.nodes import NodeReport, look, misfit
 from gpm_tune.study.running.time_limit import TimeLimit
 from gpm_tune.study.storage import shared_storage, trial_checkpoints
@@ -191,8 +191,7 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
         """Use the storage; a note says where it was away."""
 
         def note(error: Exception) -> None:
-            reason = str(error).partition("\n")[0]
-            self._note = f"the storage was away: {type(error).__name__}: {reason}"
+            self._note = f"the storage was away: {type(error).__name__}: {first_line(error)}"
 
         return shared_storage.patiently(use, note)
 

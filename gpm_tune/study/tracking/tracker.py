@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from gpm_tune.errors import first_line
 from gpm_tune.study.tracking.sender import METRICS_A_BATCH, Sender, import_mlflow, is_rejection, without_login
 from gpm_tune.study.tracking.spool import Event, Spool
 
@@ -249,4 +250,4 @@ def _describe(event: Event) -> str:
 
 def _say(error: Exception) -> str:
     """The error's first line, without the store's password."""
-    return without_login(str(error).partition("\n")[0])[:300]
+    return without_login(first_line(error))[:300]

@@ -17,11 +17,11 @@ from program import COMMAND, gpm_tune, write_study
 
 from gpm_tune.errors import UserError
 from gpm_tune.study.cluster import checks
-from gpm_tune.study.cluster.checks import Case
+from gpm_tune.study.cluster.checks import Case, within
 from gpm_tune.study.cluster.connection import this_machine
 from gpm_tune.study.cluster.doctor import Finding, Findings, examine, ok, run_check
 from gpm_tune.study.cluster.nodes import Gpu, NodeReport
-from gpm_tune.study.cluster.probe import round_trip, within
+from gpm_tune.study.cluster.probe import file_system, round_trip
 from gpm_tune.study.storage.home import Home
 
 H100 = Gpu(name="NVIDIA H100", memory=80 * 2**30, free=79 * 2**30)
@@ -188,8 +188,9 @@ def test_clocks_may_differ_by_a_second(offset: float, level: str) -> None:
     assert f"{abs(offset):.1f}" in finding.found
 
 
-def test_a_home_on_a_network_is_known_by_its_mount() -> None:
-    mounts = (
+def test_a_home_on_a_network_is_known_by_its_mount(tmp_path: Path) -> None:
+    mounts = tmp_path / "mounts"
+    mounts.write_text(
         "/dev/vda / ext4 rw 0 0\n"
         "srv:/x /mnt/two\\040words nfs4 rw 0 0\n"
         "tmpfs /mnt/two\\040words/fast tmpfs rw 0 0\n"
@@ -199,7 +200,7 @@ def test_a_home_on_a_network_is_known_by_its_mount() -> None:
         ("/mnt/two words/me", "nfs4"),
         ("/mnt/two words/fast", "tmpfs"),
     ]:
-        assert checks.file_system(Path(folder), mounts) == kind
+        assert file_system(Path(folder), mounts) == kind
     remote = ["nfs", "nfs4", "cifs", "fuse.s3fs", "fuse.sshfs"]
     local = ["ext4", "xfs", "overlay", "tmpfs", "fuse.fuse-overlayfs", "fuseblk"]
     assert [kind for kind in remote + local if checks.NETWORK.fullmatch(kind)] == remote
