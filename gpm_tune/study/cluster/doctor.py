@@ -109,7 +109,7 @@ def check_packages() -> Findings[None]:
         except Exception as error:  # a library that does not fit raises anything
             yield fail(
                 f"{module} cannot be imported: {type(error).__name__}: {first_line(error)}",
-                "Install again into a new environment: pip install -c constraints.txt gpm-tune",
+                "Install again into a new environment, in a checkout: pip install -c constraints.txt .",
             )
             return
     from gpm_tune.study.tracking.provenance import environment_tags

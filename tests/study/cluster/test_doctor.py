@@ -120,7 +120,7 @@ def test_a_broken_torchvision_is_a_line_and_no_traceback(tmp_path: Path) -> None
     )
     assert result.returncode == 1
     assert "torchvision cannot be imported: RuntimeError: operator torchvision::nms" in result.stdout
-    assert "pip install -c constraints.txt gpm-tune" in result.stdout
+    assert "pip install -c constraints.txt ." in result.stdout
     assert result.stderr == ""
 
 
