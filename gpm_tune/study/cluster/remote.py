@@ -59,7 +59,9 @@ class Cluster:
             from ray.autoscaler import sdk
             from ray.job_submission import JobSubmissionClient as _  # noqa: F401
         except ImportError as error:
-            raise UserError(f"--cluster: {error}; install it with: pip install '.[cluster]', in a checkout") from None
+            raise UserError(
+                f"--cluster: {error}; install it with: pip install '.[cluster]', in a checkout"
+            ) from None
         return sdk
 
     def run(self, words: list[str]) -> bool:
