@@ -44,8 +44,7 @@ class Conductor:
         self._steps: dict[int, int] = {}  # of live trials: the last one measured
         self._measured: dict[int, Mapping[str, float]] = {}  # at the last step
         self._notes: dict[int, str] = {}
-        self._stopped_early: set[int] = set()
-        self._pausing: set[int] = set()
+        self._verdicts: dict[int, Verdict] = {}  # on trials that are to stop here
 
     def __reduce__(self) -> tuple[type, tuple[()]]:
         """Tune pickles whatever it is given, for a way of resuming that is not ours: give it nothing."""
@@ -109,13 +108,8 @@ class Conductor:
         number = fork.replaces
         assert number is not None, "a fork replaces a trial"
         if number not in self._runs:  # it was opened before a restart
-            self._runs[number] = self._tracker.open_run(
-                self._ledger.run_key(number),
-                name=f"trial {number}",
-                parent=self._ledger.id,
-                params={},
-                tags={},
-            )
+            key, name = self._ledger.run_key(number), f"trial {number}"
+            self._runs[number] = self._tracker.open_run(key, name=name, parent=self._ledger.id)
         donor = fork.forked_from["trial"] if fork.forked_from else None
         reason = f"replaced by trial {fork.number}, a fork of trial {donor}"
         self._close(number, "pruned", "FINISHED", reason)
@@ -132,11 +126,10 @@ class Conductor:
         self._runs[number].metrics(step, metrics)
         self._observer.measured(number, step, metrics)
         verdict = self._ledger.report(number, step, metrics)
-        if verdict is Verdict.STOP:
-            self._stopped_early.add(number)
-        if verdict is Verdict.PAUSE:
-            self._pausing.add(number)
-        return verdict is not Verdict.GO_ON
+        if verdict is Verdict.GO_ON:
+            return False
+        self._verdicts[number] = verdict
+        return True
 
     def noted(self, number: int, note: str) -> None:
         """Say where a trial goes on if its latest checkpoint is damaged. Said again, it changes nothing."""
@@ -155,16 +148,16 @@ class Conductor:
 
     def ended(self, number: int, failure: str | None = None, *, all_steps: bool = False) -> None:
         """Close a trial that ran all its steps, was stopped early, pauses, or failed for the given reason."""
-        pauses = number in self._pausing and not all_steps
-        self._pausing.discard(number)
+        verdict = self._verdicts.pop(number, Verdict.GO_ON)
         if failure:
             self._ledger.fail(number, failure)
             self._close(number, "fail", "FAILED", failure)
-        elif pauses and not self.interrupted:
-            self._ledger.pause(number)
-        elif pauses:
-            self.suspended(number)
-        elif number in self._stopped_early:
+        elif verdict is Verdict.PAUSE and not all_steps:
+            if self.interrupted:
+                self.suspended(number)
+            else:
+                self._ledger.pause(number)
+        elif verdict is Verdict.STOP:
             self._ledger.prune(number)
             self._close(number, "pruned", "FINISHED")
         else:
@@ -173,10 +166,10 @@ class Conductor:
 
     def lost(self, number: int) -> None:
         """Hand a trial out again whose process was lost, unless it was to be stopped anyway."""
-        if number in self._stopped_early:
+        if self._verdicts.get(number) is Verdict.STOP:
             self.ended(number)
             return
-        self._pausing.discard(number)
+        self._verdicts.pop(number, None)
         del self._runs[number]
         self._ledger.requeue(number)
         self._observer.noted(number, "its process was lost; it goes on from its latest checkpoint")

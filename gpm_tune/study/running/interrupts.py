@@ -5,19 +5,25 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from threading import Event
 from typing import Any
 
 
 @contextmanager
-def interruptible(on_interrupt: Callable[[], None]) -> Iterator[None]:
-    """Within the block the first Ctrl-C calls the function, and the second one ends at once."""
+def interruptible(on_interrupt: Callable[[], None] = lambda: None) -> Iterator[Callable[[], bool]]:
+    """Within the block the first Ctrl-C calls the function, and the second one ends at once.
+
+    Gives what tells whether there was one.
+    """
+    interrupted = Event()
 
     def handle(_signal: int, _frame: Any) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        interrupted.set()
         on_interrupt()
 
     before = signal.signal(signal.SIGINT, handle)
     try:
-        yield
+        yield interrupted.is_set
     finally:
         signal.signal(signal.SIGINT, before)

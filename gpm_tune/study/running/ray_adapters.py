@@ -1,22 +1,34 @@
-"""Thin adapters between Ray Tune's interfaces and the conductor: all decisions are made there."""
+"""Thin adapters between Ray Tune's interfaces and the conductor, and the tuner that is made of them.
+
+All decisions are made by the conductor.
+"""
 
 # ruff: noqa: ARG002 (the signatures are Ray's)
 
 from __future__ import annotations
 
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from typing import Any
 
+from ray import tune
 from ray.tune import Callback
+from ray.tune.execution.class_cache import ENV_VARS_TO_PROPAGATE
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from gpm_tune.study.accounts.ledger import Assignment
+from gpm_tune.study.cluster.connection import totals, trials_at_a_time
+from gpm_tune.study.cluster.nodes import NodeReport
+from gpm_tune.study.definition.specification import Study
 from gpm_tune.study.running.conductor import Conductor
-from gpm_tune.study.storage import trial_checkpoints
+from gpm_tune.study.running.trainable import TrialTrainable
+from gpm_tune.study.storage import shared_storage, trial_checkpoints
+from gpm_tune.study.storage.home import Home
 
 PROCESS_LOSSES = 10  # of one trial: a node may vanish, but not for ever
 
@@ -124,6 +136,59 @@ class CheckpointCallback(Callback):  # type: ignore[misc]
         )
         location = trial_checkpoints.location(self._checkpoints, info["checkpoint"].path)
         self._conductor.checkpointed(trial.config["number"], location, pictures)
+
+
+def build_tuner(
+    study: Study, home: Home, conductor: Conductor, switch: Any, own: NodeReport | None
+) -> tune.Tuner:
+    """What runs the trials that the conductor assigns.
+
+    own: what nodes must have of software and data; None on a single machine.
+    """
+    resources = study.resources
+    # Tune would hand credentials to trials in a way that Ray logs. Nodes have their own.
+    ENV_VARS_TO_PROPAGATE.difference_update({name for name in ENV_VARS_TO_PROPAGATE if "AWS" in name})
+    # All that there is room for may wait for nodes at the same time, which are then started together.
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(max(1, trials_at_a_time(resources, totals())))
+    trainable = tune.with_parameters(TrialTrainable, switch=switch)
+    checkpoints = home.checkpoints(study.name)
+    files, folder = shared_storage.opened(checkpoints)
+    shared = {
+        "objective": study.objective.model_dump(),
+        "wanted": study.wanted,
+        "cache": str(home.cache),
+        "storage": home.storage,
+        "checkpoints": checkpoints,
+        "expected": own and (asdict(own), study.base),
+        "threads": resources.cpu,
+        "device": "cuda" if resources.gpu else "cpu",
+        "time_limit": resources.time_limit,
+    }
+    return tune.Tuner(
+        tune.with_resources(trainable, resources.for_ray),
+        tune_config=tune.TuneConfig(
+            search_alg=ConductedSearcher(conductor, lambda: trials_at_a_time(resources, totals()), shared),
+            scheduler=ConductedScheduler(conductor),
+            num_samples=-1,  # the searcher says when to end
+            reuse_actors=True,
+            trial_dirname_creator=_folder_name,
+        ),
+        run_config=tune.RunConfig(
+            name=trial_checkpoints.next_session(checkpoints, conductor.study_id),
+            storage_path=folder,
+            storage_filesystem=files if shared_storage.is_bucket(checkpoints) else None,
+            failure_config=tune.FailureConfig(max_failures=0),  # the searcher starts them again
+            # Trials say when to checkpoint: one that failed has nothing to keep. Old ones are ours to
+            # delete: for `num_to_keep` Tune would write the state of all trials every other checkpoint.
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+            callbacks=[CheckpointCallback(conductor, checkpoints)],
+            verbose=0,
+        ),
+    )
+
+
+def _folder_name(trial: Trial) -> str:
+    return trial_checkpoints.trial_folder(trial.config["number"], trial.config["attempt"])
 
 
 def _config(assignment: Assignment, shared: Mapping[str, Any]) -> dict[str, Any]:

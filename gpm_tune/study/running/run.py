@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import logging
-import os
 import time
-from dataclasses import asdict
-from typing import Any
 
 import yaml
 from rich.console import Console
@@ -16,13 +13,7 @@ from gpm_tune.study.accounts.confirmation import ConfirmationLedger
 from gpm_tune.study.accounts.ledger import Ledger
 from gpm_tune.study.accounts.records import read_study
 from gpm_tune.study.accounts.runs import find_start_points, find_teacher
-from gpm_tune.study.cluster.connection import (
-    check_resources,
-    connected,
-    this_machine,
-    totals,
-    trials_at_a_time,
-)
+from gpm_tune.study.cluster.connection import check_resources, connected, this_machine, totals
 from gpm_tune.study.cluster.fetching import take_over
 from gpm_tune.study.cluster.nodes import NodeReport, check_same, look, look_everywhere
 from gpm_tune.study.definition.specification import CONFIRMATION, Study
@@ -109,7 +100,7 @@ def _open_parent(ledger: Ledger, home: Home, tracker: Tracker) -> RunLog:
     study = ledger.study
     tags = run_tags(study.experiment) | environment_tags() | {"gpm.study": study.name}
     tags["gpm.data_fingerprint"] = data_fingerprint(study.experiment)
-    parent = tracker.open_run(ledger.id, name=study.name, params={}, tags=tags)
+    parent = tracker.open_run(ledger.id, name=study.name, tags=tags)
     file = home.study(study.name.removesuffix(CONFIRMATION)) / "study.yaml"
     parent.artifact("study.yaml", file.read_bytes())
     parent.artifact("requirements.txt", requirements().encode())
@@ -130,8 +121,7 @@ def _register_best(ledger: Ledger, home: Home, tracker: Tracker) -> None:
         return
     if not folder.is_dir():
         return
-    name = f"trial {best.number}"
-    run = tracker.open_run(ledger.run_key(best.number), name=name, parent=ledger.id, params={}, tags={})
+    run = tracker.open_run(ledger.run_key(best.number), name=f"trial {best.number}", parent=ledger.id)
     for file in sorted(folder.glob("[!.]*.*")):
         run.artifact(f"checkpoint/{file.name}", file.read_bytes())
     tags = {
@@ -150,6 +140,7 @@ def _run_trials(study: Study, home: Home, address: str, conductor: Conductor, co
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+        from gpm_tune.study.running.ray_adapters import build_tuner
         from gpm_tune.study.running.teaching import teach
         from gpm_tune.study.running.trainable import Switch
 
@@ -160,7 +151,7 @@ def _run_trials(study: Study, home: Home, address: str, conductor: Conductor, co
         conductor.on_stop = switch.turn_on.remote
         with interruptible(conductor.interrupt):
             if teach(study, home, switch, console):
-                _build_tuner(study, home, conductor, switch, own).fit()
+                build_tuner(study, home, conductor, switch, own).fit()
     if conductor.refused:
         raise UserError(f"the study was interrupted: {conductor.refused}")
 
@@ -179,60 +170,3 @@ def _check_nodes(study: Study, home: Home) -> NodeReport:
     own = look("this process", study.base, storage=home.storage)
     check_same(own, look_everywhere(study.base, storage=home.storage))
     return own
-
-
-def _build_tuner(study: Study, home: Home, conductor: Conductor, switch: Any, own: NodeReport | None) -> Any:
-    from ray import tune
-    from ray.tune.execution.class_cache import ENV_VARS_TO_PROPAGATE
-
-    from gpm_tune.study.running.ray_adapters import (
-        CheckpointCallback,
-        ConductedScheduler,
-        ConductedSearcher,
-    )
-    from gpm_tune.study.running.trainable import TrialTrainable
-    from gpm_tune.study.storage.trial_checkpoints import next_session, trial_folder
-
-    resources = study.resources
-    # Tune would hand credentials to trials in a way that Ray logs. Nodes have their own.
-    ENV_VARS_TO_PROPAGATE.difference_update({name for name in ENV_VARS_TO_PROPAGATE if "AWS" in name})
-    # All that there is room for may wait for nodes at the same time, which are then started together.
-    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(max(1, trials_at_a_time(resources, totals())))
-    trainable = tune.with_resources(
-        tune.with_parameters(TrialTrainable, switch=switch),
-        resources.for_ray,
-    )
-    checkpoints = home.checkpoints(study.name)
-    files, folder = shared_storage.opened(checkpoints)
-    shared = {
-        "objective": study.objective.model_dump(),
-        "wanted": study.wanted,
-        "cache": str(home.cache),
-        "storage": home.storage,
-        "checkpoints": checkpoints,
-        "expected": own and (asdict(own), study.base),
-        "threads": resources.cpu,
-        "device": "cuda" if resources.gpu else "cpu",
-        "time_limit": resources.time_limit,
-    }
-    return tune.Tuner(
-        trainable,
-        tune_config=tune.TuneConfig(
-            search_alg=ConductedSearcher(conductor, lambda: trials_at_a_time(resources, totals()), shared),
-            scheduler=ConductedScheduler(conductor),
-            num_samples=-1,  # the searcher says when to end
-            reuse_actors=True,
-            trial_dirname_creator=lambda trial: trial_folder(trial.config["number"], trial.config["attempt"]),
-        ),
-        run_config=tune.RunConfig(
-            name=next_session(checkpoints, conductor.study_id),
-            storage_path=folder,
-            storage_filesystem=files if shared_storage.is_bucket(checkpoints) else None,
-            failure_config=tune.FailureConfig(max_failures=0),  # the searcher starts them again
-            # Trials say when to checkpoint: one that failed has nothing to keep. Old ones are ours to
-            # delete: for `num_to_keep` Tune would write the state of all trials every other checkpoint.
-            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
-            callbacks=[CheckpointCallback(conductor, checkpoints)],
-            verbose=0,
-        ),
-    )

@@ -80,25 +80,23 @@ def _teach(experiment: Experiment, home: Home, device: str, console: Console) ->
     teacher = experiment.teacher
     if teacher is None:
         return True
-    interrupts: list[bool] = []
     console.print(f"teacher: {teacher.model.name} on {teacher.data_label}", highlight=False)
-    with interruptible(lambda: interrupts.append(True)):
+    with interruptible() as interrupted:
         return train_teacher(
             teacher,
             home.cache,
             device,
             on_evaluation=lambda evaluation: _show(teacher, evaluation, console),
-            should_stop=lambda: bool(interrupts),
+            should_stop=interrupted,
         )
 
 
 def _train_to_the_end(trainer: Trainer, folder: Path, run: RunLog, console: Console) -> None:
     """Train until done or interrupted; nothing that was trained is lost."""
-    interrupts: list[bool] = []
     try:
-        with interruptible(lambda: interrupts.append(True)):
-            while not trainer.done and not interrupts:
-                evaluation = trainer.run_interval(lambda: bool(interrupts))
+        with interruptible() as interrupted:
+            while not trainer.done and not interrupted():
+                evaluation = trainer.run_interval(interrupted)
                 _keep(trainer, evaluation, folder, run)
                 if evaluation:
                     _show(trainer.experiment, evaluation, console)

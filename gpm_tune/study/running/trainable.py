@@ -60,7 +60,7 @@ class Interruption:
 
     def __call__(self) -> bool:
         now = time.monotonic()
-        if self._switch is None or self._seen or now < self._next_look:
+        if self._seen or now < self._next_look:
             return self._seen
         is_first = self._next_look == 0.0
         self._next_look = now + POLL_SECONDS
@@ -84,7 +84,7 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
     Exceptions become failures: only a lost process is worth a retry.
     """
 
-    def setup(self, config: dict[str, Any], switch: Any = None) -> None:
+    def setup(self, config: dict[str, Any], switch: Any) -> None:
         self._interrupted = Interruption(switch)
         self._refusal = self._look(config)
         self.reset_config(config)
@@ -171,10 +171,8 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
             cache=cache,
         )
         if self._checkpoint:
-            latest = self._checkpoint
-            self._note = (
-                self._patiently(lambda: _resume(trainer, latest, self._trial["checkpoints"])) or self._note
-            )
+            latest, checkpoints = self._checkpoint, self._trial["checkpoints"]
+            self._note = self._patiently(lambda: _resume(trainer, latest, checkpoints)) or self._note
         return trainer
 
     def save(self, checkpoint_dir: str | None = None) -> Any:

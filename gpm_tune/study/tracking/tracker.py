@@ -73,8 +73,8 @@ class Tracker:
         *,
         name: str,
         parent: str | None = None,
-        params: Mapping[str, object],
-        tags: Mapping[str, str],
+        params: Mapping[str, object] = {},
+        tags: Mapping[str, str] = {},
     ) -> RunLog:
         """Open a run, or open it again: it becomes RUNNING and continues where it stands.
 
