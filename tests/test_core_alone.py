@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+from examples import experiment_of
+
 SCRIPT = """
 import sys
 
@@ -12,20 +14,18 @@ class Blocked:
             raise ImportError(f"{name} is blocked")
 
 sys.meta_path.insert(0, Blocked())
-from examples import experiment_of
-from gpm_tune.training import Trainer
+from gpm_tune.training import Experiment, Trainer
 
-trainer = Trainer(experiment_of(training__steps=4))
+trainer = Trainer(Experiment.model_validate_json(sys.argv[1]))
 print(sorted(trainer.run_interval().metrics))
 """
 
 
 def test_the_core_trains_with_the_study_libraries_blocked() -> None:
     result = subprocess.run(
-        [sys.executable, "-c", SCRIPT],
+        [sys.executable, "-c", SCRIPT, experiment_of(training__steps=4).model_dump_json()],
         capture_output=True,
         text=True,
-        cwd=__file__.rpartition("/")[0],
         check=False,
     )
     assert result.returncode == 0, result.stderr

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+
+import optuna
 
 from gpm_tune.study.definition.specification import Budget
-
-if TYPE_CHECKING:
-    import optuna
 
 KEEP_EVERY = 10.0  # seconds between writes to the storage
 SECONDS_PER_HOUR = 3600

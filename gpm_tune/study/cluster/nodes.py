@@ -57,8 +57,6 @@ class NodeReport:
     data: str = ""  # fingerprint of the study's data
     lacks: str = ""  # why data, or the network of the features, cannot be had
     free: dict[str, int] = field(default_factory=dict)  # bytes on the disk of each folder
-    clock: float = 0.0  # seconds since the epoch, when the report was finished
-    seconds: float = 0.0  # that the report took
 
 
 class Difference(NamedTuple):
@@ -89,7 +87,6 @@ def look(
     experiment: as plain data; its data set, and the network of its features, are made ready.
     folders: whose disks' free space is told. storage: may have the data set.
     """
-    start = time.perf_counter()
     data, lacks = _make_ready(experiment, storage) if experiment else ("", "")
     driver, driver_cuda, gpus = _gpus()
     return NodeReport(
@@ -107,8 +104,6 @@ def look(
         data=data,
         lacks=lacks,
         free={folder: shutil.disk_usage(existing(Path(folder))).free for folder in folders},
-        clock=time.time(),
-        seconds=time.perf_counter() - start,
     )
 
 

@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 import math
 from decimal import Decimal
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
+import optuna
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from gpm_tune.config import Config
-
-if TYPE_CHECKING:
-    import optuna
 
 Scalar = str | int | float | bool | None
 MOST = 100_000  # values, or combinations of them, that are listed
@@ -66,8 +64,6 @@ class FloatRange(Distribution):
     @property
     def for_optuna(self) -> optuna.distributions.BaseDistribution:
         """What Optuna calls it."""
-        import optuna
-
         return optuna.distributions.FloatDistribution(*self._reached, log=self.log, step=self.step)
 
     @property
@@ -128,8 +124,6 @@ class IntRange(Distribution):
     @property
     def for_optuna(self) -> optuna.distributions.BaseDistribution:
         """What Optuna calls it."""
-        import optuna
-
         return optuna.distributions.IntDistribution(*self._reached, log=self.log, step=self.step)
 
     @property
@@ -184,8 +178,6 @@ class Choice(Distribution):
     @property
     def for_optuna(self) -> optuna.distributions.BaseDistribution:
         """What Optuna calls it."""
-        import optuna
-
         return optuna.distributions.CategoricalDistribution([self.encode(value) for value in self.choice])
 
     def spread(self, points: int | None) -> list[Any]:

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
+import optuna
 from pydantic import Field
 
 from gpm_tune.config import Config
 from gpm_tune.study.definition import space
 from gpm_tune.study.definition.distributions import MOST
-
-if TYPE_CHECKING:
-    import optuna
 
 
 class Sampler(Config):
@@ -37,8 +35,6 @@ class TPE(Sampler):
 
     def build(self, seed: int) -> optuna.samplers.BaseSampler:
         """Optuna's sampler, with this seed in place of the configured one."""
-        import optuna
-
         return optuna.samplers.TPESampler(
             seed=seed,
             n_startup_trials=self.startup_trials,
@@ -55,8 +51,6 @@ class GP(Sampler):
 
     def build(self, seed: int) -> optuna.samplers.BaseSampler:
         """Optuna's sampler, with this seed in place of the configured one."""
-        import optuna
-
         return optuna.samplers.GPSampler(
             seed=seed, n_startup_trials=self.startup_trials, warn_independent_sampling=False
         )
@@ -73,8 +67,6 @@ class CMAES(Sampler):
 
     def build(self, seed: int) -> optuna.samplers.BaseSampler:
         """Optuna's sampler, with this seed in place of the configured one."""
-        import optuna
-
         return optuna.samplers.CmaEsSampler(
             seed=seed,
             n_startup_trials=self.startup_trials,
@@ -92,8 +84,6 @@ class NSGA(Sampler):
 
     def build(self, seed: int) -> optuna.samplers.BaseSampler:
         """Optuna's sampler, with this seed in place of the configured one."""
-        import optuna
-
         if self.name == "nsga2":
             return optuna.samplers.NSGAIISampler(seed=seed, population_size=self.population)
         return optuna.samplers.NSGAIIISampler(seed=seed, population_size=self.population)
@@ -106,8 +96,6 @@ class Random(Sampler):
 
     def build(self, seed: int) -> optuna.samplers.BaseSampler:
         """Optuna's sampler, with this seed in place of the configured one."""
-        import optuna
-
         return optuna.samplers.RandomSampler(seed=seed)
 
 
@@ -118,8 +106,6 @@ class QuasiRandom(Sampler):
 
     def build(self, seed: int) -> optuna.samplers.BaseSampler:
         """Optuna's sampler. The sequence goes on from the trials in the storage: its seed stays."""
-        import optuna
-
         del seed
         return optuna.samplers.QMCSampler(
             seed=self.seed,

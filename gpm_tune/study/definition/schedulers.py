@@ -6,14 +6,12 @@ from __future__ import annotations
 
 import math
 from statistics import mean
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
+import optuna
 from pydantic import Field
 
 from gpm_tune.config import Config
-
-if TYPE_CHECKING:
-    import optuna
 
 
 class ASHA(Config):
@@ -25,8 +23,6 @@ class ASHA(Config):
 
     def build(self, steps: int) -> optuna.pruners.BasePruner:
         """Optuna's pruner for trials of at most so many training steps."""
-        import optuna
-
         del steps
         return optuna.pruners.SuccessiveHalvingPruner(
             min_resource=self.grace_steps, reduction_factor=self.reduction_factor
@@ -46,8 +42,6 @@ class HyperBand(Config):
 
     def build(self, steps: int) -> optuna.pruners.BasePruner:
         """Optuna's pruner for trials of at most so many training steps."""
-        import optuna
-
         return optuna.pruners.HyperbandPruner(
             min_resource=self.grace_steps,
             max_resource=max(steps, self.grace_steps),
@@ -70,8 +64,6 @@ class Median(Config):
 
     def build(self, steps: int) -> optuna.pruners.BasePruner:
         """Optuna's pruner for trials of at most so many training steps."""
-        import optuna
-
         del steps
         return optuna.pruners.MedianPruner(
             n_startup_trials=self.startup_trials, n_warmup_steps=self.grace_steps
@@ -115,8 +107,6 @@ class NoScheduler(Config):
 
     def build(self, steps: int) -> optuna.pruners.BasePruner:
         """Optuna's pruner that never prunes."""
-        import optuna
-
         del steps
         return optuna.pruners.NopPruner()
 

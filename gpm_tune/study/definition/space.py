@@ -6,17 +6,15 @@ import copy
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import optuna
 from pydantic import ValidationError
 
 from gpm_tune.config import nearest
 from gpm_tune.documents import reason
 from gpm_tune.study.definition.distributions import MOST, AnyDistribution
 from gpm_tune.training import Experiment
-
-if TYPE_CHECKING:
-    import optuna
 
 Space = Mapping[str, AnyDistribution]
 Values = dict[str, Any]

@@ -154,10 +154,6 @@ class Study(Config):
         """The base experiment as plain data."""
         return self.experiment.model_dump(mode="json")
 
-    def with_experiment(self, experiment: Experiment) -> Study:
-        """The study of another base experiment."""
-        return self.model_copy(update={"experiment": experiment})
-
     @property
     def identity(self) -> dict[str, Any]:
         """What must stay the same while a study is continued, for its trials to be comparable."""

@@ -43,7 +43,8 @@ def run_study(study: Study, home: Home, address: str, console: Console) -> bool:
     _log.info("home %s, MLflow %s, storage %s", home.root, without_login(home.tracking_uri), home.storage)
     home.check()
     take_over(study.name, home)
-    study = find_start_points(study.with_experiment(find_teacher(study.experiment, home)), home)
+    study = study.model_copy(update={"experiment": find_teacher(study.experiment, home)})
+    study = find_start_points(study, home)
     prepare(study.experiment, home)
     if address == "local":
         check_resources(study.resources, this_machine(), "this machine")
