@@ -12,12 +12,10 @@ trials       a study of many trivial trials: CPU time of the driver's process, a
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import multiprocessing
 import os
 import statistics
-import sys
 import tempfile
 import time
 from multiprocessing.connection import Connection
@@ -27,43 +25,43 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from benchmarks.machine import RESULTS, machine
+from benchmarks.experiments import shipped
+from benchmarks.machine import RESULTS
+from benchmarks.table import markdown, origin
 from gpm_tune.documents import Document
 from gpm_tune.study.accounts.ledger import Assignment, Ledger
 from gpm_tune.study.accounts.records import read_study
+from gpm_tune.study.definition import space
 from gpm_tune.study.definition.specification import Study, load_study
 from gpm_tune.study.running.progress import StudyProgress
 from gpm_tune.study.running.run import run_study
 from gpm_tune.study.storage.home import Home
 from gpm_tune.training import Experiment, Trainer
 
-PACKAGES = ("torch", "ray", "optuna", "mlflow")
 BLOCK = 100  # trials whose mean makes a row
 THROUGHPUT_GOAL, DRIVER_GOAL = 0.97, 150.0
 
-POINTS: dict[str, Any] = {
-    "data": {"name": "gaussians", "samples": 2000},
-    "model": {
-        "name": "discr_flow",
-        "loss": "vanilla",
-        "sampling_steps": 4,
-        "eta": 5.0,
-        "gradient_penalty": None,
-        "time_embedding": {"size": 8},
-        "discriminator": {"name": "mlp", "width": 16, "depth": 2},
+# Discriminator Flow on points, as small as it gets.
+POINTS = space.put(
+    shipped("discr_flow_gaussians").model_dump(mode="json"),
+    {"data.samples": 2000, "model.sampling_steps": 4, "model.eta": 5.0, "model.time_embedding.size": 8},
+)
+TRIVIAL = space.put(
+    POINTS,
+    {
+        "model.discriminator": {"name": "mlp", "width": 16, "depth": 2},
+        "training": {"steps": 2, "batch_size": 16},
+        "evaluation": {"every": 1, "nfe": [], "samples": 50},
     },
-}
-TRIVIAL = {
-    **POINTS,
-    "training": {"steps": 2, "batch_size": 16},
-    "evaluation": {"every": 1, "nfe": [], "samples": 50},
-}
-REAL = {
-    **POINTS,
-    "model": {**POINTS["model"], "discriminator": {"name": "mlp", "width": 128, "depth": 3}},
-    "training": {"steps": 10_000, "batch_size": 128},
-    "evaluation": {"every": 500, "nfe": [2], "samples": 1000},
-}
+)
+REAL = space.put(
+    POINTS,
+    {
+        "model.discriminator": {"name": "mlp", "width": 128, "depth": 3},
+        "training": {"steps": 10_000, "batch_size": 128},
+        "evaluation": {"every": 500, "nfe": [2], "samples": 1000},
+    },
+)
 SEARCH = {
     "model.eta": {"float": [1.0, 20.0], "log": True},
     "model.loss": {"choice": ["ipm", "vanilla"]},
@@ -78,10 +76,10 @@ def study_of(name: str, experiment: dict[str, Any], trials: int, **changes: Any)
     return load_study(Document("overhead", {**data, "resources": resources, **changes}, {}))
 
 
-def run_quietly(study: Study, home: Home) -> None:
+def run_quietly(study: Study, home: Home, address: str = "local") -> None:
     """Run a study to its end; its lines go nowhere."""
     with Path(os.devnull).open("w") as nowhere:
-        assert run_study(study, home, "local", Console(file=nowhere))
+        assert run_study(study, home, address, Console(file=nowhere))
 
 
 def throughput(repeats: int) -> list[dict[str, float]]:
@@ -237,35 +235,14 @@ def many_trials(trials: int, sampler: str, concurrent: int) -> list[dict[str, An
     return rows
 
 
-def markdown(record: dict[str, Any]) -> str:
-    """The record for people."""
-    rows = record["rows"]
-    lines = [f"# Overhead: {record['what']}", "", f"{record['date']}, `{record['command']}`", ""]
-    lines += [", ".join(f"{key} {value}" for key, value in record["machine"].items()), ""]
-    lines += ["| " + " | ".join(rows[0]) + " |", "|" + " --- |" * len(rows[0])]
-    for row in rows:
-        cells = (f"{value:.4g}" if isinstance(value, float) else str(value) for value in row.values())
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join([*lines, "", record["summary"], ""])
-
-
-def write(what: str, rows: list[dict[str, Any]], summary: str) -> None:
-    """Print the table, and keep it as JSON and Markdown."""
-    record = {
-        "what": what,
-        "date": datetime.date.today().isoformat(),
-        "command": " ".join(["python", "-m", "benchmarks.overhead", *sys.argv[1:]]),
-        "machine": MACHINE,
-        "rows": rows,
-        "summary": summary,
-    }
-    RESULTS.mkdir(exist_ok=True)
+def write(found: dict[str, Any], what: str, rows: list[dict[str, Any]], summary: str) -> None:
+    """Print the table, and keep it as JSON and Markdown; found: when, how and where."""
+    record = {"what": what, **found, "rows": rows, "summary": summary}
+    cells = [[f"{v:.4g}" if isinstance(v, float) else str(v) for v in row.values()] for row in rows]
+    text = markdown(f"Overhead: {what}", record, list(rows[0]), cells, summary)
     (RESULTS / f"overhead_{what}.json").write_text(json.dumps(record, indent=2) + "\n")
-    (RESULTS / f"overhead_{what}.md").write_text(markdown(record))
-    print(markdown(record))
-
-
-MACHINE = machine(PACKAGES)
+    (RESULTS / f"overhead_{what}.md").write_text(text)
+    print(text)
 
 
 def main() -> None:
@@ -277,10 +254,12 @@ def main() -> None:
     parser.add_argument("--sampler", nargs="+", default=["tpe", "random"])
     parser.add_argument("--concurrent", type=int, default=1)
     arguments = parser.parse_args()
+    found = origin("overhead")
     if arguments.what == "throughput":
         rows = throughput(arguments.repeats)
         ratio = statistics.median(row["ratio"] for row in rows)
         write(
+            found,
             "throughput",
             rows,
             f"Steps per second; an interval is {REAL['evaluation']['every']} steps, an evaluation and a "
@@ -291,6 +270,7 @@ def main() -> None:
     for sampler in arguments.sampler:  # each in a process of its own would start from the same memory
         rows += many_trials(arguments.trials, sampler, arguments.concurrent)
     write(
+        found,
         "trials",
         rows,
         "Milliseconds per trial: `driver` is CPU time of the driver's process (Tune, Optuna, tracking), "

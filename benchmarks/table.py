@@ -1,10 +1,11 @@
-"""The table of measured speeds: one row each, kept with date, machine and command."""
+"""Tables of what was measured, kept with date, machine and command."""
 
 from __future__ import annotations
 
 import datetime
 import sys
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from benchmarks.machine import RESULTS, machine, product_peak
 
@@ -52,3 +53,23 @@ class Table:
         print(row, flush=True)
         self._lines.append(str(row))
         self._file.write_text("\n".join([*self._lines, ""]))
+
+
+def origin(module: str) -> dict[str, Any]:
+    """When, how and where a module of the benchmarks measures a study's costs."""
+    return {
+        "date": datetime.date.today().isoformat(),
+        "command": " ".join(["python", "-m", f"benchmarks.{module}", *sys.argv[1:]]),
+        "machine": machine(("torch", "ray", "optuna", "mlflow")),
+    }
+
+
+def markdown(
+    title: str, found: Mapping[str, Any], columns: Sequence[str], rows: Iterable[Sequence[str]], note: str
+) -> str:
+    """A table for people; found: as of `origin`."""
+    lines = [f"# {title}", "", f"{found['date']}, `{found['command']}`", ""]
+    lines += [", ".join(f"{key} {value}" for key, value in found["machine"].items()), ""]
+    lines += [f"| {' | '.join(columns)} |", "|" + " --- |" * len(columns)]
+    lines += [f"| {' | '.join(row)} |" for row in rows]
+    return "\n".join([*lines, "", note, ""])
