@@ -200,6 +200,11 @@ class Document:
         return not isinstance(node, dict) or key == node.get("name") or " " in str(key)
 
 
+def as_yaml(data: object) -> str:
+    """Plain data as the text of a file."""
+    return yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
+
+
 def reason(details: ErrorDetails) -> str:
     """What pydantic says of a value, in the words of study files."""
     context = details.get("ctx", {})

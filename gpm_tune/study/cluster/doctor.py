@@ -112,11 +112,10 @@ def check_packages() -> Findings[None]:
                 "Install again into a new environment, in a checkout: pip install -c constraints.txt .",
             )
             return
-    from gpm_tune.study.tracking.provenance import environment_tags
+    from gpm_tune.study.tracking.provenance import PACKAGES, environment_tags
 
     versions = environment_tags()
-    names = ("torch", "torchvision", "ray", "optuna", "mlflow")
-    yield ok(", ".join(f"{name} {versions[f'gpm.{name}']}" for name in names))
+    yield ok(", ".join(f"{name} {versions[f'gpm.{name}']}" for name in PACKAGES))
 
 
 BASICS = {"Python": check_python, "packages": check_packages}

@@ -19,9 +19,7 @@ from pathlib import Path
 from shlex import join
 from typing import Any
 
-import yaml
-
-from gpm_tune.documents import Document
+from gpm_tune.documents import Document, as_yaml
 from gpm_tune.errors import UserError, first_line
 from gpm_tune.study.cluster.fetching import Get, from_storage
 from gpm_tune.study.definition.specification import Study
@@ -82,8 +80,8 @@ class Cluster:
             for job in client.list_jobs():
                 if (job.metadata or {}).get("study") == study.name and not job.status.is_terminal():
                     return str(job.submission_id)
-            plain = yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-            (Path(folder) / "study.yaml").write_text(plain, encoding="utf-8")
+            text = as_yaml(study.model_dump(mode="json"))
+            (Path(folder) / "study.yaml").write_text(text, encoding="utf-8")
             submitted: str = client.submit_job(
                 entrypoint="gpm-tune run study.yaml --address auto",
                 submission_id=f"{study.name}-{time.time_ns() // 10**6}",

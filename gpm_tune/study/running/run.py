@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import time
 
-import yaml
 from rich.console import Console
 
+from gpm_tune.documents import as_yaml
 from gpm_tune.errors import UserError
 from gpm_tune.study.accounts.confirmation import ConfirmationLedger
 from gpm_tune.study.accounts.ledger import Ledger
@@ -52,9 +52,7 @@ def run_study(study: Study, home: Home, address: str, console: Console) -> bool:
     with only_once(f"study '{study.name}'", folder):
         home.stop_file(study.name).unlink(missing_ok=True)  # it was meant for an earlier run
         ledger = Ledger(study, home.optuna_uri, home.checkpoints(study.name))
-        (folder / "study.yaml").write_text(
-            yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-        )
+        (folder / "study.yaml").write_text(as_yaml(study.model_dump(mode="json")), encoding="utf-8")
         with (
             Mirror(home, study.name),
             Tracker(folder / "spool", home.tracking_uri, study.name, home.artifact_root) as tracker,

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import yaml
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from gpm_tune.documents import as_yaml
 from gpm_tune.errors import UserError
 from gpm_tune.study.accounts.ledger import Ledger
 from gpm_tune.study.definition.specification import Study
@@ -44,8 +44,9 @@ class Preview:
             costs: list[object] = [f"no forecast: {self.forecast}; `gpm-tune plan` measures on clusters, too"]
         else:
             costs = forecast_lines(self.forecast, self.study)
-        blocks = [_yaml({"experiment": self.study.base}), _yaml(plain | {"objectives": self._goals})]
-        return [*blocks, self._space(), self._trials(), *costs]
+        blocks = [{"experiment": self.study.base}, plain | {"objectives": self._goals}]
+        texts = [as_yaml(block).rstrip() for block in blocks]
+        return [*texts, self._space(), self._trials(), *costs]
 
     @property
     def _goals(self) -> list[dict[str, Any]]:
@@ -86,7 +87,3 @@ def preview(study: Study, home: Home, address: str) -> Preview:
     except UserError as error:
         cost = str(error)
     return Preview(study, left, {trial.number: trial.values for trial in assigned if trial}, cost)
-
-
-def _yaml(data: object) -> str:
-    return yaml.safe_dump(data, sort_keys=False, allow_unicode=True).rstrip()

@@ -6,10 +6,10 @@ import dataclasses
 from collections import Counter
 from typing import Any
 
-import yaml
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from gpm_tune.documents import as_yaml
 from gpm_tune.study.accounts.confirmation import Confirmed, confirmed, rank_agreement
 from gpm_tune.study.accounts.records import StudyRecord, TrialRecord, best_trial, read_confirmation
 from gpm_tune.study.definition import space
@@ -155,4 +155,4 @@ def best_yaml(record: StudyRecord) -> str:
         f"# Trial {best['number']} of study {record.name}: {_objective_labels(record)[0]} "
         f"{best['scores'][0]:.4g} at step {best['best_step']}, NFE {best['metrics']['nfe']:g}.\n"
     )
-    return origin + yaml.safe_dump(best["experiment"], sort_keys=False, allow_unicode=True)
+    return origin + as_yaml(best["experiment"])
