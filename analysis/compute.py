@@ -9,9 +9,8 @@ import typer
 
 from gpm_tune.analysis.charts import draw
 from gpm_tune.analysis.compute import choose_targets, compute_chart, costs_of, progress, say
-from gpm_tune.analysis.figures import check_output, metric_title, write
-from gpm_tune.cli import script
-from gpm_tune.cli.common import FigureOption, HomeOption, TrackingOption, home_at
+from gpm_tune.analysis.figures import check_output, write
+from gpm_tune.cli import common, script
 from gpm_tune.cli.output import written
 
 
@@ -22,9 +21,9 @@ def main(
         typer.Option("--target", help="A value to be reached (default: a few along the curve)."),
     ] = None,
     metric: Annotated[str, typer.Option(help="A metric of the evaluations, at the full NFE.")] = "fid",
-    output: FigureOption = Path("compute"),
-    home: HomeOption = None,
-    tracking_uri: TrackingOption = None,
+    output: common.FigureOption = Path("compute"),
+    home: common.HomeOption = None,
+    tracking_uri: common.TrackingOption = None,
 ) -> None:
     """Draw the best FID so far against the time, GPU-hours and energy of training; a line per model.
 
@@ -34,10 +33,8 @@ def main(
     Example: python analysis/compute.py edm gan discr_flow --target 50 20 10 -o figures/compute
     """
     base = check_output(output)
-    frame = progress(home_at(home, tracking_uri), studies, metric)
-    first = frame.iloc[0]
-    title = metric_title(metric, first["features"], int(first["samples"]), first["split"])
-    files = write(draw(compute_chart(frame, title)), frame, base)
+    frame = progress(common.home_at(home, tracking_uri), studies, metric)
+    files = write(draw(compute_chart(frame)), frame, base)
     costs = costs_of(frame, target or choose_targets(frame))
     table = base.with_name(f"{base.name}_targets.csv")
     costs.to_csv(table, index=False)

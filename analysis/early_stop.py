@@ -8,39 +8,28 @@ from typing import Annotated
 import typer
 
 from gpm_tune.analysis import figures, nfe_curves
-from gpm_tune.analysis.quality import RESAMPLES, check_metric, measure, over_seeds, refuse_different
+from gpm_tune.analysis.quality import RESAMPLES, measure, points_of, refuse_different
 from gpm_tune.analysis.subjects import find_subjects
-from gpm_tune.cli import script
-from gpm_tune.cli.common import (
-    DeviceOption,
-    FigureOption,
-    HomeOption,
-    ResamplesOption,
-    RunsArgument,
-    SamplesOption,
-    SeedOption,
-    SplitOption,
-    home_at,
-)
+from gpm_tune.cli import common, script
 from gpm_tune.cli.output import written
 from gpm_tune.training.machine import choose_device
 from gpm_tune.training.sweep import Conditions
 
 
 def main(
-    runs: RunsArgument,
-    output: FigureOption = Path("early_stop"),
+    runs: common.RunsArgument,
+    output: common.FigureOption = Path("early_stop"),
     every: Annotated[int, typer.Option(min=1, help="Measure after every so many evaluations.")] = 1,
     steps: Annotated[
         int | None, typer.Option(min=1, help="Sampling steps of EDM's grid (default: the experiment's).")
     ] = None,
     metric: Annotated[str | None, typer.Option(help="fid, kid, … (default: the data's first).")] = None,
-    split: SplitOption = "test",
-    samples: SamplesOption = None,
-    resamples: ResamplesOption = RESAMPLES,
-    seed: SeedOption = 0,
-    device: DeviceOption = None,
-    home: HomeOption = None,
+    split: common.SplitOption = "test",
+    samples: common.SamplesOption = None,
+    resamples: common.ResamplesOption = RESAMPLES,
+    seed: common.SeedOption = 0,
+    device: common.DeviceOption = None,
+    home: common.HomeOption = None,
 ) -> None:
     """Figure 7a: FID of what the generation process has made after each of its N steps.
 
@@ -50,7 +39,7 @@ def main(
         python analysis/early_stop.py edm discr_flow --every 2 -o figure7a
     """
     output = figures.check_output(output)
-    place = home_at(home)
+    place = common.home_at(home)
     subjects = nfe_curves.with_a_process(find_subjects(place, runs, replicates=True))
     refuse_different(subjects, samples)
     frame = measure(
@@ -62,8 +51,7 @@ def main(
         one_grid=True,
         steps=steps,
     )
-    chosen = check_metric(metric, frame, subjects[0].experiment.default_objective.metric)
-    points = nfe_curves.with_front(over_seeds(frame, chosen))
+    points = nfe_curves.with_front(points_of(frame, subjects, metric))
     written(figures.write(nfe_curves.draw(points, front=False), points, output))
 
 

@@ -8,12 +8,11 @@ from typing import Annotated
 import typer
 
 from gpm_tune.analysis import figures, particles
+from gpm_tune.analysis.animation import FRAMES, check_animation
 from gpm_tune.analysis.particles import Spacing
 from gpm_tune.analysis.particles_figure import animate, draw, table
-from gpm_tune.analysis.process import FRAMES, check_animation
 from gpm_tune.analysis.retraining import find_origin
-from gpm_tune.cli import script
-from gpm_tune.cli.common import DeviceOption, FigureOption, HomeOption, SeedOption, SetOption, home_at
+from gpm_tune.cli import common, script
 from gpm_tune.cli.output import written
 from gpm_tune.training.machine import choose_device
 
@@ -26,7 +25,7 @@ def main(
             help="STUDY (its best trial), STUDY/TRIAL, an MLflow run id, a checkpoint's folder, or a file.",
         ),
     ],
-    output: FigureOption = Path("gaussians"),
+    output: common.FigureOption = Path("gaussians"),
     panels: Annotated[int, typer.Option(min=2, help="Panels, where --at does not name the steps.")] = 8,
     spacing: Annotated[
         Spacing | None,
@@ -50,10 +49,10 @@ def main(
         typer.Option("--animate", metavar="FILE", help="Also write an animation, a .gif or a .webp."),
     ] = None,
     frames: Annotated[int, typer.Option(min=2, max=FRAMES, help="Of the animation, at most.")] = 60,
-    seed: SeedOption = 0,
-    overrides: SetOption = None,
-    device: DeviceOption = None,
-    home: HomeOption = None,
+    seed: common.SeedOption = 0,
+    overrides: common.SetOption = None,
+    device: common.DeviceOption = None,
+    home: common.HomeOption = None,
 ) -> None:
     """Figures 8 to 12: particles in the plane (dots), data (diamonds) and directions (arrows).
 
@@ -76,7 +75,7 @@ def main(
     output = figures.check_output(output)
     if animation is not None:
         check_animation(animation)
-    place = home_at(home)
+    place = common.home_at(home)
     scene = particles.new_scene(find_origin(place, run, overrides or []), count, seed, noise)
     shown = particles.check_steps(scene, at) if at else particles.choose(scene, panels, spacing)
     animated = particles.choose(scene, frames, "even") if animation else []

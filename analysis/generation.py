@@ -8,26 +8,18 @@ from typing import Annotated
 import typer
 
 from gpm_tune.analysis import figures
+from gpm_tune.analysis.animation import check_animation
 from gpm_tune.analysis.pictures import load_shown
-from gpm_tune.analysis.process import animate, check_animation, choose, first, free, process_figure, simulate
+from gpm_tune.analysis.process import animate, choose, first, free, process_figure, simulate
 from gpm_tune.analysis.subjects import find_subjects
-from gpm_tune.cli import script
-from gpm_tune.cli.common import (
-    DeviceOption,
-    FigureOption,
-    HomeOption,
-    NFEOption,
-    RunsArgument,
-    SeedOption,
-    home_at,
-)
+from gpm_tune.cli import common, script
 from gpm_tune.cli.output import written
 from gpm_tune.training.machine import choose_device
 
 
 def main(
-    runs: RunsArgument,
-    output: FigureOption = Path("generation"),
+    runs: common.RunsArgument,
+    output: common.FigureOption = Path("generation"),
     particles: Annotated[
         int | None, typer.Option(min=1, help="Particles in the figure (default: 4 images, or 500 points).")
     ] = None,
@@ -50,10 +42,10 @@ def main(
             "--animate", metavar="FILE", help="Also animate 64 images, or 500 points: a .gif or a .webp."
         ),
     ] = None,
-    nfe: NFEOption = None,
-    seed: SeedOption = 0,
-    device: DeviceOption = None,
-    home: HomeOption = None,
+    nfe: common.NFEOption = None,
+    seed: common.SeedOption = 0,
+    device: common.DeviceOption = None,
+    home: common.HomeOption = None,
 ) -> None:
     """Figure 1: the same particles from the prior to the samples, from left to right, by NFE.
 
@@ -66,7 +58,7 @@ def main(
     output = figures.check_output(output)
     if animation is not None:
         check_animation(animation)
-    shown = free(load_shown(find_subjects(home_at(home), runs), nfe, choose_device(device)))
+    shown = free(load_shown(find_subjects(common.home_at(home), runs), nfe, choose_device(device)))
     processes = [simulate(each, particles, 4, seed) for each in shown]
     rows = [choose(process, every) for process in processes]
     if first_steps is not None:

@@ -10,16 +10,7 @@ import typer
 from gpm_tune.analysis import figures
 from gpm_tune.analysis.pictures import interpolation_figure, load_shown
 from gpm_tune.analysis.subjects import find_subjects
-from gpm_tune.cli import script
-from gpm_tune.cli.common import (
-    DeviceOption,
-    FigureOption,
-    HomeOption,
-    NFEOption,
-    RunsArgument,
-    SeedOption,
-    home_at,
-)
+from gpm_tune.cli import common, script
 from gpm_tune.cli.output import written
 from gpm_tune.sampling.interpolation import INTERPOLATIONS
 from gpm_tune.training.generation import check_method
@@ -27,17 +18,17 @@ from gpm_tune.training.machine import choose_device
 
 
 def main(
-    runs: RunsArgument,
-    output: FigureOption = Path("interpolate"),
+    runs: common.RunsArgument,
+    output: common.FigureOption = Path("interpolate"),
     method: Annotated[
         list[str] | None, typer.Option(help=f"One or several of {', '.join(INTERPOLATIONS)} (default: all).")
     ] = None,
     rows: Annotated[int, typer.Option(min=1, help="Pairs of end points.")] = 8,
     columns: Annotated[int, typer.Option(min=2, help="Samples from one end to the other.")] = 8,
-    nfe: NFEOption = None,
-    seed: SeedOption = 0,
-    device: DeviceOption = None,
-    home: HomeOption = None,
+    nfe: common.NFEOption = None,
+    seed: common.SeedOption = 0,
+    device: common.DeviceOption = None,
+    home: common.HomeOption = None,
 ) -> None:
     """Figure 5: interpolations at regular intervals, a row of panels per model, a panel per method.
 
@@ -50,7 +41,7 @@ def main(
     methods = method or list(INTERPOLATIONS)
     for name in methods:
         check_method(name)
-    shown = load_shown(find_subjects(home_at(home), runs), nfe, choose_device(device))
+    shown = load_shown(find_subjects(common.home_at(home), runs), nfe, choose_device(device))
     written(figures.write(*interpolation_figure(shown, methods, rows, columns, seed), output))
 
 

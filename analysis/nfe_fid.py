@@ -8,28 +8,17 @@ from typing import Annotated
 import typer
 
 from gpm_tune.analysis import figures, nfe_curves
-from gpm_tune.analysis.quality import RESAMPLES, check_metric, measure, over_seeds, refuse_different
+from gpm_tune.analysis.quality import RESAMPLES, measure, points_of, refuse_different
 from gpm_tune.analysis.subjects import find_subjects
-from gpm_tune.cli import script
-from gpm_tune.cli.common import (
-    DeviceOption,
-    FigureOption,
-    HomeOption,
-    ResamplesOption,
-    RunsArgument,
-    SamplesOption,
-    SeedOption,
-    SplitOption,
-    home_at,
-)
+from gpm_tune.cli import common, script
 from gpm_tune.cli.output import written
 from gpm_tune.training.machine import choose_device
 from gpm_tune.training.sweep import Conditions
 
 
 def main(
-    runs: RunsArgument,
-    output: FigureOption = Path("nfe_fid"),
+    runs: common.RunsArgument,
+    output: common.FigureOption = Path("nfe_fid"),
     nfe: Annotated[
         list[int] | None,
         typer.Option("--nfe", min=1, help="NFE to be measured (default: 1, 2, 4, … up to the models' own)."),
@@ -38,12 +27,12 @@ def main(
         list[str] | None, typer.Option("--solver", help="Solvers of EDM (`--solver euler heun`).")
     ] = None,
     metric: Annotated[str | None, typer.Option(help="fid, kid, … (default: the data's first).")] = None,
-    split: SplitOption = "test",
-    samples: SamplesOption = None,
-    resamples: ResamplesOption = RESAMPLES,
-    seed: SeedOption = 0,
-    device: DeviceOption = None,
-    home: HomeOption = None,
+    split: common.SplitOption = "test",
+    samples: common.SamplesOption = None,
+    resamples: common.ResamplesOption = RESAMPLES,
+    seed: common.SeedOption = 0,
+    device: common.DeviceOption = None,
+    home: common.HomeOption = None,
 ) -> None:
     """Figure 7b: FID against NFE for any set of runs, and the Pareto front over all.
 
@@ -54,7 +43,7 @@ def main(
         python analysis/nfe_fid.py edm discr_flow/0 discr_flow/1 gan --solver euler heun -o figure7b
     """
     output = figures.check_output(output)
-    place = home_at(home)
+    place = common.home_at(home)
     subjects = find_subjects(place, runs, replicates=True)
     refuse_different(subjects, samples)
     conditions = Conditions(split, samples, seed, resamples)
@@ -66,8 +55,7 @@ def main(
         nfe=nfe or nfe_curves.default_nfe(subjects),
         solvers=solver or (),
     )
-    chosen = check_metric(metric, frame, subjects[0].experiment.default_objective.metric)
-    points = nfe_curves.with_front(over_seeds(frame, chosen))
+    points = nfe_curves.with_front(points_of(frame, subjects, metric))
     written(figures.write(nfe_curves.draw(points), points, output))
 
 

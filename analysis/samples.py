@@ -11,24 +11,14 @@ from gpm_tune.analysis import figures
 from gpm_tune.analysis.coverage import check_split, coverage_figure, find_modes
 from gpm_tune.analysis.pictures import load_shown, samples_figure
 from gpm_tune.analysis.subjects import find_subjects
-from gpm_tune.cli import script
-from gpm_tune.cli.common import (
-    DeviceOption,
-    FigureOption,
-    HomeOption,
-    NFEOption,
-    RunsArgument,
-    SeedOption,
-    SplitOption,
-    home_at,
-)
+from gpm_tune.cli import common, script
 from gpm_tune.cli.output import written
 from gpm_tune.training.machine import choose_device
 
 
 def main(
-    runs: RunsArgument,
-    output: FigureOption = Path("samples"),
+    runs: common.RunsArgument,
+    output: common.FigureOption = Path("samples"),
     n: Annotated[
         int | None, typer.Option("--n", min=1, help="Samples shown (default: 64 images, or 1,000 points).")
     ] = None,
@@ -37,11 +27,11 @@ def main(
         bool, typer.Option(help="Also count samples by mode: OUTPUT_modes.csv, .png and .svg.")
     ] = True,
     counted: Annotated[int, typer.Option(min=1, help="Samples that are counted, per model.")] = 1000,
-    split: SplitOption = "test",
-    nfe: NFEOption = None,
-    seed: SeedOption = 0,
-    device: DeviceOption = None,
-    home: HomeOption = None,
+    split: common.SplitOption = "test",
+    nfe: common.NFEOption = None,
+    seed: common.SeedOption = 0,
+    device: common.DeviceOption = None,
+    home: common.HomeOption = None,
 ) -> None:
     """Figures 2, 3 and 4: uncurated samples of the same seed, a panel per model, and mode collapse.
 
@@ -55,7 +45,7 @@ def main(
     """
     output = figures.check_output(output)
     check_split(split)
-    shown = load_shown(find_subjects(home_at(home), runs), nfe, choose_device(device))
+    shown = load_shown(find_subjects(common.home_at(home), runs), nfe, choose_device(device))
     files = figures.write(*samples_figure(shown, n, columns, seed), output)
     modes = find_modes(shown) if coverage else None
     if modes is not None:

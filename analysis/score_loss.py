@@ -9,16 +9,7 @@ import typer
 
 from gpm_tune.analysis import figures, score_loss
 from gpm_tune.analysis.retraining import find_origin
-from gpm_tune.cli import script
-from gpm_tune.cli.common import (
-    DeviceOption,
-    FigureOption,
-    HomeOption,
-    SeedOption,
-    SetOption,
-    TrackingOption,
-    home_at,
-)
+from gpm_tune.cli import common, script
 from gpm_tune.cli.output import written
 from gpm_tune.errors import UserError
 from gpm_tune.training.machine import choose_device
@@ -33,7 +24,7 @@ def main(
             "or a file.",
         ),
     ] = None,
-    output: FigureOption = Path("score_loss"),
+    output: common.FigureOption = Path("score_loss"),
     score_steps: Annotated[int, typer.Option("--score-steps", min=2, metavar="K", help="K.")] = 64,
     early: Annotated[int, typer.Option(min=1, help="Generator updates before the first panel.")] = 50,
     late: Annotated[int, typer.Option(min=1, help="Generator updates before the second panel.")] = 3200,
@@ -45,11 +36,11 @@ def main(
         typer.Option("--study", help="Draw quality against K instead, of the runs of these studies."),
     ] = None,
     metric: Annotated[str | None, typer.Option(help="With --study (default: the data's first).")] = None,
-    seed: SeedOption = 0,
-    overrides: SetOption = None,
-    device: DeviceOption = None,
-    home: HomeOption = None,
-    tracking_uri: TrackingOption = None,
+    seed: common.SeedOption = 0,
+    overrides: common.SetOption = None,
+    device: common.DeviceOption = None,
+    home: common.HomeOption = None,
+    tracking_uri: common.TrackingOption = None,
 ) -> None:
     """Figure 6: how fast the score of the generated distribution follows the generator (appendix C.4).
 
@@ -70,7 +61,7 @@ def main(
     output = figures.check_output(output)
     if (run is None) == (not study):
         raise UserError("give either a Score GAN, for its loss, or --study NAME, for quality against K")
-    place = home_at(home, tracking_uri)
+    place = common.home_at(home, tracking_uri)
     if run is None:
         table = score_loss.best_by_run(place, study or [], metric)
         figure = score_loss.draw_quality(table)

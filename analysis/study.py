@@ -11,8 +11,7 @@ from gpm_tune.analysis.charts import draw
 from gpm_tune.analysis.figures import check_output, write
 from gpm_tune.analysis.study_data import read_data
 from gpm_tune.analysis.study_figures import study_charts
-from gpm_tune.cli import script
-from gpm_tune.cli.common import HomeOption, TrackingOption, home_at
+from gpm_tune.cli import common, script
 from gpm_tune.cli.output import written
 
 
@@ -22,8 +21,8 @@ def main(
         Path,
         typer.Option("-o", "--output", help="Where to write: OUTPUT_best.csv, .png and .svg, and so on."),
     ] = Path("study"),
-    home: HomeOption = None,
-    tracking_uri: TrackingOption = None,
+    home: common.HomeOption = None,
+    tracking_uri: common.TrackingOption = None,
 ) -> None:
     """Draw what a study has learnt and what it cost: a table and a picture of each figure.
 
@@ -34,7 +33,7 @@ def main(
     Example: python analysis/study.py quickstart -o figures/quickstart
     """
     base = check_output(output)
-    data = read_data(home_at(home, tracking_uri), study)
+    data = read_data(common.home_at(home, tracking_uri), study)
     files, lines = [], [f"note: {note}" for note in data.notes]
     for chart in study_charts(data):
         if chart.note:

@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 
 from gpm_tune.analysis.charts import Chart, Panel, Series
-from gpm_tune.analysis.figures import look
+from gpm_tune.analysis.figures import MEASURE, look, metric_title
 from gpm_tune.analysis.loader import load_points, refuse_mixed
-from gpm_tune.analysis.study_data import SPLIT, StudyData, read_data
-from gpm_tune.analysis.study_figures import MINUTES_PER_HOUR, spreads
+from gpm_tune.analysis.study_data import StudyData, read_data
+from gpm_tune.analysis.study_figures import in_hours, spreads
 from gpm_tune.analysis.study_frames import SECONDS_PER_HOUR
 from gpm_tune.analysis.subjects import MODEL_NAMES
 from gpm_tune.errors import UserError
@@ -23,7 +23,6 @@ TARGETS = 4  # that are chosen where none is given
 ENERGY = "system/energy"
 COSTS = ["seconds", "gpu_hours", "joules"]
 RUN = ["label", "study", "trial", "run", "model", "state", "seed", "is_best"]
-MEASURE = ["metric", "features", "samples", "split"]
 JOULES_PER_KILOWATT_HOUR = 3.6e6
 
 
@@ -62,10 +61,7 @@ def _of_study(home: Home, data: StudyData, metric: str) -> pd.DataFrame:
     gpu = float("nan") if data.gpu is None else data.gpu
     wide["gpu_hours"] = wide["seconds"] * gpu / SECONDS_PER_HOUR
     wide = wide.merge(runs[["run", "study", "trial", "state", "seed"]], on="run")
-    measure: dict[str, Any] = dict(
-        zip(MEASURE, (metric, data.record.features, data.samples, SPLIT), strict=True)
-    )
-    return wide.assign(data=str(data.record.experiment["data"]), **measure)
+    return wide.assign(data=str(data.record.experiment["data"]), **data.measure(metric))
 
 
 def _is_min(metric: str) -> bool:
@@ -114,11 +110,11 @@ def say(costs: pd.DataFrame) -> list[str]:
     return lines
 
 
-def compute_chart(frame: pd.DataFrame, title: str) -> Chart:
-    """The best value so far against each cost; title: of the metric."""
-    minutes = frame["seconds"].max() < SECONDS_PER_HOUR
-    divisor = SECONDS_PER_HOUR / MINUTES_PER_HOUR if minutes else SECONDS_PER_HOUR
-    costs = {f"training time ({'minutes' if minutes else 'hours'})": frame["seconds"] / divisor}
+def compute_chart(frame: pd.DataFrame) -> Chart:
+    """The best value so far against each cost."""
+    title = metric_title(*frame.iloc[0][MEASURE])
+    time, unit = in_hours(frame["seconds"] / SECONDS_PER_HOUR)
+    costs = {f"training time ({unit})": time}
     if frame["gpu_hours"].max() > 0:
         costs["GPU-hours of training"] = frame["gpu_hours"]
     if frame["joules"].notna().any():

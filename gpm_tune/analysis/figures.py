@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 # Okabe and Ito's colours: told apart by people who see colours differently; markers differ as well.
 COLORS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
 MARKERS = ["o", "s", "^", "D", "v", "P", "X"]
+MEASURE = ["metric", "features", "samples", "split"]  # columns: what values are of, and depend on
 FORMATS = (".csv", ".png", ".svg")
 STYLE: dict[Any, Any] = {
     "font.size": 10,
@@ -43,12 +44,12 @@ def look(index: int) -> tuple[str, str]:
     return COLORS[index % len(COLORS)], MARKERS[index % len(MARKERS)]
 
 
-def metric_title(metric: str, features: str | None, samples: int, split: str) -> str:
-    """An axis's label: the metric, and all that its values depend on."""
+def metric_title(metric: str, features: str | None, samples: float, split: str) -> str:
+    """An axis's label: the metric, and all that its values depend on, as a row has them in MEASURE."""
     names = {"fid": "FID", "kid": "KID", "fid_infinity": "FID∞"}
-    with_features = f"{features} features, " if features else ""
+    with_features = f"{features} features, " if pd.notna(features) else ""
     name = names.get(metric, metric.replace("_", " "))
-    return f"{name} ({with_features}{samples:,} samples, {split} split)"
+    return f"{name} ({with_features}{samples:,.0f} samples, {split} split)"
 
 
 def check_output(output: Path) -> Path:

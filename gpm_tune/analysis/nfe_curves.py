@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter, StrMethodFormatter
 
-from gpm_tune.analysis.figures import look, metric_title, new_figure
+from gpm_tune.analysis.figures import MEASURE, look, metric_title, new_figure
 from gpm_tune.analysis.quality import pareto_front
 from gpm_tune.analysis.subjects import Subject
 from gpm_tune.errors import UserError
@@ -17,13 +17,13 @@ from gpm_tune.metrics import DIRECTIONS
 
 def default_nfe(subjects: Sequence[Subject]) -> list[int]:
     """Powers of two up to the longest grid among the models."""
-    longest = max(1, *(_sampling_steps(subject) for subject in subjects))
+    longest = max(1, *(subject.sampling_steps for subject in subjects))
     return [2**k for k in range(longest.bit_length())]
 
 
 def with_a_process(subjects: Sequence[Subject]) -> list[Subject]:
     """Those that have a process of generation. Raises UserError where none has."""
-    found = [subject for subject in subjects if _sampling_steps(subject)]
+    found = [subject for subject in subjects if subject.sampling_steps]
     if not found:
         raise UserError("these models sample by their generator, at NFE 1: there is nothing to stop early")
     return found
@@ -31,15 +31,9 @@ def with_a_process(subjects: Sequence[Subject]) -> list[Subject]:
 
 def stops(subjects: Sequence[Subject], every: int, steps: int | None) -> list[int]:
     """Every so many NFE of the longest process, and the end of each; a second-order solver needs twice N."""
-    ends = {_sampling_steps(subject) for subject in subjects}
+    ends = {subject.sampling_steps for subject in subjects}
     longest = 2 * max(*ends, steps or 0)
     return sorted({*range(every, longest + 1, every), *ends, longest})
-
-
-def _sampling_steps(subject: Subject) -> int:
-    """N of the model's own grid; 0 for a generator."""
-    has_generator = getattr(subject.experiment.model, "generator", None) is not None
-    return 0 if has_generator else int(getattr(subject.experiment.model, "sampling_steps", 0))
 
 
 def with_front(points: pd.DataFrame) -> pd.DataFrame:
@@ -78,7 +72,6 @@ def draw(points: pd.DataFrame, *, front: bool = True) -> Figure:
         costs = [*best["nfe"], points["nfe"].max()]  # the best holds for all that may cost more, too
         values = [*best["value"], best["value"].iloc[-1]]
         axes.step(costs, values, where="post", color="0.5", linestyle=":", label="Pareto front")
-    first = points.iloc[0]
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_locator(LogLocator(base=2))
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
@@ -87,8 +80,7 @@ def draw(points: pd.DataFrame, *, front: bool = True) -> Figure:
         axes.yaxis.set_major_formatter(ScalarFormatter())
         axes.yaxis.set_minor_formatter(NullFormatter() if _spans_decades(points) else ScalarFormatter())
     axes.set_xlabel("NFE")
-    features = None if pd.isna(first.features) else str(first.features)
-    axes.set_ylabel(metric_title(first.metric, features, int(first.samples), first.split))
+    axes.set_ylabel(metric_title(*points.iloc[0][MEASURE]))
     axes.legend(fontsize=8)
     return figure
 

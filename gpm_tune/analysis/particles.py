@@ -181,15 +181,8 @@ def _on_path(
     t = x.new_full((len(x),), grid[min(step, model.steps - 1)])
     ended = is_noise and step == model.steps
     arrows = {} if ended else {"direction": model.flow.direction(x, t, rng)}
-    half = scene.frame(x[: scene.particles])
-    return _snapshot(
-        f"{symbol} = {tau:.3g}, NFE {nfe}",
-        {"step": step, name: tau, "nfe": nfe},
-        x[: scene.particles],
-        {key: arrow[: scene.particles] for key, arrow in arrows.items()},
-        half,
-        _loss(model.flow, half, t[:1]),
-    )
+    title, moment = f"{symbol} = {tau:.3g}, NFE {nfe}", {"step": step, name: tau, "nfe": nfe}
+    return _snapshot(scene, model.flow, title, moment, x, arrows, t[:1])
 
 
 def over_training(trainer: Trainer, scene: Scene, steps: Iterable[int]) -> Iterator[Snapshot]:
@@ -210,15 +203,9 @@ def over_training(trainer: Trainer, scene: Scene, steps: Iterable[int]) -> Itera
                 arrows = _parts(model.flow, x, scene.noise)
             else:
                 arrows = {"direction": _mean_direction(model.flow, x, rng)}
-            half = scene.frame(x[: scene.particles])
-            yield _snapshot(
-                _training_title(step, total, model.flow_steps),
-                {"step": step, "t": step / total, "generator_updates": step // model.flow_steps},
-                x[: scene.particles],
-                {key: arrow[: scene.particles] for key, arrow in arrows.items()},
-                half,
-                _loss(model.flow, half, None),
-            )
+            title = _training_title(step, total, model.flow_steps)
+            moment = {"step": step, "t": step / total, "generator_updates": step // model.flow_steps}
+            yield _snapshot(scene, model.flow, title, moment, x, arrows, None)
 
 
 def _training_title(step: int, total: int, flow_steps: int) -> str:
@@ -248,16 +235,19 @@ def _loss(flow: Flow, half: float, t: Tensor | None) -> Tensor | None:
     y, x = torch.meshgrid(line, line, indexing="ij")
     points = torch.stack([x, y], dim=-1).view(-1, 2)
     times = None if t is None else t.expand(len(points))
-    return flow.particle_loss(points, times).view(PIXELS, PIXELS)
+    return flow.particle_loss(points, times).view(PIXELS, PIXELS).cpu()
 
 
 def _snapshot(
+    scene: Scene,
+    flow: Flow,
     title: str,
     moment: dict[str, float],
     x: Tensor,
     arrows: dict[str, Tensor],
-    half: float,
-    loss: Tensor | None,
+    t: Tensor | None,
 ) -> Snapshot:
-    on_cpu = {key: arrow.cpu() for key, arrow in arrows.items()}
-    return Snapshot(title, moment, x.cpu(), on_cpu, half, None if loss is None else loss.cpu())
+    """What is shown of the particles that are simulated; t: as `_loss` takes it."""
+    x, *shown = (each[: scene.particles].cpu() for each in (x, *arrows.values()))
+    half = scene.frame(x)
+    return Snapshot(title, moment, x, dict(zip(arrows, shown, strict=True)), half, _loss(flow, half, t))

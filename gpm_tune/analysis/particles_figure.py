@@ -9,15 +9,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 from matplotlib import rc_context
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from PIL import Image
 from torch import Tensor
 
+from gpm_tune.analysis.animation import write_animation
 from gpm_tune.analysis.figures import COLORS, STYLE
 from gpm_tune.analysis.particles import DRAWS, Scene, Snapshot
-from gpm_tune.analysis.process import REST, SECONDS, SLOWEST
 from gpm_tune.analysis.subjects import MODEL_NAMES
 
 if TYPE_CHECKING:
@@ -131,17 +129,13 @@ def _explain(figure: Figure, scene: Scene, snapshots: Sequence[Snapshot], column
 
 def animate(scene: Scene, snapshots: Sequence[Snapshot], file: Path) -> None:
     """Write a frame per snapshot."""
-    frames = []
     with rc_context(STYLE):
         figure = Figure(figsize=(SIDE * 2, SIDE * 2 + 0.9), layout="constrained", dpi=100)
-        canvas, axes = FigureCanvasAgg(figure), figure.add_subplot()
+        axes = figure.add_subplot()
         _explain(figure, scene, snapshots, 1)
-        for snapshot in snapshots:
-            axes.clear()
-            _show(axes, scene, snapshot)
-            canvas.draw()
-            figure.set_layout_engine("none")  # the first frame's, so that nothing trembles
-            frames.append(Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB"))
-    pace = min(SLOWEST, round(1000 * SECONDS / len(frames)))
-    durations = [pace] * (len(frames) - 1) + [REST]
-    frames[0].save(file, save_all=True, append_images=frames[1:], duration=durations, loop=0)
+
+    def show(snapshot: Snapshot) -> None:
+        axes.clear()
+        _show(axes, scene, snapshot)
+
+    write_animation(figure, show, snapshots, file)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,9 +14,9 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from gpm_tune.analysis.figures import COLORS, STYLE
-from gpm_tune.analysis.subjects import Subject
+from gpm_tune.analysis.subjects import Subject, all_that_can_be_had
 from gpm_tune.errors import UserError
-from gpm_tune.models import FreeParticleModel, KernelFlowConfig
+from gpm_tune.models import KernelFlowConfig
 from gpm_tune.training.generation import Sampler, interpolate, load_sampler
 from gpm_tune.training.pictures import tile
 
@@ -30,8 +29,6 @@ REAL = "#bbbbbb"
 REAL_POINTS = 1000
 MARGIN = 0.2  # around the data's points, of their extent
 CAPTION = "grey: data. Points beyond the frame are drawn on its edge."
-
-_log = logging.getLogger("gpm_tune")
 
 
 @dataclass(frozen=True)
@@ -73,25 +70,19 @@ def load_shown(subjects: Sequence[Subject], nfe: int | None, device: str) -> lis
 
     One that cannot be sampled so is left out with a warning. Raises UserError where that leaves none.
     """
-    found, problems = [], []
-    for subject in subjects:
+
+    def load(subject: Subject) -> Shown:
         try:
-            found.append(_load(subject, nfe, device))
+            return _load(subject, nfe, device)
         except UserError as error:
-            problems.append(f"{subject.label}: {error}")
-    if not found:
-        raise UserError("\n".join(problems))
-    for problem in problems:
-        _log.warning("left out: %s", problem)
-    return found
+            raise UserError(f"{subject.label}: {error}") from None
+
+    return all_that_can_be_had(subjects, load)
 
 
 def _load(subject: Subject, nfe: int | None, device: str) -> Shown:
-    sampler = load_sampler(subject.folder, nfe=None, solver=None, steps=None, device=device)
-    if isinstance(sampler.model, FreeParticleModel):
-        sampler = replace(sampler, nfe=nfe)
-        sampler.check()
     experiment = subject.experiment
+    sampler = load_sampler(subject.folder, nfe=None if experiment.has_generator else nfe, device=device)
     points = len(experiment.data.shape) == 1
     real = experiment.data.load(experiment.seed).validation[:REAL_POINTS] if points else None
     return Shown(subject, sampler, real)

@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from PIL import Image
 from torch import Tensor
 
+from gpm_tune.analysis.animation import FRAMES, write_animation
 from gpm_tune.analysis.pictures import SIDE, Shown, caption, panels, show
 from gpm_tune.errors import UserError
 from gpm_tune.models import FreeParticleModel, ParticleModel, Samples
@@ -26,10 +25,6 @@ if TYPE_CHECKING:
 COLUMNS = 10
 PANEL = 0.85  # inches, the width of a column
 FOLLOWED = 5  # points that are coloured
-ENDINGS = (".gif", ".webp")
-FRAMES = 100  # at most
-SECONDS = 6.0  # of an animation, before it rests
-SLOWEST, REST = 500, 2000  # milliseconds: a frame at most, and the last one
 TILES = 8  # columns of images in an animation
 
 _log = logging.getLogger("gpm_tune")
@@ -128,30 +123,16 @@ def _show(panel: Axes, process: Process, x: Tensor, columns: int) -> None:
 def animate(processes: Sequence[Process], file: Path) -> None:
     """Write all processes side by side, at the same NFE at the same time; who is done waits."""
     figure, (line,) = panels([SIDE + 0.8], len(processes), SIDE * len(processes))
-    canvas = FigureCanvasAgg(figure)
     total = max(process.states[-1].nfe for process in processes)
     clock = np.unique(np.linspace(0, total, min(total + 1, FRAMES)).round().astype(int)).tolist()
     caption(figure, [process.shown for process in processes])
-    frames = []
-    for now in clock:
+
+    def show_at(now: int) -> None:
         for process, panel in zip(processes, line, strict=True):
             nfe, x = process.at(now)
             panel.clear()
             _show(panel, process, x, TILES)
-            panel.set_title(
-                f"{process.shown.subject.label}\nNFE {nfe} of {process.states[-1].nfe}", fontsize=9
-            )
-        canvas.draw()
-        figure.set_layout_engine("none")  # the first frame's, so that nothing trembles
-        frames.append(Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB"))
-    pace = min(SLOWEST, round(1000 * SECONDS / len(frames)))
-    durations = [pace] * (len(frames) - 1) + [REST]
-    frames[0].save(file, save_all=True, append_images=frames[1:], duration=durations, loop=0)
+            title = f"{process.shown.subject.label}\nNFE {nfe} of {process.states[-1].nfe}"
+            panel.set_title(title, fontsize=9)
 
-
-def check_animation(file: Path) -> None:
-    """Raise UserError unless an animation can be written there."""
-    if file.suffix not in ENDINGS:
-        raise UserError(f"--animate {file}: expected a name that ends in {' or '.join(ENDINGS)}")
-    if not file.parent.is_dir():
-        raise UserError(f"--animate {file}: there is no folder {file.parent}")
+    write_animation(figure, show_at, clock, file)

@@ -39,15 +39,15 @@ def measure(
     """
     rows = []
     for subject in subjects:
-        model: Any = subject.experiment.model
+        any_grid = isinstance(subject.experiment.model, EDMConfig)  # whose flow knows every noise level
         found = evaluate(
             subject.folder,
-            nfe=_possible_nfe(subject, nfe),
-            solvers=[name for name in solvers if name in getattr(model, "solvers", ())],
+            nfe=[n for n in nfe if any_grid or n <= subject.sampling_steps],
+            solvers=[name for name in solvers if name in subject.experiment.model.solvers],
             conditions=conditions,
             cache=home.cache,
             device=device,
-            steps=(steps or model.sampling_steps) if one_grid and knows_every_grid(subject) else None,
+            steps=(steps or subject.sampling_steps) if one_grid and any_grid else None,
         )
         rows += [_row(subject, measurement) for measurement in found]
     return pd.DataFrame(rows)
@@ -66,19 +66,6 @@ def refuse_different(subjects: Sequence[Subject], samples: int | None) -> None:
         for subject in subjects
     ]
     refuse_mixed(pd.DataFrame(rows), "the models", [key for key in rows[0] if key != "label"])
-
-
-def knows_every_grid(subject: Subject) -> bool:
-    """Whether a model's sampling steps are free, as they are where its flow knows every noise level."""
-    return isinstance(subject.experiment.model, EDMConfig)
-
-
-def _possible_nfe(subject: Subject, nfe: Sequence[int]) -> list[int]:
-    """Those of the wanted NFE that a model with a grid of its own can spend; none for a generator."""
-    model: Any = subject.experiment.model
-    if getattr(model, "generator", None) is not None:
-        return []
-    return [n for n in nfe if knows_every_grid(subject) or n <= model.sampling_steps]
 
 
 def _row(subject: Subject, measured: Measurement) -> dict[str, Any]:
@@ -117,13 +104,21 @@ def over_seeds(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def check_metric(metric: str | None, frame: pd.DataFrame, default: str) -> str:
-    """The metric asked for, or the default. Raises UserError where it was not measured."""
-    known = [name.removesuffix("_error") for name in frame if str(name).endswith("_error")]
-    chosen = metric or default
-    if chosen not in frame:
-        raise UserError(f"--metric {chosen}: not measured; {nearest(chosen, known)}")
-    return chosen
+def points_of(frame: pd.DataFrame, subjects: Sequence[Subject], metric: str | None) -> pd.DataFrame:
+    """Of what was measured one metric, over seeds: the one asked for, or of every data set its own.
+
+    Raises UserError where it was not measured.
+    """
+    defaults = {s.experiment.data_label: s.experiment.default_objective.metric for s in subjects}
+    parts = []
+    for data, rows in frame.groupby("data", sort=False):
+        measured = rows.dropna(axis="columns", how="all")
+        chosen = metric or defaults[data]
+        if chosen not in measured:
+            known = [name.removesuffix("_error") for name in measured if str(name).endswith("_error")]
+            raise UserError(f"--metric {chosen}: not measured; {nearest(chosen, known)}")
+        parts.append(over_seeds(rows, chosen))
+    return pd.concat(parts, ignore_index=True)
 
 
 def pareto_front(costs: np.ndarray, values: np.ndarray) -> np.ndarray:

@@ -94,7 +94,7 @@ def _say_versions(data: StudyData) -> Iterable[str]:
 
 def _best(data: StudyData) -> dict[str, Any] | None:
     """The best trial: what it is called, its values, what was measured, and its samples."""
-    trial = next(iter(data.record.ranked()), None)
+    trial = data.best
     if trial is None:
         return None
     picture = data.picture

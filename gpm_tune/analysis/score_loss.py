@@ -18,7 +18,7 @@ import torch
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from gpm_tune.analysis.figures import COLORS, STYLE, metric_title, new_figure
+from gpm_tune.analysis.figures import COLORS, MEASURE, STYLE, metric_title, new_figure
 from gpm_tune.analysis.loader import PARAM, load_points, load_runs, refuse_mixed
 from gpm_tune.analysis.retraining import Origin, start, train_to
 from gpm_tune.config import nearest
@@ -239,8 +239,7 @@ def over_seeds(runs: pd.DataFrame) -> pd.DataFrame:
 
 def draw_quality(runs: pd.DataFrame) -> Figure:
     """Quality against K. runs: the rows of `best_by_run`."""
-    first, summary = runs.iloc[0], over_seeds(runs)
-    features = None if pd.isna(first["features"]) else first["features"]
+    summary = over_seeds(runs)
     figure, axes = new_figure()
     with rc_context(STYLE):
         axes.plot(runs["k"], runs["value"], "o", color=COLORS[5], markersize=4, zorder=3, label="one run")
@@ -259,8 +258,7 @@ def draw_quality(runs: pd.DataFrame) -> Figure:
         axes.set_xticks(ticks.index, [f"{k}\n{updates}" for k, updates in ticks.items()])
         axes.minorticks_off()
         axes.set_xlabel("K, score steps per generator update; below it: generator updates")
-        title = metric_title(first["metric"], features, int(first["samples"]), "validation")
-        axes.set_ylabel(f"best {title}", fontsize=9)
+        axes.set_ylabel(f"best {metric_title(*runs.iloc[0][MEASURE])}", fontsize=9)
         axes.set_title("; ".join(_settings(runs)), fontsize=9)
         axes.legend()
     return figure

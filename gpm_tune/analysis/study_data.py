@@ -17,7 +17,7 @@ import yaml
 from mlflow.exceptions import MlflowException
 from pydantic import TypeAdapter, ValidationError
 
-from gpm_tune.analysis.figures import metric_title
+from gpm_tune.analysis.figures import MEASURE, metric_title
 from gpm_tune.analysis.loader import COLUMNS, PARAM, load_points, load_runs
 from gpm_tune.errors import UserError
 from gpm_tune.study.accounts.records import (
@@ -67,6 +67,15 @@ class StudyData:
         except (ValidationError, UserError):  # of another version; a folder of pictures that is not here
             found: int | None = self.record.experiment["evaluation"].get("samples")
             return found
+
+    @cached_property
+    def best(self) -> TrialRecord | None:
+        """The best trial; None while none has a result."""
+        return next(iter(self.record.ranked()), None)
+
+    def measure(self, metric: str) -> dict[str, Any]:
+        """The columns MEASURE of a metric's values."""
+        return dict(zip(MEASURE, (metric, self.record.features, self.samples, SPLIT), strict=True))
 
     def title(self, metric: str) -> str:
         """An axis's label, with all that the metric's values depend on."""

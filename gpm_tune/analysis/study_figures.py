@@ -76,7 +76,6 @@ def learning_curves(data: StudyData) -> Chart:
     """The first objective against training steps, where trials were stopped, and where they failed."""
     frame = frames.learning_curves(data)
     metric = data.title(data.record.objective.metric)
-    best = next((trial.number for trial in data.record.ranked()), None)
     series, ends = [], []
     for trial in data.record.trials:
         rows = frame[frame["trial"] == trial.number]
@@ -84,7 +83,7 @@ def learning_curves(data: StudyData) -> Chart:
             continue
         donor, step = frames.fork_point(trial) or (None, None)
         before = frame[(frame["trial"] == donor) & (frame["step"] == step)]  # a fork goes on from there
-        series.append(_curve(pd.concat([before, rows]), trial, trial.number == best))
+        series.append(_curve(pd.concat([before, rows]), trial, trial == data.best))
         if trial.state in ENDS:
             x, y = list(rows["step"])[-1:], list(rows["value"])[-1:]
             color, marker = STATES[trial.state]
@@ -221,7 +220,7 @@ def parallel(data: StudyData) -> Chart:
     objective = data.record.objective
     paths = [*data.search, objective.metric]
     names = {path: short_path(path, paths) for path in paths}
-    best = data.record.ranked()[0].number if data.record.ranked() else None
+    best = data.best.number if data.best else None
     ranks = frame[frame["parameter"] == objective.metric].set_index("trial")["value"]
     ranks = ranks.rank(pct=True, ascending=objective.mode == "min")
     order = ranks.sort_values(ascending=False).index
@@ -322,11 +321,15 @@ def confirmation(data: StudyData) -> Chart:
 
 
 def _costs(data: StudyData, frame: pd.DataFrame) -> dict[str, tuple[pd.Series[Any], str]]:
-    """What was spent, and its title; hours in minutes where they are few."""
-    hours = frame["hours"]
-    spent = (hours, "hours") if hours.max() >= 1 else (hours * MINUTES_PER_HOUR, "minutes")
-    found = {"hours": (spent[0], f"training time, all trials added up ({spent[1]})")}
+    """What was spent, and its title."""
+    time, unit = in_hours(frame["hours"])
+    found = {"hours": (time, f"training time, all trials added up ({unit})")}
     return found | ({"gpu_hours": (frame["gpu_hours"], "GPU-hours of training")} if data.gpu else {})
+
+
+def in_hours(hours: pd.Series[Any]) -> tuple[pd.Series[Any], str]:
+    """Hours, or minutes where they are few; and which of the two."""
+    return (hours, "hours") if hours.max() >= 1 else (hours * MINUTES_PER_HOUR, "minutes")
 
 
 def _by_state(frame: pd.DataFrame, x: str, y: str) -> list[Series]:
@@ -361,5 +364,4 @@ def spreads(values: pd.Series[Any]) -> bool:
 
 
 def _say_best(data: StudyData) -> str:
-    best = next(iter(data.record.ranked()), None)
-    return "" if best is None else f"Best: {best.value:.4g}, trial {best.number}."
+    return "" if data.best is None else f"Best: {data.best.value:.4g}, trial {data.best.number}."

@@ -9,6 +9,7 @@ from typing import Any
 import optuna
 import pandas as pd
 
+from gpm_tune.analysis.figures import MEASURE
 from gpm_tune.analysis.study_data import SPLIT, StudyData
 from gpm_tune.metrics import DIRECTIONS
 from gpm_tune.study.accounts.confirmation import confirmed
@@ -19,7 +20,6 @@ from gpm_tune.training.objectives import AT_NFE, curve_of
 FEWEST = 4  # complete trials from which importance can be said at all
 SECONDS_PER_HOUR = 3600
 TRIAL = ["study", "trial", "run", "state", "seed"]
-MEASURE = ["metric", "features", "samples", "split"]
 
 
 def trials(data: StudyData) -> pd.DataFrame:
@@ -66,14 +66,14 @@ def best_so_far(data: StudyData) -> pd.DataFrame:
         hours = spent / SECONDS_PER_HOUR
         gpu_hours = None if data.gpu is None else hours * data.gpu
         rows.append({**_origin(data, trial), "trials": count, "hours": hours, "gpu_hours": gpu_hours})
-        rows[-1] |= {**_measure(data, record.objective.metric), "value": value, "best": best}
+        rows[-1] |= {**data.measure(record.objective.metric), "value": value, "best": best}
     return pd.DataFrame(rows, columns=[*TRIAL, "trials", "hours", "gpu_hours", *MEASURE, "value", "best"])
 
 
 def learning_curves(data: StudyData) -> pd.DataFrame:
     """The first objective at every evaluation of every trial."""
     origins = pd.DataFrame([_origin(data, trial) for trial in data.record.trials], columns=TRIAL)
-    frame = origins.merge(data.curves, on="trial").assign(**_measure(data, data.record.objective.metric))
+    frame = origins.merge(data.curves, on="trial").assign(**data.measure(data.record.objective.metric))
     return frame[[*TRIAL, "step", *MEASURE, "value"]].sort_values(["trial", "step"], ignore_index=True)
 
 
@@ -84,7 +84,7 @@ def value_by_nfe(data: StudyData) -> pd.DataFrame:
         {
             **_origin(data, trial),
             "step": trial.best_step,
-            **_measure(data, metric),
+            **data.measure(metric),
             "nfe": nfe,
             "value": value,
         }
@@ -146,7 +146,7 @@ def importance(data: StudyData) -> pd.DataFrame:
         rows.append({"parameter": path, "importance": _share(having, path, paths), "trials": len(having)})
     frame = pd.DataFrame(rows, columns=["parameter", "importance", "trials"])
     frame = frame.assign(evaluator="fANOVA", step=step, study=data.record.name)
-    frame = frame.assign(**_measure(data, objective.metric))
+    frame = frame.assign(**data.measure(objective.metric))
     return frame.sort_values("importance", ascending=False, ignore_index=True)
 
 
@@ -177,7 +177,7 @@ def slices(data: StudyData) -> pd.DataFrame:
             **_origin(data, trial),
             "parameter": path,
             "at": _shown(trial.values[path]),
-            **_measure(data, metric),
+            **data.measure(metric),
         }
         | {"value": trial.value}
         for path in data.search
@@ -230,7 +230,7 @@ def confirmation(data: StudyData) -> pd.DataFrame:
         for trial in data.stage.trials if data.stage else ():
             if trial.confirms == found.number and trial.state == "complete":
                 own = {"study": data.record.name, "trial": found.number, "seed": trial.values.get("seed")}
-                rows.append({**own, **_measure(data, data.record.objective.metric), "value": trial.value})
+                rows.append({**own, **data.measure(data.record.objective.metric), "value": trial.value})
                 rows[-1] |= {"searched": found.searched, "mean": found.mean, "std": found.std}
                 rows[-1] |= {"best_share": found.best_share}
     columns = ["study", "trial", "seed", *MEASURE, "value", "searched", "mean", "std", "best_share"]
@@ -243,10 +243,6 @@ def _origin(data: StudyData, trial: TrialRecord) -> dict[str, Any]:
     seed = trial.values.get("seed", data.record.experiment.get("seed"))
     values = (data.record.name, trial.number, next(iter(own), None), trial.state, seed)
     return dict(zip(TRIAL, values, strict=True))
-
-
-def _measure(data: StudyData, metric: str) -> dict[str, Any]:
-    return dict(zip(MEASURE, (metric, data.record.features, data.samples, SPLIT), strict=True))
 
 
 def _shown(value: Any) -> Any:

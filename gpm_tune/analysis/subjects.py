@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 from gpm_tune.errors import UserError
 from gpm_tune.study.accounts.runs import checkpoints_of
@@ -21,6 +22,9 @@ MODEL_NAMES = {
     "discr_flow": "Discriminator Flow",
     "kernel_flow": "Kernel flow",
 }
+
+Wanted = TypeVar("Wanted")
+Found = TypeVar("Found")
 
 _log = logging.getLogger("gpm_tune")
 
@@ -45,6 +49,11 @@ class Subject:
         return self.model, self.experiment.data_label
 
     @property
+    def sampling_steps(self) -> int:
+        """N of the model's own grid; 0 for a generator."""
+        return 0 if self.experiment.has_generator else getattr(self.experiment.model, "sampling_steps", 0)
+
+    @property
     def unseeded(self) -> str:
         """What its replicates share: the experiment but for the seed."""
         return self.experiment.model_copy(update={"seed": 0}).model_dump_json()
@@ -59,18 +68,28 @@ def find_subjects(home: Home, words: Sequence[str], *, replicates: bool = False)
     nothing but their seed share a label. One that cannot be had, as its checkpoint is gone, is left out
     with a warning. Raises UserError where that leaves none.
     """
-    found: list[Subject] = []
-    problems: list[str] = []
-    for word in words:
+    if not words:
+        raise UserError("no run was given: name a study, a run id, or a checkpoint")
+    found = all_that_can_be_had(words, lambda word: _find(home, word))
+    return _distinguish([subject for subjects in found for subject in subjects], replicates)
+
+
+def all_that_can_be_had(wanted: Iterable[Wanted], find: Callable[[Wanted], Found]) -> list[Found]:
+    """What is found for each; those for which UserError is raised are left out with a warning.
+
+    Raises UserError where that leaves none.
+    """
+    found, problems = [], []
+    for each in wanted:
         try:
-            found += _find(home, word)
+            found.append(find(each))
         except UserError as error:
             problems.append(str(error))
     if not found:
-        raise UserError("\n".join(problems) or "no run was given: name a study, a run id, or a checkpoint")
+        raise UserError("\n".join(problems))
     for problem in problems:
         _log.warning("left out: %s", problem)
-    return _distinguish(found, replicates)
+    return found
 
 
 def _find(home: Home, word: str) -> list[Subject]:

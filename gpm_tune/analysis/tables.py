@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from gpm_tune.analysis.figures import metric_title
+from gpm_tune.analysis.figures import MEASURE, metric_title
 
 LATEX = str.maketrans({"&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#", "±": r"$\pm$", "∞": r"$_\infty$"})
 
@@ -30,9 +30,7 @@ def quality_table(points: pd.DataFrame) -> pd.DataFrame:
 
 
 def _column(point: Mapping[Hashable, Any]) -> str:
-    features = None if pd.isna(point["features"]) else point["features"]
-    title = metric_title(point["metric"], features, point["samples"], point["split"])
-    return f"{point['data']}: {title}"
+    return f"{point['data']}: {metric_title(*(point[key] for key in MEASURE))}"
 
 
 def _cell(point: Mapping[Hashable, Any]) -> str:
