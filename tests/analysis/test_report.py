@@ -9,13 +9,13 @@ import json
 import re
 import shutil
 import sqlite3
-import subprocess
 from contextlib import closing
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
+from browser import look_at, needs_browser
 from examples import study_of
 from hand_made import EVERY, STORIES, evaluation, open_ledger, png
 
@@ -27,14 +27,7 @@ from gpm_tune.study.accounts.ledger import Ledger
 from gpm_tune.study.storage.home import Home
 from gpm_tune.study.storage.locks import only_once
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-sync",
     "--window-size=1280,1000",
     "--host-resolver-rules=MAP * ~NOTFOUND",
     "--proxy-server=127.0.0.1:9",
@@ -93,9 +86,9 @@ def words(page: str) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine")
+@needs_browser
 def test_a_browser_without_a_network_shows_the_studys_values(page: str, told: Home, tmp_path: Path) -> None:
-    found, messages = look_at(page, tmp_path)
+    found, messages = probe(page, tmp_path)
     assert found["requests"] == []
     assert not [line for line in messages.splitlines() if "CONSOLE" in line], messages
     plots = found["plots"]
@@ -117,16 +110,14 @@ def test_a_browser_without_a_network_shows_the_studys_values(page: str, told: Ho
     assert found["image"] == 4, "the picture of samples"
 
 
-def look_at(page: str, folder: Path) -> tuple[dict[str, Any], str]:
+def probe(page: str, folder: Path) -> tuple[dict[str, Any], str]:
     """What the probe found in a real browser, and what the browser said."""
     digest = base64.b64encode(hashlib.sha256(PROBE.encode()).digest()).decode()
     probed = page.replace("script-src ", f"script-src 'sha256-{digest}' ", 1)
     probed = probed.replace("</body>", f"<script>{PROBE}</script></body>")
     file = folder / "report.html"
     file.write_text(probed, encoding="utf-8")
-    assert CHROMIUM
-    command = [CHROMIUM, *FLAGS, f"--user-data-dir={folder / 'profile'}", "--dump-dom", file.as_uri()]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    done = look_at(file.as_uri(), folder / "profile", *FLAGS)
     match = re.search(r'<pre id="probe">(.*?)</pre>', done.stdout, re.S)
     assert match, done.stderr
     found: dict[str, Any] = json.loads(html.unescape(match[1]))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import socket
 import subprocess
 import sys
@@ -12,24 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from browser import look_at, needs_browser
 from mlflow.tracking import MlflowClient
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-
-FLAGS = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-sync",
-    "--window-size=1600,1000",
-)
-
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine"),
-]
+pytestmark = [pytest.mark.slow, needs_browser]
 
 
 @pytest.fixture
@@ -64,13 +49,7 @@ def wait_for(address: str, process: subprocess.Popen[bytes]) -> None:
 
 
 def page(address: str, profile: Path) -> str:
-    """The page as Chromium has it once its scripts have run."""
-    assert CHROMIUM
-    command = [CHROMIUM, *FLAGS, f"--user-data-dir={profile}", "--virtual-time-budget=30000"]
-    result = subprocess.run(
-        [*command, "--dump-dom", address], capture_output=True, text=True, timeout=120, check=True
-    )
-    return result.stdout
+    return look_at(address, profile, "--window-size=1600,1000", "--virtual-time-budget=30000").stdout
 
 
 def test_the_browser_shows_the_studys_trials_with_their_metric(
