@@ -8,14 +8,11 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
-import boto3
 import pytest
 from examples import POINTS, study_of
 from mlflow.tracking import MlflowClient
-from moto.server import ThreadedMotoServer
 from program import COMMAND, write_study
 
 from gpm_tune.errors import UserError
@@ -38,19 +35,6 @@ PLANTED = {  # secrets that a user has around a study
 }
 ALONE = {"cpu": 1, "concurrent": 1}
 LONG = space.put(POINTS, {"training.steps": 4000, "evaluation.every": 500, "evaluation.nfe": []})
-
-
-@pytest.fixture
-def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The URI of a bucket on this machine's 127.0.0.1."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    url = "http://{}:{}".format(*server.get_host_and_port())
-    for name, value in {**PLANTED, "AWS_ENDPOINT_URL": url, "AWS_REGION": "us-east-1"}.items():
-        monkeypatch.setenv(name, value)
-    boto3.client("s3", endpoint_url=url, region_name="us-east-1").create_bucket(Bucket="particles")
-    yield "s3://particles/gpm-tune"
-    server.stop()
 
 
 def run(
@@ -76,7 +60,8 @@ def test_a_study_goes_on_elsewhere_from_its_bucket_and_shows_no_secret(
     tmp_path: Path, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     logs = Path("/tmp") / f"ray-{os.getpid()}"  # short: sockets lie there
-    monkeypatch.setenv("RAY_TMPDIR", str(logs))
+    for name, value in {**PLANTED, "RAY_TMPDIR": str(logs)}.items():
+        monkeypatch.setenv(name, value)
     path = write_study(tmp_path, name="far", experiment=LONG, budget={"trials": 2}, resources=ALONE)
     first = run(path, tmp_path / "one", "--storage", bucket, interrupt_after="trial 0: step 1500/")
     assert first.returncode == 130, first.args
