@@ -34,6 +34,12 @@ def _absolute(path: Path) -> Path:
 FolderPath = Annotated[Path, AfterValidator(_absolute)]
 
 
+def hold_out(images: Tensor, count: int, test: Tensor, seed: int) -> Dataset:
+    """So many of the images, drawn from the seed, are for validation, the others for training."""
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
+    return Dataset(images[order[count:]], images[order[:count]], test)
+
+
 def default_root() -> Path:
     """$GPM_TUNE_DATA, else a folder in the user's cache."""
     return Path(os.environ.get("GPM_TUNE_DATA") or Path.home() / ".cache" / "gpm-tune" / "data")

@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 
 from gpm_tune.config import Config
-from gpm_tune.data.dataset import Dataset, pad_to
+from gpm_tune.data.dataset import Dataset, hold_out, pad_to
 
 HELD_OUT = 360  # images in each of validation and test set, a fifth of all
 
@@ -38,6 +38,4 @@ class DigitsConfig(Config):
 
         scaled = torch.from_numpy(load_digits().images) * (255 / 16)
         images = pad_to(scaled.round().to(torch.uint8), self.size)
-        rest, test = images[:-HELD_OUT], images[-HELD_OUT:]
-        order = torch.randperm(len(rest), generator=torch.Generator().manual_seed(seed))
-        return Dataset(rest[order[HELD_OUT:]], rest[order[:HELD_OUT]], test)
+        return hold_out(images[:-HELD_OUT], HELD_OUT, images[-HELD_OUT:], seed)

@@ -7,13 +7,12 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import ClassVar, Literal
 
-import torch
 from filelock import FileLock
 from pydantic import Field
 from torch import Tensor
 
 from gpm_tune.config import Config
-from gpm_tune.data.dataset import Dataset, FolderPath, default_root, pad_to
+from gpm_tune.data.dataset import Dataset, FolderPath, default_root, hold_out, pad_to
 from gpm_tune.errors import UserError
 
 SIDE = 32
@@ -73,14 +72,8 @@ class MNISTConfig(Config):
     def load(self, seed: int) -> Dataset:
         """The images; which of the training ones are held out for validation follows the seed."""
         self.prepare()
-        images = pad_to(self._open(train=True), SIDE)
-        order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
-        held_out = len(images) // 10
-        return Dataset(
-            images[order[held_out:]],
-            images[order[:held_out]],
-            pad_to(self._open(train=False), SIDE),
-        )
+        rest, test = (pad_to(self._open(train=train), SIDE) for train in (True, False))
+        return hold_out(rest, len(rest) // 10, test, seed)
 
     def _open(self, *, train: bool, download: bool = False) -> Tensor:
         from torchvision.datasets import MNIST

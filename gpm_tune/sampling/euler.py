@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -22,6 +23,7 @@ def randn_like(x: Tensor, rng: torch.Generator) -> Tensor:
 class Euler:
     """x += drift · field(x, τ) Δτ + amplitude(τ) √|Δτ| ε; the last step is x += field(x, τ) Δτ."""
 
+    name: ClassVar[str] = "euler"
     drift: float = 1.0
     amplitude: Callable[[float], float] = lambda _tau: 0.0
 

@@ -18,6 +18,10 @@ from gpm_tune.sampling.euler import Euler, Field, randn_like
 class Solver(Protocol):
     """Carries particles along a grid."""
 
+    @property
+    def name(self) -> str:
+        """What chooses it in a study file."""
+
     def path(self, field: Field, x: Tensor, grid: Sequence[float], rng: torch.Generator) -> Iterator[Tensor]:
         """The particles after each step of the grid."""
 

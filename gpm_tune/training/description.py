@@ -102,7 +102,7 @@ def count_costs(experiment: Experiment) -> Description:
 
 
 def parameters(network: nn.Module) -> int:
-    """Number of trainable parameters."""
+    """How many a network has."""
     return sum(parameter.numel() for parameter in network.parameters())
 
 

@@ -13,7 +13,6 @@ from torch import Tensor
 from gpm_tune.config import nearest
 from gpm_tune.errors import UserError
 from gpm_tune.models import FreeParticleModel, ParticleModel, Samples, Sampling
-from gpm_tune.sampling.euler import Euler
 from gpm_tune.sampling.interpolation import INTERPOLATIONS
 from gpm_tune.sampling.solvers import Solver, SolverConfig
 from gpm_tune.training.experiment import Experiment
@@ -74,7 +73,7 @@ class Sampler:
         """What samples: the solver, or the generator."""
         if not isinstance(self.model, FreeParticleModel):
             return "generator"
-        return self.solver or _name(self.model.solver)
+        return self.solver or self.model.solver.name
 
     @property
     def sampling_steps(self) -> int | None:
@@ -84,7 +83,7 @@ class Sampler:
     def _solver(self) -> Solver:
         """The solver asked for; with the experiment's options where it is the model's own."""
         assert isinstance(self.model, FreeParticleModel)
-        if self.solver in (None, _name(self.model.solver)):
+        if self.solver in (None, self.model.solver.name):
             return self.model.solver
         adapter: TypeAdapter[Solver] = TypeAdapter(SolverConfig)
         return adapter.validate_python({"name": self.solver})
@@ -133,11 +132,6 @@ class Sampler:
             return Sampling(solver, solver.steps(self.nfe))
         stops = range(1, self.nfe + 1) if self.nfe is not None else ()
         return Sampling(solver, self.steps or self.model.steps, stops)
-
-
-def _name(solver: Solver) -> str:
-    """What a person calls a solver."""
-    return "euler" if isinstance(solver, Euler) else str(getattr(solver, "name"))  # noqa: B009
 
 
 def interpolate(sampler: Sampler, *, rows: int, columns: int, seed: int, method: str) -> Samples:

@@ -67,7 +67,7 @@ def load_teacher(experiment: Experiment, cache: Path | None, device: torch.devic
 
 
 def frozen(denoiser: nn.Module) -> Denoise:
-    """A network of a denoiser as a function of particles and noise levels, without gradients of its own."""
+    """A denoiser's network, frozen, as a function: so it is no part of the model that follows it."""
     denoiser.requires_grad_(False)
 
     def denoise(x: Tensor, sigma: Tensor) -> Tensor:
