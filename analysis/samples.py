@@ -8,12 +8,13 @@ from typing import Annotated
 import typer
 
 from gpm_tune.analysis import figures
-from gpm_tune.analysis.coverage import check_split, coverage_figure, find_modes
+from gpm_tune.analysis.coverage import coverage_figure, find_modes
 from gpm_tune.analysis.pictures import load_shown, samples_figure
 from gpm_tune.analysis.subjects import find_subjects
 from gpm_tune.cli import common, script
 from gpm_tune.cli.output import written
 from gpm_tune.training.machine import choose_device
+from gpm_tune.training.sweep import check_split
 
 
 def main(
@@ -44,7 +45,7 @@ def main(
         python analysis/samples.py NCSN=score_gan/0 EDM=score_gan/7 -o figure4
     """
     output = figures.check_output(output)
-    check_split(split)
+    check_split(split, ("validation", "test"))
     shown = load_shown(find_subjects(common.home_at(home), runs), nfe, choose_device(device))
     files = figures.write(*samples_figure(shown, n, columns, seed), output)
     modes = find_modes(shown) if coverage else None

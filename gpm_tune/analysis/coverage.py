@@ -14,17 +14,14 @@ from torch import Tensor
 
 from gpm_tune.analysis.figures import look, new_figure
 from gpm_tune.analysis.pictures import REAL, Shown
-from gpm_tune.config import nearest
 from gpm_tune.data import DataConfig, GaussiansConfig
 from gpm_tune.data.dataset import to_float
-from gpm_tune.errors import UserError
 from gpm_tune.metrics.distances import nearest_modes
 from gpm_tune.metrics.features import small_features
 
 DIGITS = ("mnist", "digits")  # what the bundled classifier knows
 UNCLEAR = 0.5  # no class is as probable as this
 DATA = "data"
-SPLITS = ("validation", "test")
 CLASSIFIED_AT_ONCE = 1000
 
 _log = logging.getLogger("gpm_tune")
@@ -124,9 +121,3 @@ def _bars(parts: Sequence[pd.DataFrame], modes: Modes) -> Figure:
     axes.set(xlabel=modes.title, ylabel="share of samples (± standard error)")
     figure.legend(loc="outside upper left", fontsize=8, frameon=False)
     return figure
-
-
-def check_split(split: str) -> None:
-    """Raise UserError where there is no such split to compare with."""
-    if split not in SPLITS:
-        raise UserError(f"unknown split '{split}'; {nearest(split, SPLITS)}")

@@ -119,18 +119,8 @@ class ImageQuality:
         }
 
 
-class PointQuality:
+class PointQuality(PointMetrics):
     """The distances of `PointMetrics`, with standard errors."""
-
-    directions: ClassVar[dict[str, Literal["min", "max"]]] = PointMetrics.directions
-
-    def __init__(
-        self, reference: Tensor, means: Tensor | None, std: float, *, device: torch.device | str = "cpu"
-    ) -> None:
-        """reference: (N, D) real points; means: (M, D) and std: the modes they were drawn from, if known."""
-        self._reference, self._std = reference.to(device), std
-        self._means = None if means is None else means.to(device)
-        self._metrics = PointMetrics(self._reference, self._means, std)
 
     def features(self, samples: Tensor) -> Tensor:
         """The points themselves (n, D), on the CPU."""
@@ -138,7 +128,7 @@ class PointQuality:
 
     def measure(self, features: Tensor) -> dict[str, float]:
         """Every metric, as `PointMetrics` gives it."""
-        return self._metrics(features.to(self._reference))
+        return self(features.to(self._reference))
 
     def errors(self, features: Tensor, resamples: int, seed: int) -> dict[str, float]:
         """By bootstrap over the generated samples.

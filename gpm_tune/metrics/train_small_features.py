@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
-import random
 from pathlib import Path
 
 import torch
@@ -47,7 +46,6 @@ def accuracy(network: SmallFeatures, x: Tensor, y: Tensor) -> float:
 
 def train(root: str, epochs: int, seed: int) -> tuple[SmallFeatures, float]:
     """The trained network and its accuracy on the test images."""
-    random.seed(seed)
     torch.manual_seed(seed)
     network = SmallFeatures()
     x, y = images(root, train=True)

@@ -120,8 +120,7 @@ def evaluate(
     """
     if conditions.resamples == 1:
         raise UserError("--resamples 1: a standard error needs at least 2 resamples; 0 leaves it out")
-    if conditions.split not in SPLITS:
-        raise UserError(f"unknown split '{conditions.split}'; {nearest(conditions.split, SPLITS)}")
+    check_split(conditions.split)
     experiment, model = load_model(folder, device)
     wanted = [(solver, n) for solver in (solvers or (None,)) for n in (nfe or (None,))]
     samplers = [Sampler(experiment, model, n, solver, steps) for solver, n in wanted]
@@ -134,6 +133,12 @@ def evaluate(
         file = store / f"{_key(folder, conditions, simulation)}.json"
         found += _load(file) or _keep(file, bench.measure(simulation))
     return found
+
+
+def check_split(split: str, valid: Sequence[str] = SPLITS) -> None:
+    """Raise UserError unless the split is one of those that are valid."""
+    if split not in valid:
+        raise UserError(f"unknown split '{split}'; {nearest(split, valid)}")
 
 
 class _Bench:
@@ -191,8 +196,8 @@ def build_quality(
     Raises UserError where Inception's weights cannot be had.
     """
     if experiment.features is None:
-        real = reference[: experiment.evaluated_samples]
-        return PointQuality(real, *experiment.modes, device=device)
+        real = reference[: experiment.evaluated_samples].to(device)
+        return PointQuality(real, *experiment.modes)
     return ImageQuality(
         to_float(reference),
         experiment.features,
