@@ -11,7 +11,7 @@ from program import COMMAND
 
 from gpm_tune import plugins
 from gpm_tune.errors import UserError
-from gpm_tune.study.views.skeleton import KINDS, write_skeleton
+from gpm_tune.study.starting.skeleton import KINDS, write_skeleton
 
 NAMES = {"dataset": "two_moons", "network": "wave", "flow": "inverse_multiquadric"}
 PIP = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--no-build-isolation"]

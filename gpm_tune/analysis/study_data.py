@@ -30,9 +30,9 @@ from gpm_tune.study.accounts.records import (
 )
 from gpm_tune.study.definition.distributions import AnyDistribution
 from gpm_tune.study.definition.specification import Study
+from gpm_tune.study.running.manage import is_running
 from gpm_tune.study.storage import shared_storage
 from gpm_tune.study.storage.home import Home
-from gpm_tune.study.views.manage import is_running
 from gpm_tune.training import Experiment
 
 SPLIT = "validation"  # on which trials are measured while they train

@@ -81,7 +81,7 @@ def train(
 @command(EXPERIMENTS, "gpm-tune models")
 def models() -> None:
     """Show the taxonomy: every model, its flow, its generator, its knobs, its place in the paper."""
-    from gpm_tune.study.views.tables import taxonomy, taxonomy_table
+    from gpm_tune.study.views.experiments import taxonomy, taxonomy_table
 
     output.result(taxonomy(), [taxonomy_table()])
 
@@ -93,7 +93,7 @@ def describe(
 ) -> None:
     """Show the networks of an experiment, the FLOPs of a training step and of a sample, and the memory."""
     from gpm_tune.study.definition.specification import load_experiment
-    from gpm_tune.study.views.tables import description_table
+    from gpm_tune.study.views.experiments import description_table
     from gpm_tune.training.description import describe as describe_experiment
 
     description = describe_experiment(load_experiment(load(file, overrides)))
@@ -156,7 +156,7 @@ def evaluate(
 ) -> None:
     """Measure the best weights of a run, at several NFE and with several solvers."""
     from gpm_tune.study.accounts.runs import checkpoint_of
-    from gpm_tune.study.views.tables import measurements_table
+    from gpm_tune.study.views.experiments import measurements_table
     from gpm_tune.training.machine import choose_device
     from gpm_tune.training.sweep import Conditions
     from gpm_tune.training.sweep import evaluate as evaluate_checkpoint

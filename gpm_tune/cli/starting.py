@@ -69,7 +69,7 @@ def init(
     """Write a study of a model on a data set, with a comment on every key, that runs as it is."""
     import torch
 
-    from gpm_tune.study.views.starter import write_starter
+    from gpm_tune.study.starting.starter import write_starter
 
     path = file or Path(f"{model}_{data}.yaml")
     gpu = torch.cuda.is_available()
@@ -93,7 +93,7 @@ def new(
     ] = None,
 ) -> None:
     """Write a package that adds a data set, a network or a flow, with its test and a study."""
-    from gpm_tune.study.views.skeleton import write_skeleton
+    from gpm_tune.study.starting.skeleton import write_skeleton
 
     place = write_skeleton(kind, name, folder)
     output.result(

@@ -189,7 +189,7 @@ def _watch(study: str | None, place: Home, interval: float) -> None:
 
     from gpm_tune.console import new_console
     from gpm_tune.study.accounts.records import read_study
-    from gpm_tune.study.views.manage import is_running
+    from gpm_tune.study.running.manage import is_running
     from gpm_tune.study.views.results import report
 
     if study is None:
@@ -247,8 +247,7 @@ def compare(
 ) -> None:
     """Show studies side by side, each by its best trial."""
     from gpm_tune.study.accounts.records import read_study
-    from gpm_tune.study.views.manage import comparison
-    from gpm_tune.study.views.results import best_plain
+    from gpm_tune.study.views.results import best_plain, comparison
 
     records = [read_study(home_at(home).optuna_uri, name) for name in studies]
     table = comparison(records)
@@ -266,7 +265,7 @@ def stop(
     """Ask a running study to stop, as its first Ctrl-C would, from any process that shares HOME."""
     if is_done_on(cluster):
         return
-    from gpm_tune.study.views.manage import stop as stop_study
+    from gpm_tune.study.running.manage import stop as stop_study
 
     was_running = stop_study(home_at(home), study, wait)
     done = ("has stopped" if wait else "is asked to stop") if was_running else "is not running"
@@ -285,7 +284,7 @@ def delete(
 ) -> None:
     """Delete a study: its trials, checkpoints and tracked runs."""
     from gpm_tune.study.accounts.records import read_study
-    from gpm_tune.study.views.manage import delete as delete_study
+    from gpm_tune.study.running.manage import delete as delete_study
 
     place = home_at(home, tracking_uri, storage)
     record = read_study(place.optuna_uri, study)

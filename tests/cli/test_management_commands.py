@@ -12,8 +12,8 @@ from mlflow import MlflowClient
 from program import COMMAND, gpm_tune, write_study
 
 from gpm_tune.study.definition import space
+from gpm_tune.study.running.manage import is_running
 from gpm_tune.study.storage.home import Home
-from gpm_tune.study.views.manage import is_running
 
 
 def test_a_study_is_extended_compared_and_deleted(tmp_path: Path) -> None:

@@ -14,8 +14,8 @@ from gpm_tune.errors import UserError
 from gpm_tune.models import ModelConfig
 from gpm_tune.plugins import members, name_of
 from gpm_tune.study.definition.specification import Study, load_study
-from gpm_tune.study.views.commented import WIDTH, CommentedStudy
-from gpm_tune.study.views.starter import starter, write_starter
+from gpm_tune.study.starting.commented import WIDTH, CommentedStudy
+from gpm_tune.study.starting.starter import starter, write_starter
 from gpm_tune.training.description import describe
 
 MODELS = [*((name_of(model), False) for model in members(ModelConfig)), ("kernel_flow", True)]

@@ -15,7 +15,7 @@ from gpm_tune.models import ModelConfig
 from gpm_tune.plugins import members, name_of
 from gpm_tune.study.definition import space
 from gpm_tune.study.definition.specification import load_study, shipped_studies
-from gpm_tune.study.views.commented import CommentedStudy
+from gpm_tune.study.starting.commented import CommentedStudy
 from gpm_tune.training import Experiment
 
 Tree = dict[str, Any]  # of a study, as a file has it

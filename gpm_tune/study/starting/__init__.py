@@ -1,0 +1,1 @@
+"""What people begin with: a commented study, the skeleton of a plug-in package."""
