@@ -95,6 +95,13 @@ def test_a_home_that_cannot_be_is_refused_first(study_file: Path) -> None:
         assert f"{study_file} is no folder; name another one with --home" in refused.stderr
 
 
+def test_a_cluster_that_is_not_there_leaves_no_study(study_file: Path, tmp_path: Path) -> None:
+    refused = gpm_tune("run", study_file, "--address", "127.0.0.1:9", home=tmp_path / "home")
+    assert refused.returncode == 2
+    assert "no Ray cluster answers" in refused.stderr
+    assert not (tmp_path / "home").exists()
+
+
 def test_colours_are_for_terminals_only() -> None:
     environment = {key: value for key, value in os.environ.items() if key not in ("NO_COLOR", "CI")}
     environment |= {"TERM": "xterm-256color", "GPM_TUNE_DATA": "/nonexistent"}

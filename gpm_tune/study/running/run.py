@@ -13,7 +13,7 @@ from gpm_tune.study.accounts.confirmation import ConfirmationLedger
 from gpm_tune.study.accounts.ledger import Ledger
 from gpm_tune.study.accounts.records import read_study
 from gpm_tune.study.accounts.runs import find_start_points, find_teacher
-from gpm_tune.study.cluster.connection import check_resources, connected, this_machine, totals
+from gpm_tune.study.cluster.connection import check_answers, check_resources, connected, this_machine, totals
 from gpm_tune.study.cluster.fetching import take_over
 from gpm_tune.study.cluster.nodes import NodeReport, check_same, look, look_everywhere
 from gpm_tune.study.definition.specification import CONFIRMATION, Study
@@ -42,6 +42,7 @@ def run_study(study: Study, home: Home, address: str, console: Console) -> bool:
     """
     _log.info("home %s, MLflow %s, storage %s", home.root, without_login(home.tracking_uri), home.storage)
     home.check()
+    check_answers(address)
     take_over(study.name, home)
     study = study.model_copy(update={"experiment": find_teacher(study.experiment, home)})
     study = find_start_points(study, home)
