@@ -106,26 +106,6 @@ class ImageQuality:
         features. FID∞ moves with FID, whose error is given for it.
         """
         _check_count(features, "the generated set")
-        features = features.to(self._device)
-        distances = self._frechet(features, block_weights(len(features)))
-        overlap = self._manifold(features)
-        return {
-            "fid": distances[0].item(),
-            "kid": self._kernel(features).item(),
-            "precision": overlap.precision,
-            "recall": overlap.recall,
-            "fid_infinity": extrapolate(distances),
-        }
-
-    def errors(self, features: Tensor, resamples: int, seed: int) -> dict[str, float]:
-        """By bootstrap over the generated samples; of the recall by jackknife.
-
-        A resample has fewer different samples, so that its FID is higher: only the standard deviation over
-        resamples is used, of the estimate that `measure` gives. It is too large, by far (four
-        times at 500 samples of 128 features), where FID is mostly bias (n is small for so many features, or the distributions are the same). FID∞ moves with
-        FID, whose error is given for it.
-        """
-        _check_count(features, "the generated set")
         weights = bootstrap_weights(len(features), resamples, seed).to(self._device)
         features = features.to(self._device)
         overlap = self._manifold(features)
