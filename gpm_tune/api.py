@@ -20,6 +20,7 @@ from gpm_tune.study.storage.home import Home
 from gpm_tune.study.views.results import states
 from gpm_tune.training import Experiment
 from gpm_tune.training.machine import choose_device
+from gpm_tune.training.objectives import shown
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,6 +38,9 @@ class Trial:
     metrics: dict[str, float]  # of the evaluation where it was reached
     experiment: Experiment  # the base experiment with these values
     checkpoint: Path  # holds the weights of that evaluation
+
+    def __repr__(self) -> str:
+        return f"Trial({self.study}/{self.number}: {shown(self.value)}, {self.values})"
 
     def sample(
         self, n: int = 64, *, nfe: int | None = None, seed: int = 0, device: str | None = None
@@ -75,7 +79,7 @@ class Study:
         self._document = file if isinstance(file, Document) else Document.load(find_file(Path(file)))
         include_teacher(self._document)
         for path, value in (overrides or {}).items():
-            self._document.assign(path, value, f"override of {path}")
+            self._document.assign(path, value, "override")
         self.home = Home(Path(home) if home is not None else None, tracking_uri, storage)
         self.definition = load_study(self._document)
 

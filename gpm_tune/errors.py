@@ -5,6 +5,10 @@ class UserError(Exception):
     """Bad input: what is wrong, where, what was expected, what to do. The CLI prints it, exit code 2."""
 
 
+class UnknownError(UserError):
+    """A name for which there is nothing: a slip, that must not be passed over."""
+
+
 class DivergedError(Exception):
     """A training run that cannot go on because numbers stopped being finite; the text is the reason."""
 

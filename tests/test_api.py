@@ -33,7 +33,7 @@ def test_the_package_alone_imports_nothing_heavy() -> None:
 
 
 def test_what_is_wrong_is_said_before_anything_runs(file: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"override of budget.trials: budget.trials: .*greater than or equal"):
+    with pytest.raises(UserError, match=r"override: budget.trials: .*(greater|at least)"):
         Study(file, {"budget.trials": 0}, home=tmp_path / "home")
     study = Study(file, home=tmp_path / "home")
     assert repr(study) == "Study('small': not run yet)"

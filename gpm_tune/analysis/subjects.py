@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
-from gpm_tune.errors import UserError
+from gpm_tune.errors import UnknownError, UserError
 from gpm_tune.study.accounts.runs import checkpoints_of
 from gpm_tune.study.storage.home import Home
 from gpm_tune.training import Experiment
@@ -77,12 +77,14 @@ def find_subjects(home: Home, words: Sequence[str], *, replicates: bool = False)
 def all_that_can_be_had(wanted: Iterable[Wanted], find: Callable[[Wanted], Found]) -> list[Found]:
     """What is found for each; those for which UserError is raised are left out with a warning.
 
-    Raises UserError where that leaves none.
+    Raises UserError where that leaves none, or a name is unknown.
     """
     found, problems = [], []
     for each in wanted:
         try:
             found.append(find(each))
+        except UnknownError:
+            raise
         except UserError as error:
             problems.append(str(error))
     if not found:

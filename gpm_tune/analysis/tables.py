@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from gpm_tune.analysis.figures import MEASURE, metric_title
+from gpm_tune.training.objectives import shown
 
 LATEX = str.maketrans({"&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#", "±": r"$\pm$", "∞": r"$_\infty$"})
 
@@ -34,9 +35,9 @@ def _column(point: Mapping[Hashable, Any]) -> str:
 
 
 def _cell(point: Mapping[Hashable, Any]) -> str:
-    error = "" if pd.isna(point["error"]) else f" ± {point['error']:.2g}"
+    error = "" if pd.isna(point["error"]) else f" ± {shown(point['error'], 2)}"
     seeds = f" ({point['seeds']} seeds)" if point["seeds"] > 1 else ""
-    return f"{point['value']:.4g}{error}{seeds}"
+    return f"{shown(point['value'])}{error}{seeds}"
 
 
 def markdown(table: pd.DataFrame) -> str:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from gpm_tune.config import Config
 from gpm_tune.data.dataset import Dataset, FolderPath, default_root, hold_out, pad_to
-from gpm_tune.errors import UserError
+from gpm_tune.errors import UserError, first_line
 
 SIDE = 32
 TRAINING_IMAGES = 60_000
@@ -63,8 +63,8 @@ class MNISTConfig(Config):
                 self._open(train=True, download=True)
         except (OSError, RuntimeError) as error:
             raise UserError(
-                f"MNIST is not in {root} and could not be downloaded ({error}). Put the four files "
-                f"train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte and "
+                f"MNIST is not in {root} and could not be downloaded ({first_line(error)}). Put the four "
+                f"files train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte and "
                 f"t10k-labels-idx1-ubyte, unzipped, into {root / 'MNIST' / 'raw'}, or name the "
                 "folder that has them in GPM_TUNE_DATA or in the key data.root."
             ) from None

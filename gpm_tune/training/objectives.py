@@ -137,3 +137,8 @@ def hypervolume(curve: list[tuple[int, float]], better: Mode, reference: Referen
 def metric_label(metric: str, features: str | None) -> str:
     """A metric's name as it is shown: FID never without its feature network."""
     return f"FID ({features})" if metric == "fid" else metric
+
+
+def shown(value: float, digits: int = 4) -> str:
+    """A measured value in a few digits, without an exponent where it can be read without."""
+    return f"{value:.0f}" if 10**digits <= abs(value) < 1e7 else f"{value:.{digits}g}"

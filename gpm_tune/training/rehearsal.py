@@ -55,7 +55,11 @@ def measure_pace(experiment: Experiment, device: str, threads: int) -> Pace:
     trainer = Rehearsal(experiment.model_copy(update={"evaluation": evaluation}), device=device)
     step = trainer.time_steps() if experiment.training.steps else 0.0
     if trainer.device.type != "cuda":
-        return Pace(f"the CPU, {threads} threads", step, trainer.time_evaluation() * full / part)
+        return Pace(
+            f"the CPU, {threads} thread{'s' if threads > 1 else ''}",
+            step,
+            trainer.time_evaluation() * full / part,
+        )
     of_steps = torch.cuda.max_memory_reserved(trainer.device) + CONTEXT
     torch.cuda.reset_peak_memory_stats(trainer.device)
     whole_evaluation = trainer.time_evaluation() * full / part

@@ -71,6 +71,8 @@ class StudyRecord:
     def front(self) -> list[TrialRecord]:
         """The trials than which none is better in every objective, sorted by the first."""
         ranked = self.ranked()
+        if len(self.objectives) == 1:
+            return ranked[:1]
         return [trial for trial in ranked if not self._dominating(trial, ranked)]
 
     def _costs(self, trial: TrialRecord) -> list[float]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gpm_tune.config import nearest
-from gpm_tune.errors import UserError
+from gpm_tune.errors import UnknownError, UserError
 from gpm_tune.models import ScoreGANConfig
 from gpm_tune.study.accounts.records import (
     StudyRecord,
@@ -50,7 +50,7 @@ def checkpoints_of(reference: str, home: Home) -> dict[str, Path]:
     names = study_names(home.optuna_uri)
     if name.removesuffix(CONFIRMATION) not in names:
         hint = nearest(name, names) if names else "none has been run here yet"
-        raise UserError(
+        raise UnknownError(
             f"{reference}: neither a study of {home.root} ({hint}), nor a checkpoint's folder (one with a "
             "checkpoint.json), nor an MLflow run id (32 hexadecimal digits)"
         )
@@ -63,11 +63,9 @@ def _of_study(record: StudyRecord, number: str, home: Home) -> dict[str, Path]:
     else:
         trials = [_trial(record, number) if number else best_trial(record)]
     if not trials or not _has_checkpoint(trials[0]):
-        which = f"trial {trials[0].number} of study" if trials else "no trial of study"
-        where = trials[0].checkpoint if trials else None
-        raise UserError(
-            f"{which} '{record.name}' has a checkpoint on this machine" + (f": {where}" if where else "")
-        )
+        which = f"trial {trials[0].number}" if trials else "every trial"
+        where = f" ({trials[0].checkpoint})" if trials and trials[0].checkpoint else ""
+        raise UserError(f"study '{record.name}': {which} is without a checkpoint on this machine{where}")
     places = {trial.number: shared_storage.local(str(trial.checkpoint), home.cache) for trial in trials}
     return {f"{record.name}/{number}": place for number, place in places.items()}
 
@@ -80,7 +78,7 @@ def _trial(record: StudyRecord, number: str) -> TrialRecord:
     for trial in record.trials:
         if str(trial.number) == number:
             return trial
-    raise UserError(f"study '{record.name}' has no trial {number}; it has {len(record.trials)} trials")
+    raise UnknownError(f"study '{record.name}' has no trial {number}; it has {len(record.trials)} trials")
 
 
 def _tracked(run: str, home: Home) -> Path:

@@ -55,8 +55,8 @@ def connected(address: str) -> Iterator[dict[str, float]]:
     # It calls trials that were started again errors of the study.
     logging.getLogger("ray.tune.tune").setLevel(logging.CRITICAL)
 
-    check_answers(address)
     try:
+        _call(address)
         ray.init(
             address=address,
             log_to_driver=is_verbose,
@@ -64,7 +64,11 @@ def connected(address: str) -> Iterator[dict[str, float]]:
             include_dashboard=False if address == "local" else None,
         )
     except OSError as error:
-        raise _silent(address, error) from None
+        raise UserError(
+            f"--address {address}: no Ray cluster answers ({error}). Start one with `ray start --head`, or "
+            "use --address local; one that asks for a token answers with RAY_AUTH_MODE=token, and its token "
+            "in ~/.ray/auth_token, only"
+        ) from None
     except ray.exceptions.AuthenticationError as error:
         raise UserError(
             f"--address {address}: {first_line(error)} Set RAY_AUTH_MODE=token, with the cluster's token in "
@@ -85,21 +89,6 @@ def connected(address: str) -> Iterator[dict[str, float]]:
     finally:
         leaving.set()
         ray.shutdown()
-
-
-def check_answers(address: str) -> None:
-    """Raise UserError where nobody listens at HOST:PORT; `local` and `auto` are taken as they are."""
-    try:
-        _call(address)
-    except OSError as error:
-        raise _silent(address, error) from None
-
-
-def _silent(address: str, error: OSError) -> UserError:
-    return UserError(
-        f"--address {address}: no Ray cluster answers ({error}). Start one with "
-        "`ray start --head`, or use --address local"
-    )
 
 
 def _call(address: str) -> None:

@@ -200,8 +200,8 @@ class Choice(Distribution):
         return value in self.choice
 
     def encode(self, value: Any) -> Any:
-        """Optuna's categories are scalars: lists and mappings become JSON."""
-        return _label(value)
+        """Optuna's categories are scalars: lists and mappings become JSON, as the file has them."""
+        return _label(self.choice[self.choice.index(value)])
 
 
 def _label(value: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from threading import Event
@@ -20,6 +21,7 @@ def interruptible(on_interrupt: Callable[[], None] = lambda: None) -> Iterator[C
     def handle(_signal: int, _frame: Any) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         interrupted.set()
+        print("stopping, so that nothing is lost; a second Ctrl-C ends at once", file=sys.stderr, flush=True)
         on_interrupt()
 
     before = signal.signal(signal.SIGINT, handle)

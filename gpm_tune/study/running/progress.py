@@ -10,7 +10,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from gpm_tune.console import has_bars
 from gpm_tune.study.accounts.ledger import Assignment
 from gpm_tune.study.definition.specification import Study
-from gpm_tune.training.objectives import metric_label
+from gpm_tune.training.objectives import metric_label, shown
 
 
 class StudyProgress:
@@ -56,8 +56,8 @@ class StudyProgress:
         value = metrics[self._objective.metric]
         if self._best is None or self._objective.better(value, self._best):
             self._best = value
-            self._progress.update(self._all, note=f"best {self._label} {value:.4g}")
-        note = f"{self._label} {value:.4g}"
+            self._progress.update(self._all, note=f"best {self._label} {shown(value)}")
+        note = f"{self._label} {shown(value)}"
         self._progress.update(self._bars[number], completed=step, note=note)
         self._line(f"trial {number}: step {step}/{self._totals[number]}, {note}")
 

@@ -13,7 +13,7 @@ from gpm_tune.study.accounts.confirmation import ConfirmationLedger
 from gpm_tune.study.accounts.ledger import Ledger
 from gpm_tune.study.accounts.records import read_study
 from gpm_tune.study.accounts.runs import find_start_points, find_teacher
-from gpm_tune.study.cluster.connection import check_answers, check_resources, connected, this_machine, totals
+from gpm_tune.study.cluster.connection import check_resources, connected, this_machine, totals
 from gpm_tune.study.cluster.fetching import take_over
 from gpm_tune.study.cluster.nodes import NodeReport, check_same, look, look_everywhere
 from gpm_tune.study.definition.specification import CONFIRMATION, Study
@@ -42,7 +42,9 @@ def run_study(study: Study, home: Home, address: str, console: Console) -> bool:
     """
     _log.info("home %s, MLflow %s, storage %s", home.root, without_login(home.tracking_uri), home.storage)
     home.check()
-    check_answers(address)
+    if address != "local":
+        with connected(address):  # what keeps it from being used is said before the study is begun
+            pass
     take_over(study.name, home)
     study = study.model_copy(update={"experiment": find_teacher(study.experiment, home)})
     study = find_start_points(study, home)
@@ -70,6 +72,8 @@ def _run_stage(ledger: Ledger, home: Home, address: str, tracker: Tracker, conso
     """Run the trials that a ledger hands out. Returns False if interrupted."""
     study = ledger.study
     stop_file = home.stop_file(study.name.removesuffix(CONFIRMATION))
+    if not ledger.remaining:
+        console.print(f"all trials of {study.name} are done; --trials N adds some", highlight=False)
     with StudyProgress(study, ledger.remaining, console) as progress:
         conductor = Conductor(ledger, tracker, progress)
         conductor.is_asked_to_stop = stop_file.exists
@@ -92,7 +96,7 @@ def _run_stage(ledger: Ledger, home: Home, address: str, tracker: Tracker, conso
             f"{ledger.meter.gpu_hours:.2f} GPU-hours were spent",
             highlight=False,
         )
-    return not conductor.interrupted or conductor.used_up is not None
+    return not (conductor.interrupted and ledger.remaining) or conductor.used_up is not None
 
 
 def _open_parent(ledger: Ledger, home: Home, tracker: Tracker) -> RunLog:

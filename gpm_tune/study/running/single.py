@@ -18,7 +18,7 @@ from gpm_tune.study.storage.locks import only_once
 from gpm_tune.study.tracking.provenance import run_tags
 from gpm_tune.study.tracking.tracker import RunLog, Tracker
 from gpm_tune.training import Evaluation, Experiment, Trainer, checkpoint
-from gpm_tune.training.objectives import metric_label
+from gpm_tune.training.objectives import metric_label, shown
 from gpm_tune.training.pretraining import train_teacher
 from gpm_tune.training.resuming import resume
 
@@ -43,7 +43,9 @@ class Trained:
         """For people."""
         if self.value is None:
             return []
-        return [f"best {self.label} {self.value:.4g} at step {self.best_step}; checkpoints in {self.folder}"]
+        return [
+            f"best {self.label} {shown(self.value)} at step {self.best_step}; checkpoints in {self.folder}"
+        ]
 
 
 def train(experiment: Experiment, name: str, home: Home, device: str, console: Console) -> Trained:
@@ -121,7 +123,9 @@ def _keep(trainer: Trainer, evaluation: Evaluation | None, folder: Path, run: Ru
 
 def _show(experiment: Experiment, evaluation: Evaluation, console: Console) -> None:
     features = experiment.features
-    values = [f"{metric_label(name, features)} {evaluation.metrics[name]:.4g}" for name in experiment.metrics]
+    values = [
+        f"{metric_label(name, features)} {shown(evaluation.metrics[name])}" for name in experiment.metrics
+    ]
     line = f"step {evaluation.step}/{experiment.training.steps}: {', '.join(values)}"
     console.print(line, highlight=False)
 

@@ -15,6 +15,7 @@ from gpm_tune.study.running.trainable import Interruption
 from gpm_tune.study.storage.home import Home
 from gpm_tune.study.storage.inputs import fetch_teacher, share_teacher
 from gpm_tune.training import Experiment, checkpoint
+from gpm_tune.training.objectives import shown
 from gpm_tune.training.pretraining import train_teacher
 from gpm_tune.training.teacher import teacher_folder
 
@@ -56,7 +57,7 @@ def teach(study: Study, home: Home, switch: Any, console: Console) -> bool:
     if latest:
         best = checkpoint.read_record(latest)["best"]
         metric = teacher.default_objective.metric
-        console.print(f"teacher: best {metric} {best['metrics'][metric]:.4g}", highlight=False)
+        console.print(f"teacher: best {metric} {shown(best['metrics'][metric])}", highlight=False)
     return bool(outcome)
 
 

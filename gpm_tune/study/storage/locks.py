@@ -22,7 +22,9 @@ def only_once(what: str, folder: Path) -> Iterator[None]:
         with FileLock(folder / "lock", timeout=0):
             yield
     except Timeout:
-        raise UserError(f"{what} is being run by another process") from None
+        raise UserError(
+            f"{what} is being run by another process; see `gpm-tune status`, or end it with `gpm-tune stop`"
+        ) from None
 
 
 def is_held(folder: Path) -> bool:

@@ -35,16 +35,18 @@ def run_tags(experiment: Experiment) -> dict[str, str]:
 
 
 def environment_tags() -> dict[str, str]:
-    """Versions and the machine; the git commit of the working folder, if it is in a checkout."""
+    """Versions and the machine; the git commits of the program and of the working folder, in checkouts."""
     tags = {"gpm.python": platform.python_version(), "gpm.platform": platform.platform()}
     tags |= {f"gpm.{package}": version(package) for package in PACKAGES}
     tags |= {f"gpm.plugin.{package}": number for package, number in packages().items()}
     if torch.cuda.is_available():
         tags["gpm.cuda"] = str(torch.version.cuda)
         tags["gpm.gpu"] = torch.cuda.get_device_name()
-    commit = _git("rev-parse", "HEAD")
-    if commit:
-        tags["gpm.git_commit"] = commit + ("-dirty" if _git("status", "--porcelain") else "")
+    tags["gpm.code"] = code_digest()
+    for name, folder in (("gpm.git_commit", Path(gpm_tune.__file__).parent), ("gpm.folder_commit", Path())):
+        commit = _git(folder, "rev-parse", "HEAD")
+        if commit:
+            tags[name] = commit + ("-dirty" if _git(folder, "status", "--porcelain") else "")
     return tags
 
 
@@ -82,12 +84,11 @@ def _fingerprint(config: DataConfig, seed: int) -> str:
     return digest.hexdigest()[:16]
 
 
-def _git(*words: str) -> str:
-    """What git says; nothing where there is no git, or no checkout."""
+def _git(folder: Path, *words: str) -> str:
+    """What git says of a folder; nothing where there is no git, or no checkout."""
+    command = ["git", "-C", str(folder), *words]
     try:
-        done = subprocess.run(
-            ["git", *words], capture_output=True, text=True, timeout=GIT_SECONDS, check=False
-        )
+        done = subprocess.run(command, capture_output=True, text=True, timeout=GIT_SECONDS, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return done.stdout.strip() if done.returncode == 0 else ""

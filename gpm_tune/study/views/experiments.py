@@ -10,7 +10,7 @@ from rich.table import Table
 from gpm_tune.models import ModelConfig
 from gpm_tune.plugins import members, name_of
 from gpm_tune.training.description import Description
-from gpm_tune.training.objectives import metric_label
+from gpm_tune.training.objectives import metric_label, shown
 from gpm_tune.training.sweep import Measurement
 
 
@@ -62,8 +62,8 @@ def measurements_table(measurements: list[Measurement]) -> Table:
 
 
 def _with_error(name: str, row: Measurement) -> str:
-    error = f" ± {row.errors[name]:.1g}" if name in row.errors else ""
-    return f"{row.metrics[name]:.4g}{error}"
+    error = f" ± {shown(row.errors[name], 1)}" if name in row.errors else ""
+    return f"{shown(row.metrics[name])}{error}"
 
 
 def _scaled(value: float) -> str:

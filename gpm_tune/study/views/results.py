@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
+from rich.console import Console, ConsoleOptions, JustifyMethod
 from rich.table import Table
 
 from gpm_tune.documents import as_yaml
@@ -14,23 +17,40 @@ from gpm_tune.errors import UserError
 from gpm_tune.study.accounts.confirmation import Confirmed, confirmed, rank_agreement
 from gpm_tune.study.accounts.records import StudyRecord, TrialRecord, best_trial, read_confirmation
 from gpm_tune.study.definition import space
-from gpm_tune.training.objectives import metric_label
+from gpm_tune.training.objectives import metric_label, shown
+
+COSTS = ["steps", "duration"]
 
 
-def trials_table(record: StudyRecord, limit: int | None = None) -> Table:
-    """The trials, best first, those without a value last."""
+class Fitting:
+    """A table in the first of its forms that is not wider than where it is shown, else in the last."""
+
+    def __init__(self, *forms: Table) -> None:
+        self._forms = forms
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Table]:
+        fitting = [f for f in self._forms if console.measure(f).maximum <= options.max_width]
+        yield (fitting or self._forms[-1:])[0]
+
+
+def trials_table(record: StudyRecord, limit: int | None = None) -> Fitting:
+    """The trials, best first, those without a value last; in narrow places without what they cost."""
+    return Fitting(_trials_table(record, limit, narrow=False), _trials_table(record, limit, narrow=True))
+
+
+def _trials_table(record: StudyRecord, limit: int | None, narrow: bool) -> Table:
     ranked = record.ranked()
     numbers = {trial.number for trial in ranked}
     trials = ranked + [trial for trial in record.trials if trial.number not in numbers]
-    table = Table(title=f"study {record.name}: {states(record)}", box=SIMPLE_HEAD)
-    table.add_column("trial", justify="right", no_wrap=True)
-    table.add_column("state", no_wrap=True)
-    for path in record.search:
-        table.add_column(short_path(path, record.search), justify="right", overflow="fold")
-    for column in (*_objective_labels(record), "NFE", "steps", "duration"):
-        table.add_column(column, justify="right", no_wrap=True)
+    table = Table(title=f"study {record.name}: {states(record)}", box=SIMPLE_HEAD, pad_edge=not narrow)
+    paths = [short_path(path, record.search) for path in record.search]
+    heads = ["trial", "state", *paths, *_objective_labels(record), "NFE", *([] if narrow else COSTS)]
+    for head in heads:
+        broken = re.sub(r"([_.]|(?<= )(?=\())", r"\1\n", head) if narrow else head
+        justify: JustifyMethod = "left" if head == "state" else "right"
+        table.add_column(broken, justify=justify, no_wrap=True)
     for trial in trials[:limit]:
-        table.add_row(*_row(record, trial))
+        table.add_row(*_row(record, trial)[: len(heads)])
     return table
 
 
@@ -39,7 +59,7 @@ def _row(record: StudyRecord, trial: TrialRecord) -> list[str]:
         str(trial.number),
         trial.state,
         *(show_value(trial.values.get(path, "-")) for path in record.search),
-        *(f"{score:.4g}" for score in trial.scores or ()),
+        *(shown(score) for score in trial.scores or ()),
         *("-" for _ in record.objectives if not trial.scores),
         f"{trial.metrics['nfe']:g}" if "nfe" in trial.metrics else "-",
         str(trial.step),
@@ -110,7 +130,7 @@ def confirmation_table(search: StudyRecord, rows: list[Confirmed]) -> Table:
     for column in ("trial", f"{label} in the search", "mean", "std", "seeds", "best in"):
         table.add_column(column, justify="right")
     for row in rows:
-        numbers = (f"{row.searched:.4g}", f"{row.mean:.4g}", f"{row.std:.2g}")
+        numbers = (shown(row.searched), shown(row.mean), shown(row.std, 2))
         table.add_row(str(row.number), *numbers, str(len(row.values)), f"{row.best_share:.0%}")
     return table
 
@@ -120,7 +140,8 @@ def studies_table(records: list[StudyRecord]) -> Table:
     table = Table("study", "trials", "best", "objective", box=SIMPLE_HEAD)
     for record in records:
         ranked = record.ranked()
-        best = f"{ranked[0].value:.4g} (trial {ranked[0].number})" if ranked else "-"
+        scores = ranked[0].scores if ranked else None
+        best = f"{shown(scores[0])} (trial {ranked[0].number})" if scores else "-"
         table.add_row(record.name, states(record), best, " and ".join(_objective_labels(record)))
     return table
 
@@ -154,7 +175,7 @@ def best_yaml(record: StudyRecord) -> str:
     best = best_plain(record)
     origin = (
         f"# Trial {best['number']} of study {record.name}: {_objective_labels(record)[0]} "
-        f"{best['scores'][0]:.4g} at step {best['best_step']}, NFE {best['metrics']['nfe']:g}.\n"
+        f"{shown(best['scores'][0])} at step {best['best_step']}, NFE {best['metrics']['nfe']:g}.\n"
     )
     return origin + as_yaml(best["experiment"])
 
@@ -168,7 +189,7 @@ def comparison(records: list[StudyRecord]) -> Table:
         table.add_column(record.name, justify="right")
     best = [record.ranked()[0] if record.ranked() else None for record in records]
     for index, objective in enumerate(records[0].objectives):
-        scores = [f"{trial.scores[index]:.4g}" if trial and trial.scores else "-" for trial in best]
+        scores = [shown(trial.scores[index]) if trial and trial.scores else "-" for trial in best]
         table.add_row(metric_label(objective.metric, records[0].features), *scores)
     table.add_row("best trial", *(str(trial.number) if trial else "-" for trial in best))
     table.add_row("NFE", *(f"{trial.metrics['nfe']:g}" if trial else "-" for trial in best))

@@ -9,7 +9,8 @@ import torch
 from examples import experiment_of
 from mlflow import MlflowClient
 
-from gpm_tune.study.tracking.provenance import data_fingerprint, environment_tags, requirements
+import gpm_tune
+from gpm_tune.study.tracking.provenance import code_digest, data_fingerprint, environment_tags, requirements
 from gpm_tune.study.tracking.tracker import Tracker
 
 
@@ -22,14 +23,21 @@ def test_versions_and_machine_are_named() -> None:
 
 def test_the_commit_is_that_of_the_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert "gpm.git_commit" not in environment_tags()
+    assert "gpm.folder_commit" not in environment_tags()
     identity = ["-c", "user.name=a", "-c", "user.email=a@b.c"]
     for words in (["init", "-q"], [*identity, "commit", "-q", "--allow-empty", "-m", "one"]):
         subprocess.run(["git", *words], check=True)
-    commit = environment_tags()["gpm.git_commit"]
+    commit = environment_tags()["gpm.folder_commit"]
     assert len(commit) == 40
     Path("file").touch()
-    assert environment_tags()["gpm.git_commit"] == f"{commit}-dirty"
+    assert environment_tags()["gpm.folder_commit"] == f"{commit}-dirty"
+
+
+def test_the_code_is_named_by_its_content_and_its_commit() -> None:
+    tags = environment_tags()
+    assert tags["gpm.code"] == code_digest()
+    if (Path(gpm_tune.__file__).parents[1] / ".git").exists():
+        assert len(tags["gpm.git_commit"].removesuffix("-dirty")) == 40
 
 
 def test_the_fingerprint_is_the_datas() -> None:
