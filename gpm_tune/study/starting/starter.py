@@ -66,6 +66,8 @@ LONG_FLOWS: Tree = {"model.eta": {"float": [100.0, 10000.0], "log": True}}
 # What people look for next.
 OFF: Tree = {
     "experiment.seed": 1,
+    "experiment.evaluation.samples": 2000,
+    "experiment.evaluation.batch_size": 250,
     "constraints": [{"metric": "seconds", "max": 3600}],
     "budget.hours": 8,
     "budget.gpu_hours": 24,

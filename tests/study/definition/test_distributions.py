@@ -63,3 +63,13 @@ def test_everything_drawn_is_contained_and_every_choice_is_drawn(given: Any) -> 
     assert all(distribution.contains(value) for value in drawn)
     if "choice" in given:
         assert all(choice in drawn for choice in given["choice"])
+
+
+def test_a_choice_is_known_whatever_the_order_of_its_keys() -> None:
+    distribution = ADAPTER.validate_python({"choice": [{"name": "mlp", "width": 8}, [{"a": 1, "b": 2}]]})
+    study = optuna.create_study()
+    for value in ({"width": 8, "name": "mlp"}, [{"b": 2, "a": 1}]):
+        assert distribution.contains(value)
+        study.enqueue_trial({"path": distribution.encode(value)})
+        assert distribution.suggest(study.ask(), "path") == value
+
