@@ -172,12 +172,15 @@ def status(
         _watch(study, home_at(home), interval)
         return
     from gpm_tune.study.accounts.records import read_study, study_names
+    from gpm_tune.study.running.manage import is_running
     from gpm_tune.study.views.results import plain, report, studies_table
 
     storage = home_at(home).optuna_uri
     if study:
         record = read_study(storage, study)
         output.result(plain(record), report(storage, record))
+        if any(t.state == "running" for t in record.trials) and not is_running(home_at(home), study):
+            output.advise("nobody runs it here now; continue it with", f"  gpm-tune resume {study}")
         return
     records = [read_study(storage, name) for name in study_names(storage)]
     output.result([plain(record) for record in records], [studies_table(records)])
@@ -338,4 +341,8 @@ def _tunnel_ui(file: Path, port: int) -> None:
 def _ui_command(home: Home) -> str:
     from shlex import quote
 
-    return f"gpm-tune ui --home {quote(os.path.relpath(home.root))}"
+    from gpm_tune.study.tracking.sender import without_login
+
+    server = home.tracking_uri if home.tracking_uri.startswith("http") else None
+    tracking = f" --tracking-uri {quote(without_login(server))}" if server else ""
+    return f"gpm-tune ui --home {quote(os.path.relpath(home.root))}{tracking}"

@@ -65,7 +65,10 @@ class Tracker:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.close()
+        left = self.close()
+        if left:
+            where = self._sender.address
+            _log.warning("%d events are not in %s yet; the same command again delivers them", left, where)
 
     def open_run(
         self,
