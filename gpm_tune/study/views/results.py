@@ -20,6 +20,7 @@ from gpm_tune.study.definition import space
 from gpm_tune.training.objectives import metric_label, shown
 
 COSTS = ["steps", "duration"]
+FREE = 10_000  # characters: a line that nothing limits
 
 
 class Fitting:
@@ -29,7 +30,8 @@ class Fitting:
         self._forms = forms
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Table]:
-        fitting = [f for f in self._forms if console.measure(f).maximum <= options.max_width]
+        free = options.update(max_width=FREE)
+        fitting = [f for f in self._forms if console.measure(f, options=free).maximum <= options.max_width]
         yield (fitting or self._forms[-1:])[0]
 
 

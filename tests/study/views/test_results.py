@@ -1,5 +1,6 @@
 """Tables and exports of what a study has found."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,19 @@ def test_the_table_has_the_best_first_and_names_the_features(record: StudyRecord
     assert "1 fail, 2 complete" not in lines[0]
     assert "2 complete, 1 fail" in lines[0]
     assert failures(record) == ["trial 2 failed: out of memory"]
+
+
+def test_in_a_narrow_terminal_costs_give_way_to_values(record: StudyRecord) -> None:
+    values = {f"training.optimizer.beta_{number}": 0.123456 + number for number in range(5)}
+    trials = [replace(trial, values=values) for trial in record.trials]
+    record = replace(record, search=list(values), trials=trials)
+    for width, has_costs in ((80, False), (160, True)):
+        console = Console(record=True, width=width)
+        console.print(trials_table(record))
+        text = console.export_text()
+        assert ("duration" in text) == has_costs
+        assert text.count("4.12") == len(trials)
+        assert "…" not in text
 
 
 def test_the_overview_has_a_line_per_study(record: StudyRecord) -> None:
