@@ -126,8 +126,11 @@ def sample(
     cost = write_samples(sampler, file, n=n, seed=seed)
     output.result(
         {"file": str(file), "samples": n, "solver": sampler.solver_name, "nfe": cost, "seed": seed}
-        | {"checkpoint": str(folder)},
-        [f"{n} samples in {file}: {sampler.solver_name}, NFE {cost}, seed {seed}, from {folder}"],
+        | _weights(folder),
+        [
+            f"{n} samples in {file}: {sampler.solver_name}, NFE {cost}, seed {seed}, from {folder}, "
+            f"weights of step {_weights(folder)['step']}"
+        ],
     )
 
 
@@ -173,8 +176,11 @@ def evaluate(
         device=choose_device(device),
     )
     output.result(
-        [measurement.plain() for measurement in measurements],
-        [measurements_table(measurements), f"checkpoint: {folder}"],
+        [measurement.plain() | _weights(folder) for measurement in measurements],
+        [
+            measurements_table(measurements),
+            f"checkpoint: {folder}, weights of step {_weights(folder)['step']}",
+        ],
     )
 
 
@@ -204,9 +210,16 @@ def interpolate(
     write_interpolation(sampler, file, rows=rows, columns=columns, seed=seed, method=method)
     output.result(
         {"file": str(file), "rows": rows, "columns": columns, "method": method, "seed": seed}
-        | {"checkpoint": str(folder)},
+        | _weights(folder),
         [f"{rows} x {columns} interpolations in {file}: {method}, seed {seed}, from {folder}"],
     )
+
+
+def _weights(folder: Path) -> dict[str, object]:
+    """Which weights of a checkpoint are used: those of its best evaluation, which may be older than it."""
+    from gpm_tune.training.checkpoint import read_record
+
+    return {"checkpoint": str(folder), "step": read_record(folder)["best"]["step"]}
 
 
 def _sampler(

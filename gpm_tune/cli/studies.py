@@ -237,7 +237,13 @@ def best(
 
     record = read_study(home_at(home).optuna_uri, study)
     data = best_plain(record)
-    output.result(data, [trials_table(record, limit=1), f"checkpoint: {data['checkpoint']}"])
+    output.result(
+        data,
+        [
+            trials_table(record, limit=1),
+            f"checkpoint: {data['checkpoint']}, weights of step {data['best_step']}",
+        ],
+    )
     if export:
         export.write_text(best_yaml(record), encoding="utf-8")
         output.advise(f"its experiment is in {export}; train it with", f"  gpm-tune train {export}")
