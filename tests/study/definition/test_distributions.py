@@ -72,4 +72,3 @@ def test_a_choice_is_known_whatever_the_order_of_its_keys() -> None:
         assert distribution.contains(value)
         study.enqueue_trial({"path": distribution.encode(value)})
         assert distribution.suggest(study.ask(), "path") == value
-
