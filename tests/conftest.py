@@ -21,7 +21,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     limits: dict[Path, tuple[float, bool]] = {}
     for item in items:
         limit = item.get_closest_marker("timeout")
-        allowed = (float(limit.args[0]) if limit else 0.0, item.get_closest_marker("slow") is not None)
+        # Pages run studies.
+        is_slow = item.get_closest_marker("slow") is not None or item.path.suffix == ".md"
+        allowed = (float(limit.args[0]) if limit else 0.0, is_slow)
         limits[item.path] = max(limits.get(item.path, allowed), allowed)
     items.sort(key=lambda item: limits[item.path], reverse=True)
 

@@ -78,14 +78,17 @@ def test_a_study_stands_for_its_best_trial_and_a_run_for_itself(home: Home, reco
 def test_a_checkpoint_that_is_gone_is_left_out_with_a_warning(
     home: Home, record: StudyRecord, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    kept = tmp_path / "kept"
+    kept, gone = tmp_path / "kept", Path(str(record.trials[1].checkpoint))
     shutil.copytree(str(record.trials[0].checkpoint), kept)
+    gone.rename(tmp_path / "gone")
     with caplog.at_level(logging.WARNING):
-        (subject,) = find_subjects(home, [str(kept), "digits/77"])
+        (subject,) = find_subjects(home, [str(kept), "digits/1"])
     assert subject.folder == kept
-    assert "left out: study 'digits' has no trial 77; it has 4 trials" in caplog.text
-    with pytest.raises(UserError, match="has no trial 77"):
-        find_subjects(home, ["digits/77"])
+    assert "left out: study 'digits': trial 1 is without a checkpoint on this machine" in caplog.text
+    with pytest.raises(UserError, match="trial 1 is without a checkpoint"):
+        find_subjects(home, ["digits/1"])
+    with pytest.raises(UserError, match="has no trial 77; it has 4 trials"):
+        find_subjects(home, [str(kept), "digits/77"])
 
 
 def test_labels_tell_models_apart(models: dict[str, Path]) -> None:

@@ -110,14 +110,14 @@ def test_a_truncated_checkpoint_falls_back_to_the_one_before(
 
 
 SEARCH: dict[str, Any] = {
-    "model.discriminator.width": {"choice": [16, 2_000_000]},
+    "data.samples": {"choice": [2000, 10**13]},
     "training.steps": {"choice": [12, 100_000_000]},
     "evaluation.every": {"choice": [4, 100_000_000]},
     "training.optimizer.lr": {"choice": [2e-4, 1e30]},
     "training.batch_size": {"choice": [16, 5000]},
 }
 FAULTS: list[dict[str, Any]] = [
-    {"model.discriminator.width": 2_000_000},
+    {"data.samples": 10**13},
     {"training.steps": 100_000_000, "evaluation.every": 100_000_000},
     {"training.optimizer.lr": 1e30},
     {"training.batch_size": 5000},

@@ -141,7 +141,7 @@ def test_a_plan_forecasts_every_stage(
     assert 0 < search["hours"][0] <= search["hours"][1]
     code, out, _ = call("plan", study_file, "--trials", "9", capsys=capsys, home=home)
     assert re.search(r"search +9 ", out)
-    assert "measured on the CPU, 1 threads" in out
+    assert "measured on the CPU, 1 thread" in out
     assert not home.exists()
 
 
