@@ -15,7 +15,7 @@ from gpm_tune.errors import UserError
 from gpm_tune.study.accounts.records import StudyRecord, best_trial, read_study
 from gpm_tune.study.accounts.runs import checkpoint_of
 from gpm_tune.study.definition import space
-from gpm_tune.study.definition.specification import find_file, include_teacher, load_study
+from gpm_tune.study.definition.specification import load_study, open_file
 from gpm_tune.study.storage.home import Home
 from gpm_tune.study.views.results import states
 from gpm_tune.training import Experiment
@@ -76,8 +76,7 @@ class Study:
         and storage: as the options of the command line. Nothing is started. Raises UserError where the
         file is not valid.
         """
-        self._document = file if isinstance(file, Document) else Document.load(find_file(Path(file)))
-        include_teacher(self._document)
+        self._document = file if isinstance(file, Document) else open_file(Path(file))
         for path, value in (overrides or {}).items():
             self._document.assign(path, value, "override")
         self.home = Home(Path(home) if home is not None else None, tracking_uri, storage)

@@ -64,7 +64,7 @@ def command(
 def complete_file(incomplete: str) -> list[str]:
     """For the shell: study files here, and the bare names of those that come with the program."""
     beside = Path(gpm_tune.__file__).parent
-    folders = [Path(), *(folder for folder in (beside / "search_spaces", beside.parent / "search_spaces"))]
+    folders = [Path(), beside / "search_spaces", beside.parent / "search_spaces"]
     names = {file.name for folder in folders for file in folder.glob("*.yaml")}
     return sorted(name for name in names if name.startswith(incomplete))
 
@@ -173,11 +173,9 @@ def load(
     file: Path, overrides: list[str] | None, *, trials: int | None = None, name: str | None = None
 ) -> Document:
     """The document of a file, with what the command line overrides."""
-    from gpm_tune.documents import Document
-    from gpm_tune.study.definition.specification import find_file, include_teacher
+    from gpm_tune.study.definition.specification import open_file
 
-    document = Document.load(find_file(file))
-    include_teacher(document)
+    document = open_file(file)
     if trials is not None:
         document.assign("budget.trials", trials, "--trials")
     if name is not None:

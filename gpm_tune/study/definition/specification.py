@@ -296,6 +296,16 @@ def load_experiment(document: Document) -> Experiment:
     return document.parse(Experiment)
 
 
+def open_file(name: Path) -> Document:
+    """The document of a file, or bare name, so that overrides reach into the teacher's experiment, too.
+
+    Raises UserError where there is none, or it cannot be read.
+    """
+    document = Document.load(find_file(name))
+    include_teacher(document)
+    return document
+
+
 def find_file(name: Path) -> Path:
     """The study file of this name: as given, else among the studies that come with the program.
 
