@@ -13,10 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gpm_tune.analysis.subjects import find_subjects
-from gpm_tune.documents import Document
 from gpm_tune.errors import UserError
 from gpm_tune.study.accounts.runs import find_teacher
-from gpm_tune.study.definition.specification import find_file, include_teacher, load_experiment
+from gpm_tune.study.definition.specification import load_experiment, open_file
 from gpm_tune.study.storage.home import Home
 from gpm_tune.training import Experiment, Trainer
 from gpm_tune.training.pretraining import train_teacher
@@ -40,8 +39,7 @@ def find_origin(home: Home, word: str, overrides: list[str]) -> Origin:
     overrides: KEY=VALUE, of a file. Raises UserError where there is no such experiment.
     """
     if Path(word).suffix in (".yaml", ".yml"):
-        document = Document.load(find_file(Path(word)))
-        include_teacher(document)
+        document = open_file(Path(word))
         for assignment in overrides:
             document.set(assignment)
         return Origin(word, load_experiment(document), None)
