@@ -109,7 +109,10 @@ class UNet(nn.Module):
 
 
 class Block(nn.Module):
-    """A residual block that is told the time; it may change the side, and attention may follow."""
+    """A residual block that is told the time; attention may follow.
+
+    Where it changes the side, it does so before its 3 x 3 convolutions, in both directions.
+    """
 
     def __init__(
         self,
@@ -135,13 +138,14 @@ class Block(nn.Module):
     def forward(self, x: Tensor, time: Tensor) -> Tensor:  # (B, C, H, W), (B, F) -> (B, C', H', W')
         y = silu(self.first_norm(x))
         if self.resample == "up":
-            y = self.first(upsample(y))
+            y = upsample(y)
             x = upsample(self.shortcut(x))  # commutes with the 1 x 1 convolution, which costs a quarter here
         elif self.resample == "down":
-            y = avg_pool2d(self.first(y), 2)
-            x = self.shortcut(avg_pool2d(x, 2))  # likewise
+            y = avg_pool2d(y, 2)
+            x = self.shortcut(avg_pool2d(x, 2))
         else:
-            y, x = self.first(y), self.shortcut(x)
+            x = self.shortcut(x)
+        y = self.first(y)
         y = y + self.affine(time)[:, :, None, None]
         y = self.second(self.dropout(silu(self.second_norm(y))))
         output: Tensor = self.attention((x + y) * math.sqrt(0.5))

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from gpm_tune.errors import UserError
 
-FORMAT = 2
+FORMAT = 3  # raised by what changes the meaning of weights, too: 3 is of U-Nets that pool first
 KEPT = 2
 VOUCHED = ("weights.safetensors", "state.pt")
 CHUNK = 2**20
@@ -90,7 +90,10 @@ def read_record(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise UserError(f"{folder}: no whole checkpoint is here: {error}") from error
     if record.get("format") != FORMAT:
-        raise UserError(f"{folder}: checkpoint format {record.get('format')}, this version reads {FORMAT}")
+        raise UserError(
+            f"{folder}: checkpoint format {record.get('format')}, this version reads {FORMAT}: networks of "
+            "another version compute something else from the same weights. Use that version, or train again"
+        )
     return record
 
 

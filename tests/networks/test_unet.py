@@ -1,4 +1,4 @@
-"""U-Net: the paper's parameter counts, blocks as described, attention against a softmax by hand."""
+"""U-Net: the paper's parameter counts, laws of its blocks, attention against a softmax by hand."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import pytest
 import torch
 from counting import conv, linear, parameters
 from torch import Tensor, nn
-from torch.nn.functional import avg_pool2d, interpolate, silu
 
 from gpm_tune.networks.unet import Attention, Block, UNetConfig
 
@@ -64,28 +63,73 @@ def test_blocks_attend_at_the_asked_sides_and_at_the_bottom() -> None:
     assert attending(everywhere_else.encoder) + attending(everywhere_else.decoder) == [False] * 8
 
 
-def by_hand(block: Block, x: Tensor, time: Tensor) -> Tensor:
-    """The block in the description's own order: both branches resample at full cost."""
-
-    def up(x: Tensor) -> Tensor:
-        return interpolate(x, scale_factor=2) if block.resample == "up" else x
-
-    def down(x: Tensor) -> Tensor:
-        return avg_pool2d(x, 2) if block.resample == "down" else x
-
-    y = down(block.first(up(silu(block.first_norm(x))))) + block.affine(time)[:, :, None, None]
-    y = block.second(silu(block.second_norm(y)))
-    return (y + down(block.shortcut(up(x)))) / math.sqrt(2)
+RESAMPLINGS = ["up", "down", None]
 
 
-@pytest.mark.parametrize("resample", ["up", "down", None])
-@pytest.mark.parametrize("outputs", [8, 12])
-def test_blocks_are_as_described(resample: Any, outputs: int) -> None:
-    block = Block(8, outputs, 5, 0.0, resample, attend=False).double()
-    x, time = torch.randn(2, 8, 6, 6).double(), torch.randn(2, 5).double()
-    torch.testing.assert_close(block(x, time), by_hand(block, x, time))
-    changes = resample is not None or outputs != 8
-    assert isinstance(block.shortcut, nn.Conv2d if changes else nn.Identity)
+def block_of(resample: Any, outputs: int = 8) -> Block:
+    return Block(8, outputs, 5, 0.0, resample, attend=False).double()
+
+
+def branch_alone(block: Block) -> Block:
+    """Without its shortcut, which is made a convolution where it is the identity."""
+    block.shortcut = nn.Conv2d(8, block.first.out_channels, 1).double()
+    for parameter in block.shortcut.parameters():
+        nn.init.zeros_(parameter)
+    return block
+
+
+@pytest.mark.parametrize("resample", RESAMPLINGS)
+def test_convolutions_act_on_the_side_of_the_output(resample: Any) -> None:
+    """A first kernel that moves its input by a pixel moves the output by one, after either resampling.
+
+    Convolved before it is pooled, the output would move by half a pixel; before it is upsampled, by two.
+    """
+    block = branch_alone(block_of(resample))
+    block.second_norm = nn.Identity()  # it would spread what comes in at the border
+    for convolution, column in ((block.first, 1), (block.second, 1)):
+        nn.init.zeros_(convolution.weight)
+        convolution.weight.data[range(8), range(8), 1, column] = 1.0
+    x, time = torch.randn(2, 8, 12, 12).double(), torch.randn(2, 5).double()
+    still = block(x, time)
+    block.first.weight.data = block.first.weight.data.roll(-1, dims=3)
+    moved = block(x, time)
+    torch.testing.assert_close(moved[..., 1:], still[..., :-1])
+    assert still.std() > 0.1
+
+
+@pytest.mark.parametrize("resample", RESAMPLINGS)
+def test_without_its_branch_a_block_is_its_resampled_input_times_the_root_of_a_half(resample: Any) -> None:
+    block = block_of(resample)
+    nn.init.zeros_(block.second.weight)
+    nn.init.zeros_(block.second.bias)
+    if resample is not None:
+        nn.init.zeros_(block.shortcut.bias)
+        block.shortcut.weight.data = torch.eye(8).double()[:, :, None, None]
+    x = torch.randn(2, 8, 6, 6).double()
+    expected = {
+        "up": x.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3),
+        "down": x.unflatten(3, (3, 2)).unflatten(2, (3, 2)).mean(dim=(3, 5)),
+        None: x,
+    }[resample]
+    torch.testing.assert_close(block(x, torch.randn(2, 5).double()), expected * math.sqrt(0.5))
+
+
+@pytest.mark.parametrize("resample", RESAMPLINGS)
+def test_norms_come_first_and_after_the_time(resample: Any) -> None:
+    """The branch sees neither scale nor level of its input, nor what the time adds to all channels."""
+    block = branch_alone(block_of(resample))
+    x, time = 100 * torch.randn(2, 8, 12, 12).double(), torch.randn(2, 5).double()
+    before = block(x, time)
+    torch.testing.assert_close(block(3 * x + 70, time), before, rtol=1e-5, atol=1e-5)
+    block.affine.bias.data += 100
+    torch.testing.assert_close(block(x, time), before)
+    block.affine.bias.data += 100 * torch.randn(8).double()
+    assert not torch.allclose(block(x, time), before, atol=0.1)
+
+
+def test_shortcuts_are_convolutions_where_width_or_side_change() -> None:
+    found = {(r, o): isinstance(block_of(r, o).shortcut, nn.Conv2d) for r in RESAMPLINGS for o in (8, 12)}
+    assert [key for key, is_convolution in found.items() if not is_convolution] == [(None, 8)]
 
 
 def test_attention_is_the_softmax_by_hand() -> None:
