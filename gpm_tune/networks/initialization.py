@@ -22,21 +22,15 @@ class Normal(Config):
     def fill(self, weight: Tensor) -> None:
         nn.init.normal_(weight, 0.0, self.gain)
 
-    def fill_scale(self, weight: Tensor) -> None:
-        nn.init.normal_(weight, 1.0, self.gain)
-
 
 class Orthogonal(Config):
-    """Orthogonal weights times a gain, zero biases, norm scales 1."""
+    """Orthogonal weights times a gain, zero biases, norm scales N(1, gain²)."""
 
     name: Literal["orthogonal"] = "orthogonal"
     gain: float = Field(1.41, gt=0, le=GREATEST, description="Factor on the orthogonal matrix.")
 
     def fill(self, weight: Tensor) -> None:
         nn.init.orthogonal_(weight, self.gain)
-
-    def fill_scale(self, weight: Tensor) -> None:
-        nn.init.ones_(weight)
 
 
 class Default(Config):
@@ -56,7 +50,7 @@ def initialize(network: nn.Module, initialization: Normal | Orthogonal | Default
         if isinstance(module, nn.Linear | Convolution):
             initialization.fill(module.weight)
         elif isinstance(module, Norm):
-            initialization.fill_scale(module.weight)
+            nn.init.normal_(module.weight, 1.0, initialization.gain)
         else:
             continue
         if module.bias is not None:
