@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from itertools import pairwise
 from typing import ClassVar, Literal
 
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 
 from gpm_tune.config import WIDEST, Config
 from gpm_tune.networks.initialization import Initialization, Normal, initialize
+from gpm_tune.networks.layers import ACTIVATIONS
 
 Shape = tuple[int, ...]
 
@@ -44,13 +44,6 @@ class MLPConfig(Config):
     def build_generator(self, latent: int, shape: Shape) -> nn.Module:
         """g(z) with values of the samples' shape, unbounded."""
         return ShapedMLP(self, shape, latent)
-
-
-ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
-    "leaky_relu": lambda: nn.LeakyReLU(0.2),
-    "relu": nn.ReLU,
-    "silu": nn.SiLU,
-}
 
 
 class MLP(nn.Module):

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 import torch
-from pydantic import Field, NonNegativeInt
+from pydantic import Field, NonNegativeInt, model_validator
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import max_pool2d, relu, scaled_dot_product_attention
 
 from gpm_tune.config import WIDEST, Config
 from gpm_tune.networks.initialization import Initialization, Normal, initialize
-from gpm_tune.networks.layers import Conv, Modulation, check_images, upsample
+from gpm_tune.networks.layers import ACTIVATIONS, Conv, Modulation, check_images, upsample
 
 # Side of the images -> channels after each block, in units of the width, and the number of blocks that halve.
 DISCRIMINATOR_WIDTHS = {32: (2, 2, 2, 2), 64: (1, 2, 4, 8, 16)}
@@ -32,10 +32,24 @@ class ResNetDiscriminatorConfig(Config):
     )
     norm: Literal["batch", "none"] = Field("none", description="Normalisation in every block but the first.")
     first_bias: bool = Field(False, description="Whether the first convolution has a bias.")
+    activation: Literal["relu", "leaky_relu"] = Field(
+        "relu", description="Activation function; leaky ReLU has the slope 0.2."
+    )
+    activated_shortcut: bool = Field(
+        False,
+        description="Whether the shortcuts of blocks without norm take the activated input, as in the "
+        "paper's run on CelebA, or the input itself, as in the literature.",
+    )
     attention_after: tuple[NonNegativeInt, ...] = Field(
         (), description="Blocks, counted from 0, that self-attention follows."
     )
     init: Initialization = Field(Normal(), description="How the weights start.")
+
+    @model_validator(mode="after")
+    def _refuse_activated_shortcuts_with_a_norm(self) -> ResNetDiscriminatorConfig:
+        if self.activated_shortcut and self.norm != "none":
+            raise ValueError(f"activated_shortcut is for blocks without norm; norm is '{self.norm}'")
+        return self
 
     def check_shape(self, shape: tuple[int, ...]) -> None:
         """Raise ValueError unless the network takes such images and has the blocks that attention follows."""
@@ -54,14 +68,15 @@ class Discriminator(nn.Module):
         super().__init__()
         self.modulation = Modulation(embedding)
         inputs, side, time = shape[0], shape[1], self.modulation.features
+        self.activation = ACTIVATIONS[config.activation]()
         layers: list[nn.Module] = []
         for index, multiple in enumerate(DISCRIMINATOR_WIDTHS[side]):
             outputs, down = multiple * config.width, index < DOWNSAMPLINGS[side]
-            if index == 0:
-                layers.append(FirstBlock(inputs, outputs, bias=config.first_bias, time=time))
-            else:
-                norm = config.norm == "batch"
-                layers.append(DownBlock(inputs, outputs, down=down, norm=norm, time=time))
+            layers.append(
+                DownBlock(config, inputs, outputs, down=down, time=time)
+                if index
+                else FirstBlock(config, inputs, outputs, time=time)
+            )
             if index in config.attention_after:
                 layers.append(SelfAttention(outputs, time))
             inputs = outputs
@@ -73,22 +88,23 @@ class Discriminator(nn.Module):
         time = self.modulation(embedding)
         for layer in self.layers:
             x = layer(x, time)
-        output: Tensor = self.last(relu(x).sum(dim=(2, 3)))
+        output: Tensor = self.last(self.activation(x).sum(dim=(2, 3)))
         return output.squeeze(1)
 
 
 class FirstBlock(nn.Module):
     """The discriminator's first block: it starts with a convolution, as its input is an image."""
 
-    def __init__(self, inputs: int, outputs: int, *, bias: bool, time: int) -> None:
+    def __init__(self, config: ResNetDiscriminatorConfig, inputs: int, outputs: int, *, time: int) -> None:
         super().__init__()
-        self.first = Conv(inputs, outputs, 3, padding=1, bias=bias, time=time)
+        self.activation = ACTIVATIONS[config.activation]()
+        self.first = Conv(inputs, outputs, 3, padding=1, bias=config.first_bias, time=time)
         self.second = Conv(outputs, outputs, 3, padding=1, time=time)
         self.pool = nn.AvgPool2d(2)
         self.shortcut = Conv(inputs, outputs, 1, time=time)
 
     def forward(self, x: Tensor, time: Tensor | None) -> Tensor:  # (B, C, H, W) -> (B, C', H/2, W/2)
-        y = self.second(relu(self.first(x, time)), time)
+        y = self.second(self.activation(self.first(x, time)), time)
         output: Tensor = self.pool(y) + self.shortcut(self.pool(x), time)
         return output
 
@@ -96,19 +112,26 @@ class FirstBlock(nn.Module):
 class DownBlock(nn.Module):
     """A later block of the discriminator: norm and activation precede convolutions; it may halve the side."""
 
-    def __init__(self, inputs: int, outputs: int, *, down: bool, norm: bool, time: int) -> None:
+    def __init__(
+        self, config: ResNetDiscriminatorConfig, inputs: int, outputs: int, *, down: bool, time: int
+    ) -> None:
         super().__init__()
+        norm, changes = config.norm == "batch", down or inputs != outputs
+        self.activated_shortcut = config.activated_shortcut
+        self.activation = ACTIVATIONS[config.activation]()
         self.norm = _norm(inputs, norm)
         self.first = Conv(inputs, outputs, 3, padding=1, norm=norm, time=time)
         self.second = Conv(outputs, outputs, 3, padding=1, time=time)
         self.pool = nn.AvgPool2d(2) if down else nn.Identity()
-        changes = down or inputs != outputs
         self.shortcut_norm = _norm(inputs, norm and changes)
         self.shortcut = Conv(inputs, outputs, 1, time=time) if changes else None
 
     def forward(self, x: Tensor, time: Tensor | None) -> Tensor:  # (B, C, H, W) -> (B, C', H', W')
-        y = relu(self.first(relu(self.norm(x)), time))
+        activated = self.activation(self.norm(x))
+        y = self.activation(self.first(activated, time))
         y = self.pool(self.second(y, time))
+        if self.activated_shortcut:
+            x = activated
         if self.shortcut is not None:
             # A 1 x 1 convolution commutes with average pooling, and costs a quarter after it.
             x = self.shortcut(self.pool(self.shortcut_norm(x)), time)

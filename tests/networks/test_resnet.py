@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -32,6 +32,15 @@ def test_discriminator_of_64_has_the_described_layers() -> None:
     fifth = conv(512, 1024, 3) + conv(1024, 1024, 3) + conv(512, 1024, 1)
     time = modulation(128, *3 * [64], *3 * [128], *3 * [256], *3 * [512], *3 * [1024])
     assert parameters(network) == first + second + third + fourth + fifth + linear(1024, 1) + time
+
+
+def test_the_papers_discriminator_of_celeba_has_its_parameters() -> None:
+    config = ResNetDiscriminatorConfig(
+        name="resnet", first_bias=True, activation="leaky_relu", activated_shortcut=True
+    )
+    with torch.device("meta"):
+        network = config.build_discriminator((3, 64, 64), embedding=128)
+    assert parameters(network) == 22_700_865
 
 
 def test_discriminator_of_32_with_batch_norm_and_attention_has_the_described_layers() -> None:
@@ -73,8 +82,12 @@ def test_every_convolution_is_modulated_by_the_time() -> None:
     assert len(modulated) == len(convolutions) == 3 + 4 + 3 + 2 + 4 + 2
 
 
+def discriminator(**changes: Any) -> ResNetDiscriminatorConfig:
+    return ResNetDiscriminatorConfig.model_validate({"name": "resnet", **changes})
+
+
 def test_the_first_block_pools_its_shortcut_before_the_convolution() -> None:
-    block = FirstBlock(3, 4, bias=False, time=5).double()
+    block = FirstBlock(discriminator(), 3, 4, time=5).double()
     x, time = torch.randn(2, 3, 8, 8).double(), torch.randn(2, 5).double()
     y = block.second(relu(block.first(x, time)), time)
     expected = avg_pool2d(y, 2) + block.shortcut(avg_pool2d(x, 2), time)
@@ -86,7 +99,7 @@ def test_the_first_block_pools_its_shortcut_before_the_convolution() -> None:
 def test_the_shortcut_of_the_discriminator_is_norm_then_convolution_then_pool(
     norm: bool, outputs: int, down: bool
 ) -> None:
-    block = DownBlock(3, outputs, down=down, norm=norm, time=5).double()
+    block = DownBlock(discriminator(norm="batch" if norm else "none"), 3, outputs, down=down, time=5).double()
     x, time = torch.randn(2, 3, 8, 8).double(), torch.randn(2, 5).double()
     y = block.second(relu(block.first(relu(block.norm(x)), time)), time)
     shortcut = block.shortcut(block.shortcut_norm(x), time)
@@ -97,11 +110,45 @@ def test_the_shortcut_of_the_discriminator_is_norm_then_convolution_then_pool(
 
 
 def test_a_block_that_changes_nothing_has_the_identity_as_shortcut() -> None:
-    block = DownBlock(3, 3, down=False, norm=True, time=0)
+    block = DownBlock(discriminator(norm="batch"), 3, 3, down=False, time=0)
     nn.init.zeros_(block.second.convolution.weight)
     nn.init.zeros_(block.second.convolution.bias)
     x = torch.randn(2, 3, 8, 8)
     assert torch.equal(block(x, None), x)
+
+
+@pytest.mark.parametrize("outputs", [3, 4])
+def test_an_activated_shortcut_makes_a_block_blind_to_what_its_activation_hides(outputs: int) -> None:
+    """Below 0 ReLU gives 0, and a leaky ReLU a fifth: the shortcut sees it, unless it is activated, too."""
+    x = torch.randn(2, 3, 8, 8)
+    lower = torch.where(x < 0, x - 5, x)
+
+    def difference(**changes: Any) -> float:
+        block = DownBlock(discriminator(**changes), 3, outputs, down=outputs > 3, time=0)
+        return (block(lower, None) - block(x, None)).abs().max().item()
+
+    assert difference(activated_shortcut=True) == 0
+    assert difference() > 0.1
+    assert difference(activated_shortcut=True, activation="leaky_relu") > 0.1
+
+
+def test_a_leaky_relu_lets_a_fifth_of_what_is_below_0_through() -> None:
+    leaky, plain = (
+        discriminator(activation=name, init={"name": "default"}).build_discriminator((1, 32, 32), embedding=0)
+        for name in ("leaky_relu", "relu")
+    )
+    for network in (leaky, plain):
+        nn.init.ones_(network.last.weight)
+        network.layers = nn.ModuleList()  # its last layers alone
+    x = -torch.rand(2, 128, 8, 8)
+    expected = 0.2 * x.sum(dim=(1, 2, 3)) + leaky.last.bias
+    torch.testing.assert_close(leaky(x), expected)
+    torch.testing.assert_close(plain(x), plain.last.bias.expand(2))
+
+
+def test_an_activated_shortcut_with_a_norm_is_refused() -> None:
+    with pytest.raises(ValueError, match="is for blocks without norm; norm is 'batch'"):
+        discriminator(norm="batch", activated_shortcut=True)
 
 
 def test_the_shortcut_of_the_generator_is_upsampling_then_convolution() -> None:
