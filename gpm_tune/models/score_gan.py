@@ -75,6 +75,11 @@ class ScoreGANConfig(Config):
         NoiseRange(sigma_min=0.32, sigma_max=40.0, rho=3.0),
         description="Noise levels at which scores are taken: σ(u) for u ~ U(0, 1) (28).",
     )
+    score_dropout: bool = Field(
+        False,
+        description="Whether the dropout of both denoisers acts when the generator follows their scores, as "
+        "in the authors' code; else they are in evaluation mode.",
+    )
     generated: DenoiserPart = Field(
         DenoiserPart(network=UNetConfig(name="unet", channels=64, blocks=2, dropout=0.13)),
         description="The denoiser of the generated distribution.",
@@ -96,6 +101,7 @@ class ScoreGANConfig(Config):
             alpha=self.alpha,
             beta=self.beta,
             stochastic=self.stochastic,
+            dropout=self.score_dropout,
         )
         generator = self.generator.build_generator(self.latent, shape)
         return GeneratorModel(flow, generator, self.latent, self.score_steps, shape)

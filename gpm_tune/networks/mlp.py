@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from gpm_tune.config import WIDEST, Config
 from gpm_tune.networks.initialization import Initialization, Normal, initialize
-from gpm_tune.networks.layers import ACTIVATIONS
+from gpm_tune.networks.layers import ACTIVATIONS, Dropout
 
 Shape = tuple[int, ...]
 
@@ -28,6 +28,7 @@ class MLPConfig(Config):
     activation: Literal["leaky_relu", "relu", "silu"] = Field(
         "leaky_relu", description="Activation function; leaky ReLU has the slope 0.2."
     )
+    dropout: float = Field(0.0, ge=0, lt=1, description="Probability of a hidden feature to be dropped.")
     init: Initialization = Field(Normal(), description="How the weights start.")
 
     def check_shape(self, shape: Shape) -> None:
@@ -53,7 +54,8 @@ class MLP(nn.Module):
         super().__init__()
         layers: list[nn.Module] = []
         for before, after in pairwise([inputs, *[config.width] * config.depth, outputs]):
-            layers += [nn.Linear(before, after), ACTIVATIONS[config.activation]()]
+            activation = ACTIVATIONS[config.activation]()
+            layers += [nn.Linear(before, after), nn.Sequential(activation, Dropout(config.dropout))]
         self.layers = nn.Sequential(*layers[:-1])
         initialize(self, config.init)
 

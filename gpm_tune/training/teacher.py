@@ -55,15 +55,17 @@ def teacher_checkpoint(experiment: Experiment, cache: Path | None) -> Path | Non
 
 
 def load_teacher(experiment: Experiment, cache: Path | None, device: torch.device) -> Denoise | None:
-    """D_data with its best weights, in evaluation mode and without gradients; None if there is none.
+    """D_data with its best weights and without gradients; None if there is none.
 
+    In evaluation mode, unless its dropout is to act in the scores that the generator follows.
     Raises UserError as `teacher_checkpoint` does.
     """
     folder = teacher_checkpoint(experiment, cache)
     if folder is None:
         return None
     _, model = load_model(folder, device)
-    return frozen(cast("DataScore", model.flow).network)
+    denoiser = cast("DataScore", model.flow).network
+    return frozen(denoiser.train(cast("ScoreGANConfig", experiment.model).score_dropout))
 
 
 def frozen(denoiser: nn.Module) -> Denoise:

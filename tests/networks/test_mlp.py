@@ -39,3 +39,14 @@ def test_activations_stand_between_the_layers(name: str, at_minus_1: float) -> N
 def test_every_shape_is_welcome() -> None:
     for shape in [(2,), (3, 5), (1, 28, 28)]:
         MLPConfig(name="mlp").check_shape(shape)
+
+
+def test_dropout_drops_hidden_features_in_training_only() -> None:
+    config = MLPConfig(name="mlp", width=10_000, depth=1, dropout=0.3, init=Default())
+    network = config.build_denoiser((2,), embedding=3)
+    x, embedding = torch.randn(1, 2), torch.randn(1, 3)
+    hidden = network.layers[1](torch.ones(1, 10_000))
+    assert (hidden == 0).float().mean().item() == pytest.approx(0.3, abs=0.02)
+    assert not torch.equal(network(x, embedding), network(x, embedding))
+    network.eval()
+    assert torch.equal(network(x, embedding), network(x, embedding))

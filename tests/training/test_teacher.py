@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from examples import MODELS, TEACHER, experiment_of
+from examples import MODELS, SMALL_DENOISER, SMALL_MLP, TEACHER, experiment_of
 
 from gpm_tune.errors import UserError
 from gpm_tune.models.flows.score import DataScore
@@ -56,6 +56,25 @@ def test_the_teacher_is_the_edms_denoiser_and_stays_as_it_is(tmp_path: Path) -> 
     trainer.run_interval()
     assert torch.equal(teacher(x, sigma), before)
     assert not any("teacher" in name for name in trainer.model.state_dict()), "it is not saved again"
+
+
+@pytest.mark.parametrize("acts", [False, True])
+def test_the_denoisers_dropout_acts_in_what_the_generator_follows_where_that_is_asked_for(
+    acts: bool, tmp_path: Path
+) -> None:
+    """The noise is the same each time: what differs is the dropout's, of one denoiser and of the other."""
+    dropping = {"denoiser": {**SMALL_DENOISER, "network": {**SMALL_MLP, "dropout": 0.5}}}
+    edm = Experiment.model_validate({**TEACHER, "model": {**MODELS["edm"], **dropping}})
+    model = {**MODELS["score_gan"], "teacher": {"experiment": edm.model_dump(mode="json")}}
+    model |= {"generated": dropping["denoiser"], "score_dropout": acts}
+    train_teacher(edm, tmp_path, "cpu")
+    for alpha, beta in ((1.0, 0.0), (0.0, 1.0)):
+        experiment = experiment_of(model={**model, "alpha": alpha, "beta": beta})
+        flow = Trainer(experiment, cache=tmp_path).model.flow
+        x = torch.randn(100, 2)
+        one, other = (flow.direction(x, None, torch.Generator().manual_seed(0)) for _ in range(2))
+        assert torch.equal(one, other) is not acts
+        assert flow.training, "the generated denoiser is fitted with its dropout in either case"
 
 
 def test_a_checkpoint_serves_as_teacher(tmp_path: Path) -> None:

@@ -105,13 +105,18 @@ class ScoreDifference(Flow):
         alpha: float,
         beta: float,
         stochastic: float,
+        dropout: bool = False,
     ) -> None:
-        """generated: D_gen. teacher: D_data, which is not needed to sample. stochastic: λ of (21)."""
+        """generated: D_gen. teacher: D_data, which is not needed to sample. stochastic: λ of (21).
+
+        dropout: whether D_gen's dropout acts in directions; the teacher's mode is its owner's to choose.
+        """
         super().__init__()
         self.network = generated
         self.teacher = teacher
         self.noise = noise
         self.alpha, self.beta, self.stochastic = alpha, beta, stochastic
+        self.dropout = dropout
 
     def fit(self, real: Tensor, particles: Callable[[], Particles], rng: torch.Generator) -> Terms:
         """Denoise generated samples, unweighted (line 3 of Algorithm 1)."""
@@ -133,7 +138,7 @@ class ScoreDifference(Flow):
     def scaled_scores(self, noised: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
         """σ s_data and σ s_gen at noised particles (B, *shape), without a graph; sigma: (B,)."""
         assert self.teacher is not None, "a Score GAN without its teacher can only generate"
-        with evaluating(self.network):
+        with torch.no_grad() if self.dropout else evaluating(self.network):
             return scaled_score(self.teacher, noised, sigma), scaled_score(self.network, noised, sigma)
 
     def _draw(self, x: Tensor, rng: torch.Generator) -> Tensor:
