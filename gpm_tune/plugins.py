@@ -28,7 +28,7 @@ from gpm_tune.errors import UserError
 NEEDS = {
     "gpm_tune.data": ("shape", "validation_samples", "prepare", "load"),
     "gpm_tune.networks": ("check_shape",),
-    "gpm_tune.models": ("places", "solvers", "check_shape", "build"),
+    "gpm_tune.models": ("taxonomy", "trains", "check_shape", "build"),
     "gpm_tune.flows": ("direction",),
 }
 NETWORK_ROLES = ("build_discriminator", "build_generator", "build_denoiser")  # a network has one or more

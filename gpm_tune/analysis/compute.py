@@ -14,7 +14,7 @@ from gpm_tune.analysis.loader import load_points, refuse_mixed
 from gpm_tune.analysis.study_data import StudyData, read_data
 from gpm_tune.analysis.study_figures import in_hours, spreads
 from gpm_tune.analysis.study_frames import SECONDS_PER_HOUR
-from gpm_tune.analysis.subjects import MODEL_NAMES
+from gpm_tune.analysis.subjects import model_title
 from gpm_tune.errors import UserError
 from gpm_tune.metrics import DIRECTIONS
 from gpm_tune.study.storage.home import Home
@@ -37,7 +37,7 @@ def progress(home: Home, names: Sequence[str], metric: str) -> pd.DataFrame:
     models = [data.record.experiment["model"]["name"] for data in studies]
     frames = []
     for data, model in zip(studies, models, strict=True):
-        label = MODEL_NAMES[model] + (f" ({data.record.name})" if models.count(model) > 1 else "")
+        label = model_title(model) + (f" ({data.record.name})" if models.count(model) > 1 else "")
         frames.append(_of_study(home, data, metric).assign(model=model, label=label))
     frame = pd.concat(frames, ignore_index=True)
     if frame.empty:

@@ -14,11 +14,9 @@ import torch
 from torch import Tensor
 
 from gpm_tune.analysis.retraining import Origin, start, train_to
-from gpm_tune.data import GaussiansConfig
 from gpm_tune.errors import UserError
-from gpm_tune.models import FreeParticleModel, GeneratorModel, KernelFlowConfig, ParticleModel
+from gpm_tune.models import FreeParticleModel, GeneratorModel, ParticleModel
 from gpm_tune.models.flow import Flow, evaluating
-from gpm_tune.models.flows.discriminator import DiscriminatorFlow
 from gpm_tune.models.flows.score import ScoreDifference
 from gpm_tune.models.particle_model import NoiseLevels
 from gpm_tune.study.storage.home import Home
@@ -31,7 +29,6 @@ CROWD = 500  # a kernel flow's particles interact: so many are simulated, howeve
 DRAWS = 64  # a Score GAN's direction is an expectation over noise, of which this is the mean
 PIXELS = 100  # of the background, along a side
 MARGIN = 1.05  # of the frame
-TAILS = 3  # standard deviations of the data's Gaussians that are within the frame
 Spacing = Literal["even", "geometric"]
 
 
@@ -88,14 +85,11 @@ class Scene:
     @property
     def simulated(self) -> int:
         """How many are simulated."""
-        interact = isinstance(self.origin.experiment.model, KernelFlowConfig)
-        return max(self.particles, CROWD) if interact else self.particles
+        return max(self.particles, CROWD) if self.model.flow.interacts else self.particles
 
     def frame(self, x: Tensor) -> float:
         """Half the width of a frame around the data and the particles (n, 2)."""
-        mixture = self.origin.experiment.data
-        assert isinstance(mixture, GaussiansConfig)
-        return MARGIN * max(mixture.radius + TAILS * mixture.std, x.abs().max().item())
+        return MARGIN * max(self.data.abs().max().item(), x.abs().max().item())
 
 
 def new_scene(origin: Origin, particles: int, seed: int, noise: float | None) -> Scene:
@@ -105,12 +99,13 @@ def new_scene(origin: Origin, particles: int, seed: int, noise: float | None) ->
     Raises UserError where the data have no two dimensions, or other models are to be split.
     """
     experiment = origin.experiment
-    if not isinstance(experiment.data, GaussiansConfig):
+    if experiment.data.shape != (2,):
         raise UserError(
-            f"{origin.name}: its data, '{experiment.data.name}', are images; particles and arrows are drawn "
-            "for data in the plane: 'gaussians'"
+            f"{origin.name}: its data, '{experiment.data.name}', have the shape {experiment.data.shape}; "
+            "particles and arrows are drawn for data in the plane, such as 'gaussians'"
         )
-    if noise is not None and experiment.model.name != "score_gan":
+    model = build_empty(experiment)[0]
+    if noise is not None and not isinstance(model.flow, ScoreDifference):
         raise UserError(
             f"--noise: only the direction of a 'score_gan' has two scores; {origin.name} is a "
             f"'{experiment.model.name}'"
@@ -118,7 +113,7 @@ def new_scene(origin: Origin, particles: int, seed: int, noise: float | None) ->
     data = experiment.data.load(experiment.seed).validation[:particles]
     if len(data) < particles:
         raise UserError(f"--particles {particles}: the validation data have {len(data)} points only")
-    return Scene(origin, build_empty(experiment)[0], data, seed, noise)
+    return Scene(origin, model, data, seed, noise)
 
 
 def choose(scene: Scene, panels: int, spacing: Spacing | None) -> list[int]:
@@ -215,7 +210,7 @@ def _training_title(step: int, total: int, flow_steps: int) -> str:
 
 def _mean_direction(flow: Flow, x: Tensor, rng: torch.Generator) -> Tensor:
     """The flow's direction at particles (B, 2); its mean where it draws noise."""
-    draws = DRAWS if isinstance(flow, ScoreDifference) else 1
+    draws = DRAWS if flow.is_random else 1
     return torch.stack([flow.direction(x, None, rng) for _ in range(draws)]).mean(0)
 
 
@@ -226,16 +221,14 @@ def _parts(flow: Flow, noised: Tensor, noise: float) -> dict[str, Tensor]:
     return {"data_score": flow.alpha * data, "generated_score": -flow.beta * generated}
 
 
-def _loss(flow: Flow, half: float, t: Tensor | None) -> Tensor | None:
-    """c(f(x, t)) on a grid of the frame, rows from below; None without a discriminator. t: (1,)."""
-    if not isinstance(flow, DiscriminatorFlow):
-        return None
-    device = next(flow.parameters()).device
+def _loss(flow: Flow, half: float, t: Tensor | None, device: torch.device) -> Tensor | None:
+    """c(f(x, t)) on a grid of the frame, rows from below; None where the flow cannot tell it. t: (1,)."""
     line = torch.linspace(-half, half, PIXELS, device=device)
     y, x = torch.meshgrid(line, line, indexing="ij")
     points = torch.stack([x, y], dim=-1).view(-1, 2)
     times = None if t is None else t.expand(len(points))
-    return flow.particle_loss(points, times).view(PIXELS, PIXELS).cpu()
+    loss = flow.particle_loss(points, times)
+    return None if loss is None else loss.view(PIXELS, PIXELS).cpu()
 
 
 def _snapshot(
@@ -248,6 +241,7 @@ def _snapshot(
     t: Tensor | None,
 ) -> Snapshot:
     """What is shown of the particles that are simulated; t: as `_loss` takes it."""
-    x, *shown = (each[: scene.particles].cpu() for each in (x, *arrows.values()))
+    x, device = x[: scene.particles].cpu(), x.device
+    shown = {name: arrow[: scene.particles].cpu() for name, arrow in arrows.items()}
     half = scene.frame(x)
-    return Snapshot(title, moment, x, dict(zip(arrows, shown, strict=True)), half, _loss(flow, half, t))
+    return Snapshot(title, moment, x, shown, half, _loss(flow, half, t, device))

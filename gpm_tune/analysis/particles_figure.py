@@ -16,7 +16,7 @@ from torch import Tensor
 from gpm_tune.analysis.animation import write_animation
 from gpm_tune.analysis.figures import COLORS, STYLE
 from gpm_tune.analysis.particles import DRAWS, Scene, Snapshot
-from gpm_tune.analysis.subjects import MODEL_NAMES
+from gpm_tune.analysis.subjects import model_title
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -116,11 +116,10 @@ def _explain(figure: Figure, scene: Scene, snapshots: Sequence[Snapshot], column
     ]
     handles += [Line2D([], [], color=ARROW_COLORS[name], label=ARROW_NAMES[name]) for name in names]
     figure.legend(handles=handles, loc="outside lower center", ncols=max(2, columns), fontsize=8)
-    model = MODEL_NAMES[scene.origin.experiment.model.name]
-    parts = [f"{model} ({scene.origin.name})"]
+    parts = [f"{model_title(scene.origin.experiment.model.name)} ({scene.origin.name})"]
     if scene.noise is not None:
         parts.append(f"generated particles with noise of σ = {scene.noise:g}")
-    elif scene.origin.experiment.model.name == "score_gan":
+    elif scene.model.flow.is_random:
         parts.append(f"arrows: means over {DRAWS} draws of noise")
     if any(snapshot.loss is not None for snapshot in snapshots):
         parts.append("background: pointwise generator loss, darker is lower, renormalised in each panel")

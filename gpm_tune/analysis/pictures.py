@@ -16,7 +16,6 @@ from torch import Tensor
 from gpm_tune.analysis.figures import COLORS, STYLE
 from gpm_tune.analysis.subjects import Subject, all_that_can_be_had
 from gpm_tune.errors import UserError
-from gpm_tune.models import KernelFlowConfig
 from gpm_tune.training.generation import Sampler, interpolate, load_sampler
 from gpm_tune.training.pictures import tile
 
@@ -41,10 +40,8 @@ class Shown:
 
     def simulated(self, n: int) -> int:
         """How many particles to simulate for n: those of a kernel flow interact, and need company."""
-        experiment = self.subject.experiment
-        if isinstance(experiment.model, KernelFlowConfig):
-            return max(n, experiment.evaluation.batch_size)
-        return n
+        least = self.subject.experiment.evaluation.batch_size
+        return max(n, least) if self.sampler.model.flow.interacts else n
 
     def title(self, nfe: int) -> str:
         """What stands over a picture of its samples."""
@@ -82,7 +79,7 @@ def load_shown(subjects: Sequence[Subject], nfe: int | None, device: str) -> lis
 
 def _load(subject: Subject, nfe: int | None, device: str) -> Shown:
     experiment = subject.experiment
-    sampler = load_sampler(subject.folder, nfe=None if experiment.has_generator else nfe, device=device)
+    sampler = load_sampler(subject.folder, nfe=None if experiment.model.has_generator else nfe, device=device)
     points = len(experiment.data.shape) == 1
     real = experiment.data.load(experiment.seed).validation[:REAL_POINTS] if points else None
     return Shown(subject, sampler, real)

@@ -12,7 +12,6 @@ from gpm_tune.analysis.loader import refuse_mixed
 from gpm_tune.analysis.subjects import Subject
 from gpm_tune.config import nearest
 from gpm_tune.errors import UserError
-from gpm_tune.models import EDMConfig
 from gpm_tune.study.storage.home import Home
 from gpm_tune.training.sweep import Conditions, Measurement, evaluate
 
@@ -39,7 +38,7 @@ def measure(
     """
     rows = []
     for subject in subjects:
-        any_grid = isinstance(subject.experiment.model, EDMConfig)  # whose flow knows every noise level
+        any_grid = subject.any_grid
         found = evaluate(
             subject.folder,
             nfe=[n for n in nfe if any_grid or n <= subject.sampling_steps],

@@ -10,18 +10,13 @@ from pathlib import Path
 from typing import TypeVar
 
 from gpm_tune.errors import UnknownError, UserError
+from gpm_tune.models import FreeParticleModel, model_classes
+from gpm_tune.plugins import name_of
 from gpm_tune.study.accounts.runs import checkpoints_of
 from gpm_tune.study.storage.home import Home
 from gpm_tune.training import Experiment
+from gpm_tune.training.description import build_empty
 from gpm_tune.training.saved import read_experiment
-
-MODEL_NAMES = {
-    "edm": "EDM",
-    "gan": "GAN",
-    "score_gan": "Score GAN",
-    "discr_flow": "Discriminator Flow",
-    "kernel_flow": "Kernel flow",
-}
 
 Wanted = TypeVar("Wanted")
 Found = TypeVar("Found")
@@ -51,12 +46,25 @@ class Subject:
     @property
     def sampling_steps(self) -> int:
         """N of the model's own grid; 0 for a generator."""
-        return 0 if self.experiment.has_generator else getattr(self.experiment.model, "sampling_steps", 0)
+        model, _ = build_empty(self.experiment)
+        return model.steps if isinstance(model, FreeParticleModel) else 0
+
+    @property
+    def any_grid(self) -> bool:
+        """Whether the model knows every grid, so that each NFE may have its own."""
+        model, _ = build_empty(self.experiment)
+        return isinstance(model, FreeParticleModel) and model.schedule.any_grid
 
     @property
     def unseeded(self) -> str:
         """What its replicates share: the experiment but for the seed."""
         return self.experiment.model_copy(update={"seed": 0}).model_dump_json()
+
+
+def model_title(name: str) -> str:
+    """What figures call the model of this name, which may be one of a plug-in that is not installed."""
+    titles = {name_of(config): config.title for config in model_classes()}
+    return titles.get(name) or name
 
 
 def find_subjects(home: Home, words: Sequence[str], *, replicates: bool = False) -> list[Subject]:
@@ -120,5 +128,5 @@ def _distinguish(subjects: list[Subject], replicates: bool) -> list[Subject]:
 
 
 def _name(subject: Subject, kinds: Counter[tuple[str, str]]) -> str:
-    name = MODEL_NAMES.get(subject.model, subject.model)
+    name = model_title(subject.model)
     return name if kinds[subject.kind] == 1 else f"{name} ({subject.origin})"

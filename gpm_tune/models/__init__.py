@@ -1,7 +1,8 @@
 """Particle models: a flow, with or without a generator. One file per combination (Table 1)."""
 
-from typing import Annotated
+from typing import Annotated, cast
 
+from gpm_tune.models.configuration import ParticleModelConfig, TaxonomyRow
 from gpm_tune.models.discr_flow import DiscrFlowConfig
 from gpm_tune.models.edm import EDMConfig
 from gpm_tune.models.gan import GANConfig
@@ -15,12 +16,18 @@ from gpm_tune.models.particle_model import (
     place,
 )
 from gpm_tune.models.score_gan import ScoreGANConfig
-from gpm_tune.plugins import Extensible
+from gpm_tune.plugins import Extensible, members
 
 ModelConfig = Annotated[
     EDMConfig | ScoreGANConfig | DiscrFlowConfig | GANConfig | KernelFlowConfig,
     Extensible("gpm_tune.models"),
 ]
+
+
+def model_classes() -> tuple[type[ParticleModelConfig], ...]:
+    """Of all models that an experiment may choose, those of plug-ins included."""
+    return cast("tuple[type[ParticleModelConfig], ...]", members(ModelConfig))
+
 
 __all__ = [
     "DiscrFlowConfig",
@@ -31,8 +38,11 @@ __all__ = [
     "KernelFlowConfig",
     "ModelConfig",
     "ParticleModel",
+    "ParticleModelConfig",
     "Samples",
     "Sampling",
     "ScoreGANConfig",
+    "TaxonomyRow",
+    "model_classes",
     "place",
 ]

@@ -7,24 +7,25 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, field_validator
 
-from gpm_tune.config import MOST_STEPS, Config
+from gpm_tune.config import MOST_STEPS
+from gpm_tune.models.configuration import ParticleModelConfig, TaxonomyRow
 from gpm_tune.models.flow import NOTHING, Given
 from gpm_tune.models.flows.adversarial import GradientPenalty, LossName
 from gpm_tune.models.flows.discriminator import DiscriminatorFlow
 from gpm_tune.models.particle_model import FreeParticleModel, GaussianPrior, UniformTime
-from gpm_tune.models.taxonomy import Place
 from gpm_tune.networks import DCGANDiscriminatorConfig, DiscriminatorConfig
 from gpm_tune.networks.embedding import FourierConfig
 from gpm_tune.networks.initialization import Orthogonal
 from gpm_tune.sampling.euler import Euler
 
 
-class DiscrFlowConfig(Config):
+class DiscrFlowConfig(ParticleModelConfig):
     """Discriminator Flow: particles follow a discriminator told the time. Defaults: MNIST as in the paper."""
 
     paper: ClassVar[str] = "section 4.2, (20), Algorithm 2; appendix B.2, Algorithm 3"
-    places: ClassVar = (
-        Place(
+    title: ClassVar[str] = "Discriminator Flow"
+    taxonomy: ClassVar = (
+        TaxonomyRow(
             "discriminator",
             False,
             ("sampling_steps", "eta", "loss", "gradient_penalty.weight", "entropy", "ignore_time"),

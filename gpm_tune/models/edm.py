@@ -7,10 +7,10 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from gpm_tune.config import GREATEST, MOST_STEPS, Config
+from gpm_tune.models.configuration import ParticleModelConfig, TaxonomyRow
 from gpm_tune.models.flow import NOTHING, Given
 from gpm_tune.models.flows.score import DataScore, Denoiser, TrainingNoise
 from gpm_tune.models.particle_model import FreeParticleModel, NoiseLevels
-from gpm_tune.models.taxonomy import Place
 from gpm_tune.networks import DenoiserConfig, UNetConfig
 from gpm_tune.networks.embedding import EmbeddingConfig, PositionalConfig
 from gpm_tune.sampling.schedules import NoiseRange
@@ -39,12 +39,13 @@ class DenoiserPart(Config):
         return Denoiser(network, self.noise_embedding.build(), self.sigma_data)
 
 
-class EDMConfig(Config):
+class EDMConfig(ParticleModelConfig):
     """EDM (Karras et al. 2022): particles follow the score of the data. Defaults: MNIST, as in the paper."""
 
     paper: ClassVar[str] = "section 2.2, (7)(8); NCSN, (4)(6), with the solver `langevin`"
-    places: ClassVar = (
-        Place(
+    title: ClassVar[str] = "EDM"
+    taxonomy: ClassVar = (
+        TaxonomyRow(
             "score",
             False,
             (
@@ -73,6 +74,11 @@ class EDMConfig(Config):
         32, ge=1, le=MOST_STEPS, description="N: steps of the solver from σ_max to 0."
     )
     solver: SolverConfig = Field(HeunConfig(name="heun"), description="How particles follow the flow.")
+
+    @property
+    def scores_data(self) -> bool:
+        """Its denoiser gives the score of the data (24)."""
+        return True
 
     def check_shape(self, shape: tuple[int, ...]) -> None:
         """Raise ValueError where the network cannot take samples of this shape."""

@@ -39,6 +39,8 @@ class Flow(nn.Module, ABC):
 
     network: nn.Module
     role: ClassVar[str]  # what the network is called
+    is_random: ClassVar[bool] = False  # whether directions are estimates that draw from rng
+    interacts: ClassVar[bool] = False  # whether a particle's direction depends on the others beside it
 
     def fit(self, real: Tensor, particles: Callable[[], Particles], rng: torch.Generator) -> Terms:
         """The terms of the loss of the flow's network on a real batch (B, *shape); none without a network.
@@ -55,6 +57,11 @@ class Flow(nn.Module, ABC):
 
         Where h is itself an expectation, this is an unbiased estimate that draws from rng.
         """
+
+    def particle_loss(self, x: Tensor, t: Tensor | None) -> Tensor | None:
+        """-h (B,) at particles x (B, *shape), where it can be told; t: as `direction` has it."""
+        del x, t
+        return None
 
 
 @contextmanager

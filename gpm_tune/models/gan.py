@@ -6,12 +6,12 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from gpm_tune.config import WIDEST, Config
+from gpm_tune.config import WIDEST
+from gpm_tune.models.configuration import ParticleModelConfig, TaxonomyRow
 from gpm_tune.models.flow import NOTHING, Given
 from gpm_tune.models.flows.adversarial import GradientPenalty, LossName
 from gpm_tune.models.flows.discriminator import DiscriminatorFlow
 from gpm_tune.models.particle_model import GeneratorModel
-from gpm_tune.models.taxonomy import Place
 from gpm_tune.networks import (
     DCGANDiscriminatorConfig,
     DCGANGeneratorConfig,
@@ -20,19 +20,19 @@ from gpm_tune.networks import (
 )
 
 
-class GANConfig(Config):
+class GANConfig(ParticleModelConfig):
     """GAN: a generator follows a discriminator. Defaults: MNIST, as in the paper."""
 
     paper: ClassVar[str] = "section 3.2, (15)(16)"
-    places: ClassVar = (
-        Place(
+    title: ClassVar[str] = "GAN"
+    taxonomy: ClassVar = (
+        TaxonomyRow(
             "discriminator",
             True,
             ("discriminator_steps", "loss", "gradient_penalty.weight", "latent"),
             paper,
         ),
     )
-    solvers: ClassVar[tuple[str, ...]] = ()
 
     name: Literal["gan"]
     loss: LossName = Field("vanilla", description="Adversarial loss of discriminator and generator (15)(16).")
@@ -47,6 +47,11 @@ class GANConfig(Config):
     )
     latent: int = Field(128, ge=1, le=WIDEST, description="Dimension of z ~ N(0, I).")
     generator: GeneratorConfig = Field(DCGANGeneratorConfig(name="dcgan"), description="The network g(z).")
+
+    @property
+    def has_generator(self) -> bool:
+        """It has one."""
+        return True
 
     def check_shape(self, shape: tuple[int, ...]) -> None:
         """Raise ValueError where a network cannot take or make samples of this shape."""

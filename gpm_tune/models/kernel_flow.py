@@ -6,7 +6,8 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from gpm_tune.config import MOST_STEPS, WIDEST, Config
+from gpm_tune.config import MOST_STEPS, WIDEST
+from gpm_tune.models.configuration import ParticleModelConfig, TaxonomyRow
 from gpm_tune.models.flow import NOTHING, Given
 from gpm_tune.models.flows.kernel import MMD, AnyFunctional, KernelFlow
 from gpm_tune.models.particle_model import (
@@ -15,7 +16,6 @@ from gpm_tune.models.particle_model import (
     GeneratorModel,
     UniformTime,
 )
-from gpm_tune.models.taxonomy import Place
 from gpm_tune.networks import GeneratorConfig
 from gpm_tune.sampling.euler import Euler
 
@@ -24,18 +24,19 @@ FREE = "section 2.1, (2)(3), Table 2; Stein: section 3.3, (17)"
 INTERACTING = "section 3.1, (10)-(14)"
 
 
-class KernelFlowConfig(Config):
+class KernelFlowConfig(ParticleModelConfig):
     """A flow in closed form, without network: nothing is trained, unless a generator follows it."""
 
     paper: ClassVar[str] = f"{FREE}; with a generator: {INTERACTING}"
-    places: ClassVar = (
-        Place(
+    title: ClassVar[str] = "Kernel flow"
+    taxonomy: ClassVar = (
+        TaxonomyRow(
             "kernel",
             False,
             (*KNOBS, "sampling_steps", "eta"),
             FREE,
         ),
-        Place("kernel", True, (*KNOBS, "latent"), INTERACTING),
+        TaxonomyRow("kernel", True, (*KNOBS, "latent"), INTERACTING),
     )
     solvers: ClassVar[tuple[str, ...]] = ("euler",)
 
@@ -51,6 +52,21 @@ class KernelFlowConfig(Config):
     prior: GaussianPrior = Field(GaussianPrior(), description="Where particles start, without a generator.")
     latent: int = Field(128, ge=1, le=WIDEST, description="Dimension of z ~ N(0, I), with a generator.")
     generator: GeneratorConfig | None = Field(None, description="The network g(z); null for free particles.")
+
+    @property
+    def has_generator(self) -> bool:
+        """Where one is asked for."""
+        return self.generator is not None
+
+    @property
+    def trains(self) -> bool:
+        """The generator, where there is one."""
+        return self.has_generator
+
+    @property
+    def kept_samples(self) -> int:
+        """Those that it compares particles with."""
+        return self.data_samples
 
     def check_shape(self, shape: tuple[int, ...]) -> None:
         """Raise ValueError where a network cannot make samples of this shape."""

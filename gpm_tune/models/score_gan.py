@@ -8,11 +8,11 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from gpm_tune.config import WIDEST, Config
+from gpm_tune.models.configuration import ParticleModelConfig, TaxonomyRow
 from gpm_tune.models.edm import DenoiserPart
 from gpm_tune.models.flow import NOTHING, Given
 from gpm_tune.models.flows.score import ScoreDifference
 from gpm_tune.models.particle_model import GeneratorModel
-from gpm_tune.models.taxonomy import Place
 from gpm_tune.networks import DCGANGeneratorConfig, GeneratorConfig, UNetConfig
 from gpm_tune.sampling.schedules import NoiseRange
 
@@ -37,19 +37,19 @@ class TeacherConfig(Config):
         return self
 
 
-class ScoreGANConfig(Config):
+class ScoreGANConfig(ParticleModelConfig):
     """Score GAN: a generator follows scores of data and its own samples. Defaults: MNIST, as in the paper."""
 
     paper: ClassVar[str] = "section 4.1, Algorithm 1, (19); appendix B.1"
-    places: ClassVar = (
-        Place(
+    title: ClassVar[str] = "Score GAN"
+    taxonomy: ClassVar = (
+        TaxonomyRow(
             "score",
             True,
             ("score_steps", "alpha", "beta", "stochastic", "noise.sigma_min", "noise.sigma_max", "noise.rho"),
             paper,
         ),
     )
-    solvers: ClassVar[tuple[str, ...]] = ()
 
     name: Literal["score_gan"]
     teacher: TeacherConfig = Field(description="The frozen denoiser of the data.")
@@ -86,6 +86,16 @@ class ScoreGANConfig(Config):
     )
     latent: int = Field(128, ge=1, le=WIDEST, description="Dimension of z ~ N(0, I).")
     generator: GeneratorConfig = Field(DCGANGeneratorConfig(name="dcgan"), description="The network g(z).")
+
+    @property
+    def has_generator(self) -> bool:
+        """It has one."""
+        return True
+
+    @property
+    def teacher_dropout(self) -> bool:
+        """Of both denoisers, or of none."""
+        return self.score_dropout
 
     def check_shape(self, shape: tuple[int, ...]) -> None:
         """Raise ValueError where a network cannot take or make samples of this shape."""

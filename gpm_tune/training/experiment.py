@@ -13,7 +13,8 @@ from gpm_tune.data import DataConfig
 from gpm_tune.documents import reason
 from gpm_tune.errors import UserError
 from gpm_tune.metrics import ImageMetrics, PointMetrics
-from gpm_tune.models import EDMConfig, ModelConfig, ScoreGANConfig
+from gpm_tune.models import ModelConfig
+from gpm_tune.models.score_gan import TeacherConfig
 from gpm_tune.training.objectives import WORDS, Mode, Objective, Reference, direction
 
 POINTS_EVALUATED = 10_000
@@ -113,21 +114,20 @@ class Experiment(Config):
         return self
 
     def _check_what_is_trained(self) -> None:
-        if self.training.generator_optimizer and not self.has_generator:
+        if self.training.generator_optimizer and not self.model.has_generator:
             raise ValueError(
                 f"training.generator_optimizer: model '{self.model.name}' has no generator; leave it out"
             )
-        trains = self.has_generator or self.model.name != "kernel_flow"
-        if trains and self.training.steps == 0:
+        if self.model.trains and self.training.steps == 0:
             raise ValueError(f"training.steps must be at least 1 to train model '{self.model.name}'")
-        if not trains and self.training.steps > 0:
+        if not self.model.trains and self.training.steps > 0:
             raise ValueError(
                 f"training.steps must be 0: model '{self.model.name}' without a generator trains nothing"
             )
 
     def check_teacher(self, teacher: Experiment) -> None:
         """Raise ValueError unless another experiment's model can be the teacher of this one."""
-        if not isinstance(teacher.model, EDMConfig):
+        if not teacher.model.scores_data:
             raise ValueError(
                 "model.teacher: a teacher is an 'edm', which has scores of the data; "
                 f"this is a '{teacher.model.name}'"
@@ -139,27 +139,22 @@ class Experiment(Config):
             )
 
     @property
+    def given_teacher(self) -> TeacherConfig | None:
+        """Where the model's teacher is to be had; None for a model without one."""
+        return getattr(self.model, "teacher", None)
+
+    @property
     def teacher(self) -> Experiment | None:
         """The experiment of the denoiser that a Score GAN follows, where it is given by one."""
-        given = self.model.teacher.experiment if isinstance(self.model, ScoreGANConfig) else None
-        if given is None:
+        given = self.given_teacher
+        if given is None or given.experiment is None:
             return None
         try:
-            return Experiment.model_validate(given)
+            return Experiment.model_validate(given.experiment)
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(map(str, ("model.teacher.experiment", *first["loc"])))
             raise ValueError(f"{where}: {reason(first)}") from None
-
-    @property
-    def has_generator(self) -> bool:
-        """Whether the model samples by a generator, in place of a path that free particles follow."""
-        return getattr(self.model, "generator", None) is not None
-
-    @property
-    def kept_samples(self) -> int:
-        """How many real samples the model's flow keeps."""
-        return getattr(self.model, "data_samples", 0)
 
     @property
     def data_label(self) -> str:
@@ -213,7 +208,7 @@ class Experiment(Config):
         """Raise UserError unless so many training samples suffice."""
         for key, needed in (
             ("training.batch_size", self.training.batch_size),
-            ("model.data_samples", self.kept_samples),
+            ("model.data_samples", self.model.kept_samples),
         ):
             if needed > count:
                 raise UserError(

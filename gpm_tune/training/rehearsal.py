@@ -74,7 +74,7 @@ class Rehearsal(Trainer):
 
     def _load_data(self) -> Dataset:
         experiment = self.experiment
-        train = self._noise(max(experiment.training.batch_size, experiment.kept_samples))
+        train = self._noise(max(experiment.training.batch_size, experiment.model.kept_samples))
         held_out = self._noise(experiment.evaluation.samples or experiment.data.validation_samples)
         return Dataset(train, held_out, held_out)
 

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from gpm_tune.errors import UserError
-from gpm_tune.models import ScoreGANConfig
 from gpm_tune.models.flow import Denoise
 from gpm_tune.models.flows.score import DataScore
 from gpm_tune.training import checkpoint
@@ -37,9 +36,9 @@ def teacher_checkpoint(experiment: Experiment, cache: Path | None) -> Path | Non
 
     Raises UserError where the teacher is missing, or made for something else.
     """
-    if not isinstance(experiment.model, ScoreGANConfig):
+    given = experiment.given_teacher
+    if given is None:
         return None
-    given = experiment.model.teacher
     if given.run is not None:
         raise UserError(f"model.teacher.run: {given.run} is known to MLflow only; give its checkpoint")
     folder = given.checkpoint
@@ -65,7 +64,7 @@ def load_teacher(experiment: Experiment, cache: Path | None, device: torch.devic
         return None
     _, model = load_model(folder, device)
     denoiser = cast("DataScore", model.flow).network
-    return frozen(denoiser.train(cast("ScoreGANConfig", experiment.model).score_dropout))
+    return frozen(denoiser.train(experiment.model.teacher_dropout))
 
 
 def frozen(denoiser: nn.Module) -> Denoise:

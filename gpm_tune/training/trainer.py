@@ -97,7 +97,7 @@ class Trainer:
 
     def _build_model(self, cache: Path | None) -> ParticleModel:
         experiment = self.experiment
-        kept = experiment.kept_samples
+        kept = experiment.model.kept_samples
         given = Given(to_float(self._real[:kept]) if kept else None, self._load_teacher(cache))
         with torch.random.fork_rng():
             torch.manual_seed(experiment.seed)

@@ -183,6 +183,7 @@ class KernelFlow(Flow):
     """The particles' distribution descends functionals, by samples of the data and of itself alone."""
 
     role = "kernel"
+    interacts = True
 
     def __init__(
         self, functionals: tuple[AnyFunctional, ...], shape: tuple[int, ...], samples: int, given: Given

@@ -95,6 +95,7 @@ class ScoreDifference(Flow):
 
     network: Denoiser
     role = "generated_denoiser"
+    is_random = True
 
     def __init__(
         self,

@@ -8,7 +8,6 @@ from typing import Any
 
 from gpm_tune.config import nearest
 from gpm_tune.errors import UnknownError, UserError
-from gpm_tune.models import ScoreGANConfig
 from gpm_tune.study.accounts.records import (
     StudyRecord,
     TrialRecord,
@@ -105,10 +104,10 @@ def find_teacher(experiment: Experiment, home: Home) -> Experiment:
 
     Raises UserError where the run has no checkpoint, or one that does not fit.
     """
-    model = experiment.model
-    if not isinstance(model, ScoreGANConfig) or model.teacher.run is None:
+    given = experiment.given_teacher
+    if given is None or given.run is None:
         return experiment
-    folder = checkpoint_of(model.teacher.run, home)
+    folder = checkpoint_of(given.run, home)
     try:
         experiment.check_teacher(read_experiment(folder))
     except ValueError as error:

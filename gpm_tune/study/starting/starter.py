@@ -176,7 +176,7 @@ def _pattern(model: str, shape: Shape, generator: bool) -> Path:
     classes: dict[str, Any] = _classes(ModelConfig)
     if model not in classes:
         raise UserError(f"--model {model}: unknown model; {nearest(model, classes)}")
-    if generator and not any(place.generator for place in classes[model].places):
+    if generator and not any(row.generator for row in classes[model].taxonomy):
         raise UserError(f"--generator: model '{model}' has no generator; leave it out")
     if model == "kernel_flow":
         name = "mmd_generator_gaussians" if generator else "kernel_flow_gaussians"

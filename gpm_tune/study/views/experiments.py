@@ -7,8 +7,8 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from gpm_tune.models import ModelConfig
-from gpm_tune.plugins import members, name_of
+from gpm_tune.models import model_classes
+from gpm_tune.plugins import name_of
 from gpm_tune.training.description import Description
 from gpm_tune.training.objectives import metric_label, shown
 from gpm_tune.training.sweep import Measurement
@@ -17,9 +17,7 @@ from gpm_tune.training.sweep import Measurement
 def taxonomy() -> list[dict[str, Any]]:
     """Table 1: where each model's particles get their direction from, and whether a generator follows it."""
     return [
-        {"model": name_of(config), **place._asdict()}
-        for config in members(ModelConfig)
-        for place in getattr(config, "places")  # noqa: B009 (the union is extensible)
+        {"model": name_of(config), **row._asdict()} for config in model_classes() for row in config.taxonomy
     ]
 
 

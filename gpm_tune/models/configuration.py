@@ -1,0 +1,57 @@
+"""What a model's configuration tells of it: the base class of all models, those of plug-ins included."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal, NamedTuple
+
+from gpm_tune.config import Config
+
+
+class TaxonomyRow(NamedTuple):
+    """A combination of flow and generator (Table 1), its knobs, and where the paper has it."""
+
+    flow: Literal["score", "discriminator", "kernel"]
+    generator: bool
+    knobs: tuple[str, ...]  # paths into `model` that a study would search
+    paper: str
+
+
+class ParticleModelConfig(Config):
+    """A model that an experiment chooses by `name`.
+
+    What differs between kinds of models is asked here; members override what their answer differs in. They
+    add `taxonomy`, and `build(shape, given)`: the untrained ParticleModel for samples of this shape, which
+    uses torch's global random state.
+    """
+
+    title: ClassVar[str] = ""  # in figures; empty for its name
+    taxonomy: ClassVar[tuple[TaxonomyRow, ...]]  # as `gpm-tune models` prints it
+    solvers: ClassVar[tuple[str, ...]] = ()  # that may sample from it; none with a generator
+
+    @property
+    def has_generator(self) -> bool:
+        """Whether it samples by a generator, in place of a path that free particles follow."""
+        return False
+
+    @property
+    def trains(self) -> bool:
+        """Whether there is anything to be trained."""
+        return True
+
+    @property
+    def kept_samples(self) -> int:
+        """How many real samples its flow keeps."""
+        return 0
+
+    @property
+    def scores_data(self) -> bool:
+        """Whether its flow's network denoises data, so that it can be a teacher."""
+        return False
+
+    @property
+    def teacher_dropout(self) -> bool:
+        """Whether its teacher's dropout acts; of a model with a key `teacher`."""
+        return False
+
+    def check_shape(self, shape: tuple[int, ...]) -> None:
+        """Raise ValueError where a network cannot take, or make, samples of this shape."""
