@@ -12,6 +12,7 @@ from pydantic_core import PydanticCustomError
 WIDEST = 2**14  # units of a layer, or size of a vector: what is beyond is taken for a slip
 MOST_STEPS = 10_000  # of sampling, likewise
 GREATEST = 1e6  # of quantities that are squared, likewise
+SMALLEST = 1e-6  # of quantities that are squared and divided by, likewise
 NUMBERS = (int, float, int | None, float | None)
 
 

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, field_validator
 
-from gpm_tune.config import MOST_STEPS
+from gpm_tune.config import GREATEST, MOST_STEPS
 from gpm_tune.models.configuration import ParticleModelConfig, TaxonomyRow
 from gpm_tune.models.flow import NOTHING, Given
 from gpm_tune.models.flows.adversarial import GradientPenalty, LossName
@@ -39,12 +39,17 @@ class DiscrFlowConfig(ParticleModelConfig):
     sampling_steps: int = Field(
         64, ge=1, le=MOST_STEPS, description="N: Euler steps from the prior to the data (Algorithm 3)."
     )
-    eta: float = Field(2.0, gt=0, description="η: gradient strength, the length of the flow (Algorithm 3).")
+    eta: float = Field(
+        2.0, gt=0, le=GREATEST, description="η: gradient strength, the length of the flow (Algorithm 3)."
+    )
     gradient_penalty: GradientPenalty | None = Field(
         GradientPenalty(), description="Regularisation R(f) of the discriminator (15); null for none."
     )
     entropy: float = Field(
-        0.0, ge=0, description="Entropy regularisation: Brownian noise of this variance over the path."
+        0.0,
+        ge=0,
+        le=GREATEST,
+        description="Entropy regularisation: Brownian noise of this variance over the path.",
     )
     prior: GaussianPrior = Field(GaussianPrior(), description="Where particles start.")
     ignore_time: bool = Field(

@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from gpm_tune.config import GREATEST, MOST_STEPS, Config
+from gpm_tune.config import GREATEST, MOST_STEPS, SMALLEST, Config
 from gpm_tune.models.configuration import ParticleModelConfig, TaxonomyRow
 from gpm_tune.models.flow import NOTHING, Given
 from gpm_tune.models.flows.score import DataScore, Denoiser, TrainingNoise
@@ -26,7 +26,10 @@ class DenoiserPart(Config):
         PositionalConfig(), description="How the network is told the noise level, as c_noise = ln(σ)/4."
     )
     sigma_data: float = Field(
-        0.5, gt=0, le=GREATEST, description="σ_data of the preconditioning: standard deviation of the data."
+        0.5,
+        ge=SMALLEST,
+        le=GREATEST,
+        description="σ_data of the preconditioning: standard deviation of the data.",
     )
     network: DenoiserConfig = Field(
         UNetConfig(name="unet", channels=16, blocks=1, dropout=0.13),

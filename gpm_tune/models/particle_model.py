@@ -11,7 +11,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from gpm_tune.config import Config
+from gpm_tune.config import GREATEST, SMALLEST, Config
 from gpm_tune.models.evaluations import count_evaluations
 from gpm_tune.models.flow import Flow, Particles, Terms
 from gpm_tune.sampling.euler import Euler
@@ -130,8 +130,8 @@ class GaussianPrior(Config):
 
     paper: ClassVar[str] = "section 2, (1)"
 
-    mean: float = Field(0.0, description="Mean of each coordinate.")
-    std: float = Field(1.0, gt=0, description="Standard deviation of each coordinate.")
+    mean: float = Field(0.0, ge=-GREATEST, le=GREATEST, description="Mean of each coordinate.")
+    std: float = Field(1.0, ge=SMALLEST, le=GREATEST, description="Standard deviation of each coordinate.")
 
 
 @dataclass(frozen=True)

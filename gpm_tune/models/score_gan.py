@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from gpm_tune.config import WIDEST, Config
+from gpm_tune.config import GREATEST, WIDEST, Config
 from gpm_tune.models.configuration import ParticleModelConfig, TaxonomyRow
 from gpm_tune.models.edm import DenoiserPart
 from gpm_tune.models.flow import NOTHING, Given
@@ -58,10 +58,11 @@ class ScoreGANConfig(ParticleModelConfig):
         ge=1,
         description="K: score steps per generator step; training steps count the former (appendix C.4).",
     )
-    alpha: float = Field(1.0, ge=0, description="α: weight of the data's score (27).")
+    alpha: float = Field(1.0, ge=0, le=GREATEST, description="α: weight of the data's score (27).")
     beta: float = Field(
         1.0,
         ge=0,
+        le=GREATEST,
         description="β: weight of the generated distribution's score (27); α = 2 with β = 1 provokes mode "
         "collapse (appendix C.2).",
     )

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from typing import ClassVar
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from gpm_tune.config import GREATEST, Config
+from gpm_tune.config import GREATEST, MOST_STEPS, SMALLEST, Config
+
+TOLD_APART = 2**-22  # relative distance of two numbers that float32 certainly tells apart
 
 
 class NoiseRange(Config):
@@ -17,35 +18,37 @@ class NoiseRange(Config):
 
     paper: ClassVar[str] = "appendix D.2, (28)"
 
-    sigma_min: float = Field(0.002, gt=0, description="Smallest noise level.")
+    sigma_min: float = Field(0.002, ge=SMALLEST, description="Smallest noise level.")
     sigma_max: float = Field(40.0, gt=0, le=GREATEST, description="Largest noise level.")
-    rho: float = Field(7.0, gt=0, description="ρ: the larger, the denser near sigma_min.")
+    rho: float = Field(7.0, gt=0, le=GREATEST, description="ρ: the larger, the denser near sigma_min.")
 
     @model_validator(mode="after")
-    def _refuse_an_empty_range(self) -> NoiseRange:
+    def _refuse_levels_that_are_too_close(self) -> NoiseRange:
         if self.sigma_min >= self.sigma_max:
             raise ValueError(f"sigma_min ({self.sigma_min:g}) must be below sigma_max ({self.sigma_max:g})")
-        try:
-            high, low = self._roots
-        except OverflowError:
-            high, low = math.inf, 0.0
-        if not low < high < math.inf:
-            raise ValueError(f"rho ({self.rho:g}) is too far from 1 to tell noise levels apart")
+        # Relative to their size, the levels of a grid are closest at sigma_max.
+        second = self.at(torch.tensor(1 / (MOST_STEPS - 1), dtype=torch.float64))
+        if second > (1 - TOLD_APART) * self.sigma_max:
+            raise ValueError(
+                f"sigma_min ({self.sigma_min:g}), sigma_max ({self.sigma_max:g}) and rho ({self.rho:g}) give "
+                f"noise levels too close to each other for a grid of {MOST_STEPS:,} steps: "
+                "choose a wider range, or a larger rho"
+            )
         return self
 
-    @property
-    def _roots(self) -> tuple[float, float]:
-        """σ_max^{1/ρ} and σ_min^{1/ρ}."""
-        return self.sigma_max ** (1 / self.rho), self.sigma_min ** (1 / self.rho)
-
     def at(self, u: Tensor) -> Tensor:
-        """Noise levels from σ_max at u = 0 to σ_min at u = 1."""
-        high, low = self._roots
-        levels: Tensor = (high + u * (low - high)) ** self.rho
-        return levels
+        """Noise levels from exactly σ_max at u = 0 to exactly σ_min at u = 1."""
+        # Relative to sigma_max, no power overflows and no difference loses its digits.
+        lowest = (self.sigma_min / self.sigma_max) ** (1 / self.rho)
+        v = u.double()
+        levels = self.sigma_max * (1 - v + v * lowest) ** self.rho
+        return torch.where(v < 1, levels, self.sigma_min).clamp(self.sigma_min, self.sigma_max).to(u.dtype)
 
     def grid(self, steps: int) -> list[float]:
-        """σ_0 = σ_max, …, σ_{N-1} = σ_min, and σ_N = 0, after which nothing is left to be removed."""
+        """σ_0 = σ_max, …, σ_{N-1} = σ_min, and σ_N = 0, after which nothing is left to be removed.
+
+        Strictly decreasing, in float32 too, for any N up to MOST_STEPS.
+        """
         levels: list[float] = self.at(torch.linspace(0, 1, steps, dtype=torch.float64)).tolist()
         return [*levels, 0.0]
 

@@ -11,7 +11,7 @@ import torch
 from pydantic import Field as Key
 from torch import Tensor
 
-from gpm_tune.config import Config
+from gpm_tune.config import GREATEST, Config
 from gpm_tune.sampling.euler import Euler, Field, randn_like
 
 
@@ -65,7 +65,7 @@ class HeunConfig(Config):
     s_max: float | None = Key(
         None, gt=0, description="Highest noise level at which churn adds noise; null for all of them."
     )
-    s_noise: float = Key(1.0, gt=0, description="Standard deviation of the added noise.")
+    s_noise: float = Key(1.0, gt=0, le=GREATEST, description="Standard deviation of the added noise.")
 
     def path(self, field: Field, x: Tensor, grid: Sequence[float], rng: torch.Generator) -> Iterator[Tensor]:
         """The particles after each step of the grid."""
@@ -85,7 +85,8 @@ class HeunConfig(Config):
 
     def _churn(self, x: Tensor, sigma: float, steps: int, rng: torch.Generator) -> tuple[Tensor, float]:
         """Go back to a somewhat higher noise level."""
-        if self.s_churn == 0 or not self.s_min <= sigma <= (self.s_max or math.inf):
+        highest = math.inf if self.s_max is None else self.s_max
+        if self.s_churn == 0 or not self.s_min <= sigma <= highest:
             return x, sigma
         higher = sigma * (1 + min(self.s_churn / steps, math.sqrt(2) - 1))
         noise = self.s_noise * randn_like(x, rng)

@@ -10,7 +10,7 @@ import torch
 from pydantic import TypeAdapter
 from torch import Tensor
 
-from gpm_tune.config import nearest
+from gpm_tune.config import MOST_STEPS, nearest
 from gpm_tune.errors import UserError
 from gpm_tune.models import FreeParticleModel, ParticleModel, Samples, Sampling
 from gpm_tune.sampling.interpolation import INTERPOLATIONS
@@ -56,8 +56,13 @@ class Sampler:
                     f"NFE {self.nfe} is beyond the {trained} sampling steps that model '{name}' was "
                     f"trained on; valid: 1 to {trained}"
                 )
-        elif self.nfe is not None and self._solver().steps(self.nfe) < 1:
+            return
+        if self.nfe is not None and self._solver().steps(self.nfe) < 1:
             raise UserError(f"NFE {self.nfe} does not suffice for a step of solver '{self.solver_name}'")
+        if (self.sampling_steps or 0) > MOST_STEPS:
+            raise UserError(
+                f"{self.sampling_steps:,} sampling steps are beyond {MOST_STEPS:,}: lower --nfe or --steps"
+            )
 
     def _check_generator(self) -> None:
         name = self.experiment.model.name

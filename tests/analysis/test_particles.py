@@ -121,12 +121,12 @@ def test_training_again_gives_what_training_gave(name: str, tmp_path: Path) -> N
 
 
 def test_the_two_parts_add_up_to_the_direction(tmp_path: Path) -> None:
-    """α σ s_data - β σ s_gen at x + σn (19), with σ as good as fixed."""
-    sigma = 0.5
+    """α σ s_data - β σ s_gen at x + σn (19)."""
+    noise = NoiseRange(sigma_min=0.1, sigma_max=2.0)
     flow = ScoreDifference(
         torch.nn.Identity(),
         lambda x, _: 0.2 * x,
-        NoiseRange(sigma_min=sigma, sigma_max=sigma * (1 + 1e-9)),
+        noise,
         alpha=2.0,
         beta=0.5,
         stochastic=0.0,
@@ -134,21 +134,21 @@ def test_the_two_parts_add_up_to_the_direction(tmp_path: Path) -> None:
     flow.network.forward = lambda x, _: 0.6 * x
     x = torch.randn(8, 2, generator=rng())
     draws = rng()
-    torch.rand(8, generator=draws)
-    noised = x + sigma * torch.randn(8, 2, generator=draws)
-    data, generated = flow.scaled_scores(noised, torch.full((8,), sigma))
-    torch.testing.assert_close(data, -0.8 * noised / sigma)
-    torch.testing.assert_close(generated, -0.4 * noised / sigma)
+    sigma = noise.at(torch.rand(8, generator=draws))
+    noised = x + sigma[:, None] * torch.randn(8, 2, generator=draws)
+    data, generated = flow.scaled_scores(noised, sigma)
+    torch.testing.assert_close(data, -0.8 * noised / sigma[:, None])
+    torch.testing.assert_close(generated, -0.4 * noised / sigma[:, None])
     torch.testing.assert_close(flow.direction(x, None, rng()), 2.0 * data - 0.5 * generated)
 
-    scene = new_scene(origin_of(model=MODELS["score_gan"]), 30, 0, sigma)
+    scene = new_scene(origin_of(model=MODELS["score_gan"]), 30, 0, 0.5)
     plain, split = (
-        take(new_scene(scene.origin, 30, 0, noise), [0, 12], Home(tmp_path), "cpu")[1]
-        for noise in (None, sigma)
+        take(new_scene(scene.origin, 30, 0, level), [0, 12], Home(tmp_path), "cpu")[1]
+        for level in (None, 0.5)
     )
     assert set(plain.arrows) == {"direction"}
     assert set(split.arrows) == {"data_score", "generated_score"}
-    assert (split.x - plain.x).std().item() == pytest.approx(sigma, rel=0.3)
+    assert (split.x - plain.x).std().item() == pytest.approx(0.5, rel=0.3)
     rows = table(scene, [split])
     assert (rows["kind"].value_counts() == 30).all()
     assert {"data_score_x", "generated_score_y", "noise", "generator_updates"} <= set(rows)

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
-from gpm_tune.models import EDMConfig, FreeParticleModel, Sampling
+from gpm_tune.models import EDMConfig, FreeParticleModel, ModelConfig, Sampling
 from gpm_tune.models.flows.score import DataScore, TrainingNoise
 from gpm_tune.models.particle_model import NoiseLevels
 from gpm_tune.sampling.schedules import NoiseRange
@@ -92,3 +92,26 @@ def test_unknown_kernels_are_refused() -> None:
     functional = {"name": "mmd", "kernel": {"name": "laplace"}}
     with pytest.raises(ValidationError, match="'gaussian', 'energy'"):
         KernelFlowConfig.model_validate({"name": "kernel_flow", "functionals": [functional]})
+
+
+@pytest.mark.parametrize(
+    ("model", "changes"),
+    [
+        ("discr_flow", {"eta": 1e300}),
+        ("discr_flow", {"entropy": 1e300}),
+        ("discr_flow", {"prior": {"std": 1e300}}),
+        ("discr_flow", {"prior": {"std": 1e-300}}),
+        ("discr_flow", {"prior": {"mean": -1e300}}),
+        ("discr_flow", {"gradient_penalty": {"weight": 1e300}}),
+        ("edm", {"denoiser": {"sigma_data": 1e-300}}),
+        ("edm", {"solver": {"name": "heun", "s_noise": 1e300}}),
+        ("kernel_flow", {"functionals": [{"name": "entropy", "bandwidth": 1e-300}]}),
+        ("kernel_flow", {"functionals": [{"name": "mmd", "weight": 1e300}]}),
+        ("score_gan", {"teacher": {"run": "x"}, "beta": 1e300}),
+    ],
+)
+def test_values_that_single_precision_cannot_compute_with_are_refused(
+    model: str, changes: dict[str, object]
+) -> None:
+    with pytest.raises(ValidationError, match=r"(less|greater) than or equal to (-?1000000|0.000001)"):
+        TypeAdapter(ModelConfig).validate_python({"name": model, **changes})

@@ -1,26 +1,67 @@
 """Noise levels: their end points, their order, and the distribution from which training draws."""
 
-import itertools
-
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import HealthCheck, example, given, reject, settings
 from hypothesis import strategies as st
+from mpmath import mpf, workdps
 from pydantic import ValidationError
 from scipy import stats
 
+from gpm_tune.config import GREATEST, MOST_STEPS
 from gpm_tune.sampling.schedules import NoiseRange, uniform_grid
 
 
-@given(st.integers(2, 100), st.floats(1.0, 10.0))
-def test_a_grid_falls_from_sigma_max_to_sigma_min_to_zero(steps: int, rho: float) -> None:
-    noise = NoiseRange(sigma_min=0.01, sigma_max=50.0, rho=rho)
+def magnitudes(low: float, high: float) -> st.SearchStrategy[float]:
+    """Numbers that are as likely of one magnitude as of another."""
+    return st.floats(low, high).map(lambda exponent: float(10.0**exponent))
+
+
+@st.composite
+def ranges(draw: st.DrawFn) -> NoiseRange:
+    """Ranges that are accepted, however extreme."""
+    low, ratio = draw(magnitudes(-7, 6)), draw(magnitudes(-4, 13).map(lambda excess: 1 + excess))
+    try:
+        return NoiseRange(sigma_min=low, sigma_max=low * ratio, rho=draw(magnitudes(-4, 7)))
+    except ValidationError:
+        reject()
+
+
+@example(NoiseRange(rho=0.25), 8)
+@example(NoiseRange(rho=0.0025), MOST_STEPS)
+@example(NoiseRange(rho=1e6), MOST_STEPS)
+@given(ranges(), st.integers(2, MOST_STEPS))
+@settings(suppress_health_check=[HealthCheck.filter_too_much])
+def test_a_grid_falls_from_sigma_max_to_sigma_min_to_zero(noise: NoiseRange, steps: int) -> None:
     grid = noise.grid(steps)
     assert len(grid) == steps + 1
-    assert grid[0] == pytest.approx(50.0)
-    assert grid[-2] == pytest.approx(0.01)
-    assert grid[-1] == 0.0
-    assert all(a > b for a, b in itertools.pairwise(grid))
+    assert (grid[0], grid[-2], grid[-1]) == (noise.sigma_max, noise.sigma_min, 0.0)
+    for dtype in (torch.float64, torch.float32):
+        levels = torch.tensor(grid, dtype=dtype)
+        assert levels.isfinite().all()
+        assert (levels.diff() < 0).all()
+
+
+@example(NoiseRange(rho=0.25), [0.0, 0.5, 1 - 2**-24, 1.0])
+@given(ranges(), st.lists(st.floats(0, 1, width=32), min_size=1, max_size=50))
+@settings(suppress_health_check=[HealthCheck.filter_too_much])
+def test_drawn_levels_are_within_the_range_and_in_order(noise: NoiseRange, u: list[float]) -> None:
+    for dtype in (torch.float64, torch.float32):
+        low, high = torch.tensor([noise.sigma_min, noise.sigma_max], dtype=dtype)
+        levels = noise.at(torch.tensor([0.0, *sorted(u), 1.0], dtype=dtype))
+        assert levels.dtype == dtype
+        assert (levels[0], levels[-1]) == (high, low)
+        assert (levels.diff() <= 0).all(), "finite, and between the ends"
+
+
+@given(magnitudes(-4, 4), magnitudes(0.1, 6), st.floats(0.3, 20), st.floats(0, 1))
+def test_levels_follow_28(least: float, ratio: float, rho: float, u: float) -> None:
+    noise = NoiseRange(sigma_min=least, sigma_max=min(least * ratio, GREATEST), rho=rho)
+    with workdps(50):
+        high, low = (mpf(sigma) ** (1 / mpf(rho)) for sigma in (noise.sigma_max, noise.sigma_min))
+        exact = (high + mpf(u) * (low - high)) ** mpf(rho)
+    found = noise.at(torch.tensor(u, dtype=torch.float64)).item()
+    assert found == pytest.approx(float(exact), rel=1e-12)
 
 
 def test_one_step_goes_from_sigma_max_to_zero() -> None:
@@ -41,6 +82,22 @@ def test_drawn_levels_have_uniform_roots() -> None:
     assert stats.kstest(roots, "uniform", args=(low, high - low)).pvalue > 0.001
 
 
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"rho": 0.001},
+        {"rho": 1e-300},
+        {"rho": 1e300},
+        {"sigma_min": 1.0, "sigma_max": 1.0001},
+        {"sigma_min": 1e-300},
+        {"sigma_max": 1e300},
+    ],
+)
+def test_ranges_that_would_collapse_are_refused(keys: dict[str, float]) -> None:
+    with pytest.raises(ValidationError, match=r"too close to each other|greater than|less than"):
+        NoiseRange.model_validate(keys)
+
+
 @pytest.mark.parametrize("high", [0.5, 0.4])
 def test_an_empty_range_is_refused(high: float) -> None:
     with pytest.raises(ValidationError, match=r"sigma_min \(0.5\) must be below sigma_max"):
@@ -49,3 +106,10 @@ def test_an_empty_range_is_refused(high: float) -> None:
 
 def test_uniform_grid() -> None:
     assert uniform_grid(4) == [0, 0.25, 0.5, 0.75, 1]
+
+
+@given(st.integers(1, MOST_STEPS))
+def test_uniform_grids_rise_from_0_to_1(steps: int) -> None:
+    times = torch.tensor(uniform_grid(steps))
+    assert (times[0], times[-1]) == (0, 1)
+    assert (times.diff() > 0).all()

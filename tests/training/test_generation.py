@@ -75,6 +75,8 @@ def test_samples_follow_the_seed(runs: dict[str, Path]) -> None:
         ("discr_flow", {"solver": "heun"}, r"model 'discr_flow' has no solver 'heun'; valid: euler"),
         ("edm", {"solver": "rk4"}, r"model 'edm' has no solver 'rk4'; valid: euler, heun, langevin"),
         ("edm", {"solver": "langevin", "nfe": 2}, r"NFE 2 does not suffice for a step of solver 'langevin'"),
+        ("edm", {"steps": 10_001}, r"10,001 sampling steps are beyond 10,000: lower --nfe or --steps"),
+        ("edm", {"solver": "euler", "nfe": 20_000}, r"20,000 sampling steps are beyond 10,000"),
         ("gan", {"solver": "euler"}, r"model 'gan' samples by its generator: it has no solver"),
         ("gan", {"nfe": 8}, r"NFE 8 is not its 1"),
     ],

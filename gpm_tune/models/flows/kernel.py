@@ -11,7 +11,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from gpm_tune.config import GREATEST, Config
+from gpm_tune.config import GREATEST, SMALLEST, Config
 from gpm_tune.models.flow import Flow, Given
 from gpm_tune.models.flows.adversarial import input_gradient
 from gpm_tune.plugins import Extensible
@@ -22,7 +22,7 @@ class GaussianKernel(Config):
 
     name: Literal["gaussian"]
     bandwidth: float = Field(
-        1.0, gt=0, le=GREATEST, description="Standard deviation of the kernel, in data units."
+        1.0, ge=SMALLEST, le=GREATEST, description="Standard deviation of the kernel, in data units."
     )
 
     def __call__(self, x: Tensor, y: Tensor) -> Tensor:
@@ -63,7 +63,9 @@ def log_density(x: Tensor, y: Tensor, bandwidth: float) -> Tensor:
 class Functional(Config):
     """A functional F of the particles' distribution ρ; its flow descends it (2)(3)."""
 
-    weight: float = Field(1.0, description="Factor of the functional in a sum of several.")
+    weight: float = Field(
+        1.0, ge=-GREATEST, le=GREATEST, description="Factor of the functional in a sum of several."
+    )
 
     @abstractmethod
     def first_variation(self, x: Tensor, rho: Tensor, data: Tensor) -> Tensor:
@@ -94,7 +96,7 @@ class Entropy(Functional):
 
     name: Literal["entropy"]
     bandwidth: float = Field(
-        0.3, gt=0, le=GREATEST, description="Bandwidth of the density estimate, in data units."
+        0.3, ge=SMALLEST, le=GREATEST, description="Bandwidth of the density estimate, in data units."
     )
 
     def first_variation(self, x: Tensor, rho: Tensor, data: Tensor) -> Tensor:
@@ -112,7 +114,7 @@ class FDivergence(Functional):
         "forward_kl", description="Which divergence; `forward_kl` is KL(ρ‖p)."
     )
     bandwidth: float = Field(
-        0.3, gt=0, le=GREATEST, description="Bandwidth of the density estimates, in data units."
+        0.3, ge=SMALLEST, le=GREATEST, description="Bandwidth of the density estimates, in data units."
     )
 
     def first_variation(self, x: Tensor, rho: Tensor, data: Tensor) -> Tensor:
@@ -136,10 +138,12 @@ class Stein(Config):
     paper: ClassVar[str] = "section 3.3, (17)"
 
     name: Literal["stein"]
-    weight: float = Field(1.0, description="Factor of the direction in a sum of several.")
+    weight: float = Field(
+        1.0, ge=-GREATEST, le=GREATEST, description="Factor of the direction in a sum of several."
+    )
     kernel: GaussianKernel = Field(GaussianKernel(name="gaussian"), description="The kernel k(x, y).")
     bandwidth: float = Field(
-        0.3, gt=0, le=GREATEST, description="Bandwidth of the data's density estimate, in data units."
+        0.3, ge=SMALLEST, le=GREATEST, description="Bandwidth of the data's density estimate, in data units."
     )
 
     def direction(self, x: Tensor, data: Tensor) -> Tensor:

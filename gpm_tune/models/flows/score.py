@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from gpm_tune.config import Config
 from gpm_tune.models.flow import Denoise, Flow, Particles, Terms, evaluating, per_sample
 from gpm_tune.sampling.euler import randn_like
 from gpm_tune.sampling.schedules import NoiseRange
+
+FARTHEST = 7  # standard deviations: no normal random number in single precision is farther out
+HIGHEST = 1e12  # noise level in training; its inverse is the lowest: weights of the loss are finite between
 
 
 class Denoiser(nn.Module):
@@ -58,6 +62,15 @@ class TrainingNoise(Config):
 
     mean: float = Field(-1.2, description="Mean of ln σ (P_mean of EDM).")
     std: float = Field(1.2, gt=0, description="Standard deviation of ln σ (P_std of EDM).")
+
+    @model_validator(mode="after")
+    def _refuse_levels_that_cannot_be_squared(self) -> TrainingNoise:
+        if abs(self.mean) + FARTHEST * self.std > math.log(HIGHEST):
+            raise ValueError(
+                f"mean ({self.mean:g}) and std ({self.std:g}) draw noise levels beyond {1 / HIGHEST:g} to "
+                f"{HIGHEST:g}: choose |mean| + {FARTHEST} std below {math.log(HIGHEST):.1f}"
+            )
+        return self
 
     def draw(self, x: Tensor, rng: torch.Generator) -> Tensor:
         """A noise level for each sample: (B,)."""

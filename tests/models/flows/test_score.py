@@ -4,8 +4,12 @@ import math
 
 import pytest
 import torch
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from pydantic import ValidationError
 from torch import Tensor, nn
 
+from gpm_tune.config import GREATEST, SMALLEST
 from gpm_tune.models.flow import Particles
 from gpm_tune.models.flows.score import (
     DataScore,
@@ -55,6 +59,25 @@ class Constant(nn.Module):
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         self.seen = x, embedding
         return torch.full_like(x, self.value)
+
+
+@given(st.floats(-30, 30), st.floats(0.01, 5), st.sampled_from([SMALLEST, 0.5, GREATEST]), st.integers(0, 9))
+def test_accepted_training_noise_gives_finite_losses(
+    mean: float, std: float, sigma_data: float, seed: int
+) -> None:
+    """Levels that cannot be squared, or divided by, are refused."""
+    assume(abs(mean) + 7 * std < math.log(1e12))
+    sigma = TrainingNoise(mean=mean, std=std).draw(torch.zeros(1000, 1), rng(seed))
+    weight = Denoiser(Constant(1.0), nn.Identity(), sigma_data).weight(sigma)
+    for values in (sigma, weight, sigma.square(), weight * sigma_data**2):
+        assert values.isfinite().all()
+        assert (values > 0).all()
+
+
+@pytest.mark.parametrize("keys", [{"mean": 1000.0}, {"mean": -1000.0}, {"std": 30.0}])
+def test_training_noise_that_overflows_is_refused(keys: dict[str, float]) -> None:
+    with pytest.raises(ValidationError, match=r"draw noise levels beyond 1e-12 to 1e\+12"):
+        TrainingNoise.model_validate(keys)
 
 
 def test_preconditioning_by_hand() -> None:
