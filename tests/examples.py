@@ -16,7 +16,8 @@ from gpm_tune.study.definition.specification import (
     load_experiment,
     load_study,
 )
-from gpm_tune.training import Experiment
+from gpm_tune.training import Experiment, Trainer
+from gpm_tune.training.saved import read_experiment
 
 POINTS: dict[str, Any] = {
     "data": {"name": "gaussians", "samples": 2000},
@@ -124,3 +125,15 @@ def shipped_experiment(name: str, changes: Mapping[str, Any] | None = None) -> E
     for path, value in (changes or {}).items():
         document.assign(f"experiment.{path}", value, "tests")
     return load_experiment(document)
+
+
+def spoilt(folder: Path, to: Path) -> Path:
+    """A checkpoint whose weights make numbers too large for single precision."""
+    trainer = Trainer(read_experiment(folder))
+    trainer.restore(folder)
+    trainer._best_weights = {
+        name: value * 1e30 if value.is_floating_point() else value
+        for name, value in trainer._best_weights.items()
+    }
+    trainer.save(to)
+    return to

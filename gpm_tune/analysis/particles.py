@@ -243,5 +243,10 @@ def _snapshot(
     """What is shown of the particles that are simulated; t: as `_loss` takes it."""
     x, device = x[: scene.particles].cpu(), x.device
     shown = {name: arrow[: scene.particles].cpu() for name, arrow in arrows.items()}
+    if not all(each.isfinite().all() for each in (x, *shown.values())):
+        raise UserError(
+            f"{scene.origin.name}: particles or their directions are not finite at {title}; "
+            "show earlier steps (--at), or another run"
+        )
     half = scene.frame(x)
     return Snapshot(title, moment, x, shown, half, _loss(flow, half, t, device))

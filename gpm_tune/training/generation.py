@@ -27,7 +27,7 @@ class Sampler:
 
     nfe: to be spent per sample; None for the model's full NFE. solver: the name of one, or None for
     the model's own. steps: of the grid; None for the model's own, or where there are many grids for
-    the one that fits the NFE. A grid longer than the NFE is left early.
+    the one that fits the NFE. A grid longer than the NFE is left early. checkpoint: where the model is from.
     """
 
     experiment: Experiment
@@ -35,6 +35,7 @@ class Sampler:
     nfe: int | None = None
     solver: str | None = None
     steps: int | None = None
+    checkpoint: Path | None = None
 
     def check(self) -> None:
         """Raise UserError where the model cannot be sampled like this."""
@@ -93,28 +94,31 @@ class Sampler:
         adapter: TypeAdapter[Solver] = TypeAdapter(SolverConfig)
         return adapter.validate_python({"name": self.solver})
 
-    def draw(self, n: int, seed: int) -> tuple[int, Tensor]:
-        """The NFE, counted, and n samples (n, *shape) on the CPU. Raises UserError as `check` does."""
+    def draw(self, n: int, seed: int) -> Samples:
+        """The NFE, counted, and n samples (n, *shape) on the CPU, images in [-1, 1].
+
+        Raises UserError as `check` does, and where samples are not finite.
+        """
         self.check()
         rng = torch.Generator(self.model.origin.device).manual_seed(seed)
         found = draw(self.model, n, rng, self.how)
         nfe = max((cost for cost in found if self.nfe is None or cost <= self.nfe), default=None)
         if nfe is None:
             raise UserError(f"no state of the path is reached with NFE {self.nfe}; the first: {min(found)}")
-        return nfe, found[nfe].cpu()
+        return self._finish(Samples(nfe, found[nfe]))
 
     def transport(self, noise: Tensor, seed: int) -> Samples:
-        """The NFE, and the samples (n, *shape) that are made from given noise (n, *noise_shape)."""
+        """As `draw`, the samples (n, *shape) that are made from given noise (n, *noise_shape)."""
         self.check()
         rng = torch.Generator(self.model.origin.device).manual_seed(seed)
         found = self.model.transport(noise.to(self.model.origin), rng, self.how)
-        nfe, x = [state for state in found if self.nfe is None or state.nfe <= self.nfe][-1]
-        return Samples(nfe, x.cpu())
+        return self._finish([state for state in found if self.nfe is None or state.nfe <= self.nfe][-1])
 
     def process(self, n: int, seed: int) -> list[Samples]:
         """How n samples come about: the prior's particles, at NFE 0, and what they are after every step.
 
-        The last ones are those that `draw` gives. Raises UserError where the model has a generator.
+        The last ones are those that `draw` gives, but none is clamped: what is still on its way is no image
+        yet. Raises UserError where the model has a generator, or particles are not finite.
         """
         self.check()
         model = self.model
@@ -125,7 +129,27 @@ class Sampler:
             )
         rng = torch.Generator(model.origin.device).manual_seed(seed)
         path = model.process(model.noise(n, rng), rng, self.how)
-        return [Samples(nfe, x.cpu()) for nfe, x in path if self.nfe is None or nfe <= self.nfe]
+        return [self.check_finite(state) for state in path if self.nfe is None or state.nfe <= self.nfe]
+
+    def check_finite(self, samples: Samples) -> Samples:
+        """The samples, on the CPU. Raises UserError unless all numbers in them are finite."""
+        nfe, x = samples.nfe, samples.x.cpu()
+        lost = len(x) - int(x.isfinite().flatten(1).all(1).sum())
+        if lost:
+            model = f"model '{self.experiment.model.name}'" + (
+                f" of {self.checkpoint}" if self.checkpoint else ""
+            )
+            advice = "another NFE or solver, or another run" if self.sampling_steps else "another run"
+            raise UserError(
+                f"{lost:,} of {len(x):,} samples are not finite ({model}, {self.solver_name}, NFE {nfe}): "
+                f"try {advice}"
+            )
+        return Samples(nfe, x)
+
+    def _finish(self, samples: Samples) -> Samples:
+        """Finite samples, on the CPU; images in the range of data, which flows overshoot."""
+        nfe, x = self.check_finite(samples)
+        return Samples(nfe, x.clamp(-1, 1) if len(self.experiment.data.shape) == 3 else x)
 
     @property
     def how(self) -> Sampling:
@@ -169,7 +193,7 @@ def load_sampler(
     device: str = "cpu",
 ) -> Sampler:
     """A checkpoint's best weights, ready to be sampled. Raises UserError where that is impossible."""
-    sampler = Sampler(*load_model(folder, device), nfe, solver, steps)
+    sampler = Sampler(*load_model(folder, device), nfe, solver, steps, folder)
     sampler.check()
     return sampler
 

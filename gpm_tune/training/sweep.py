@@ -123,7 +123,7 @@ def evaluate(
     check_split(conditions.split)
     experiment, model = load_model(folder, device)
     wanted = [(solver, n) for solver in (solvers or (None,)) for n in (nfe or (None,))]
-    samplers = [Sampler(experiment, model, n, solver, steps) for solver, n in wanted]
+    samplers = [Sampler(experiment, model, n, solver, steps, folder) for solver, n in wanted]
     for sampler in samplers:
         sampler.check()
     bench = _Bench(experiment, conditions, cache, torch.device(device))
@@ -170,8 +170,9 @@ class _Bench:
         features: dict[int, list[Tensor]] = {}
         with evaluating(sampler.model):
             for start in range(0, count, SAMPLED_AT_ONCE):
-                for nfe, x in simulation.states(min(SAMPLED_AT_ONCE, count - start), rng):
-                    features.setdefault(nfe, []).append(quality.features(x))
+                for state in simulation.states(min(SAMPLED_AT_ONCE, count - start), rng):
+                    x = sampler.check_finite(state).x
+                    features.setdefault(state.nfe, []).append(quality.features(x))
         return [
             Measurement(
                 solver=sampler.solver_name,

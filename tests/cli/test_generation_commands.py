@@ -1,10 +1,12 @@
 """models, describe, sample, evaluate, interpolate: as typed, on a study that was run."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
+from examples import spoilt
 from mlflow import MlflowClient
 from program import gpm_tune
 
@@ -109,6 +111,22 @@ def test_what_the_model_cannot_do_is_refused(
     assert result.returncode == 2
     assert message in result.stderr
     assert not (tmp_path / "x.png").exists()
+
+
+def test_samples_that_are_not_finite_are_no_result(best: Path, finished: Path, tmp_path: Path) -> None:
+    folder = spoilt(best, tmp_path / "spoilt")
+    for words in (
+        ["sample", "-o", tmp_path / "x.png"],
+        ["interpolate", "-o", tmp_path / "x.npz"],
+        ["evaluate"],
+    ):
+        result = gpm_tune(*words, folder, home=finished)
+        assert result.returncode == 2
+        assert re.search(
+            rf"error: \d+ of \d+ samples are not finite .*{folder}, euler, NFE \d", result.stderr
+        )
+        assert "training" not in result.stderr.replace(str(folder), "")
+    assert not list(tmp_path.glob("x.*"))
 
 
 @pytest.mark.parametrize(

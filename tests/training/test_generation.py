@@ -6,11 +6,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from examples import experiment_of
+from examples import experiment_of, spoilt
 
 from gpm_tune.errors import UserError
 from gpm_tune.training import Trainer
 from gpm_tune.training.generation import interpolate, load_sampler, write_interpolation, write_samples
+from gpm_tune.training.sweep import Conditions, evaluate
 
 
 @pytest.mark.parametrize(
@@ -125,3 +126,49 @@ def test_a_checkpoint_without_an_evaluation_has_no_best_weights(tmp_path: Path) 
     Trainer(experiment_of()).save(tmp_path)
     with pytest.raises(UserError, match="nothing was evaluated before this checkpoint"):
         load_sampler(tmp_path)
+
+
+def test_images_are_within_the_range_of_data(runs: dict[str, Path], tmp_path: Path) -> None:
+    """An EDM overshoots; what is still on its way is left as it is."""
+    chosen = load_sampler(runs["images"])
+    end = chosen.process(8, seed=0)[-1].x
+    assert end.abs().max() > 1, "the case is one"
+    write_samples(chosen, tmp_path / "x.npz", n=8, seed=0)
+    assert np.array_equal(np.load(tmp_path / "x.npz")["samples"], end.clamp(-1, 1))
+    write_interpolation(chosen, tmp_path / "y.npz", rows=2, columns=3, seed=0, method="linear")
+    assert np.abs(np.load(tmp_path / "y.npz")["samples"]).max() <= 1
+    assert chosen.draw(8, seed=0).x.abs().max() <= 1
+
+
+def test_points_are_not_clamped(runs: dict[str, Path]) -> None:
+    chosen = load_sampler(runs["edm"])
+    end = chosen.process(50, seed=0)[-1].x
+    assert torch.equal(chosen.draw(50, seed=0).x, end)
+    assert end.abs().max() > 1
+
+
+@pytest.mark.parametrize("run", ["edm", "gan", "images"])
+def test_samples_that_are_not_finite_are_refused(runs: dict[str, Path], tmp_path: Path, run: str) -> None:
+    folder = spoilt(runs[run], tmp_path / "spoilt")
+    chosen = load_sampler(folder)
+    calls = [
+        lambda: chosen.draw(20, seed=0),
+        lambda: interpolate(chosen, rows=4, columns=5, seed=0, method="linear"),
+        lambda: write_samples(chosen, tmp_path / "x.png", n=20, seed=0),
+        lambda: write_samples(chosen, tmp_path / "x.npz", n=20, seed=0),
+        lambda: write_interpolation(chosen, tmp_path / "x.npz", rows=4, columns=5, seed=0, method="linear"),
+        lambda: evaluate(
+            folder,
+            nfe=(),
+            solvers=(),
+            conditions=Conditions("validation", 20, 0, 0),
+            cache=tmp_path,
+            device="cpu",
+        ),
+    ]
+    if run != "gan":
+        calls.append(lambda: chosen.process(20, seed=0))
+    for call in calls:
+        with pytest.raises(UserError, match=rf"20 of 20 samples are not finite .*{folder}.*NFE \d+.*: try "):
+            call()
+    assert not list(tmp_path.glob("x.*"))
