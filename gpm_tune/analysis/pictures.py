@@ -17,7 +17,7 @@ from gpm_tune.analysis.figures import COLORS, STYLE
 from gpm_tune.analysis.subjects import Subject, all_that_can_be_had
 from gpm_tune.errors import UserError
 from gpm_tune.training.generation import Sampler, interpolate, load_sampler
-from gpm_tune.training.pictures import tile
+from gpm_tune.training.pictures import frame, tile
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,7 +26,6 @@ SIDE = 2.6  # inches, of a panel
 SIDE_BY_SIDE = 4  # panels, at most
 REAL = "#bbbbbb"
 REAL_POINTS = 1000
-MARGIN = 0.2  # around the data's points, of their extent
 CAPTION = "grey: data. Points beyond the frame are drawn on its edge."
 
 
@@ -128,14 +127,12 @@ def show_paths(axes: Axes, x: Tensor, real: Tensor | None) -> None:
 
 def _within(axes: Axes, x: Tensor, real: Tensor) -> np.ndarray:
     """Show real points (n, 2), which set the axes; both coordinates of x (..., 2), moved into the frame."""
-    low, high = real.amin(0), real.amax(0)
-    margin = MARGIN * (high - low)
-    low, high = low - margin, high + margin
+    low, high = frame(real)
     axes.scatter(real[:, 0].numpy(), real[:, 1].numpy(), s=2, color=REAL, linewidths=0, rasterized=True)
     axes.set(xlim=(low[0].item(), high[0].item()), ylim=(low[1].item(), high[1].item()), aspect="equal")
     axes.tick_params(labelsize=7)
     axes.spines[:].set_visible(True)
-    inside: np.ndarray = x.clamp(low, high).movedim(-1, 0).numpy()
+    inside: np.ndarray = x.double().clamp(low, high).movedim(-1, 0).numpy()
     return inside
 
 

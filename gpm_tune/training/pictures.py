@@ -7,11 +7,19 @@ from io import BytesIO
 from torch import Tensor
 
 UPSCALED_TO = 64  # small images are enlarged to about this side, so that a person sees them
+MARGIN = 0.2  # around points, of their extent
 
 
-def picture(samples: Tensor, columns: int = 8) -> bytes:
-    """A grid of images (n, C, H, W) in [-1, 1] with so many columns, or a scatter plot of points (n, 2)."""
-    return _grid(samples, columns) if samples.dim() == 4 else _scatter(samples)
+def picture(samples: Tensor, columns: int = 8, real: Tensor | None = None) -> bytes:
+    """A grid of images (n, C, H, W) in [-1, 1] with so many columns, or a scatter plot of points (n, 2).
+
+    real: points of the data (m, 2), which set the frame; without them the samples do.
+    """
+    return (
+        _grid(samples, columns)
+        if samples.dim() == 4
+        else _scatter(samples, samples if real is None else real)
+    )
 
 
 def _grid(images: Tensor, columns: int) -> bytes:
@@ -33,13 +41,25 @@ def tile(images: Tensor, columns: int) -> Tensor:
     return grid
 
 
-def _scatter(points: Tensor) -> bytes:
+def frame(points: Tensor) -> tuple[Tensor, Tensor]:
+    """The lower left and the upper right corner (2,) of a picture that shows all points (n, 2)."""
+    low, high = points.double().amin(0), points.double().amax(0)
+    extent = (high - low).max()
+    margin = MARGIN * extent if extent > 0 else 1.0
+    return low - margin, high + margin
+
+
+def _scatter(points: Tensor, real: Tensor) -> bytes:
     from matplotlib.figure import Figure  # without pyplot: no global state, usable in any thread
 
+    low, high = frame(real)
     figure = Figure(figsize=(4, 4))
     axes = figure.add_subplot(aspect="equal")
     axes.scatter(points[:, 0], points[:, 1], s=6)
-    axes.set(xlim=(-5, 5), ylim=(-5, 5))
+    axes.set(xlim=(low[0].item(), high[0].item()), ylim=(low[1].item(), high[1].item()))
+    outside = int(((points < low) | (points > high)).any(1).sum())
+    if outside:
+        axes.set_title(f"{outside} of {len(points)} points are outside", fontsize=8)
     file = BytesIO()
     figure.savefig(file, format="png", dpi=100)
     return file.getvalue()

@@ -30,6 +30,7 @@ from gpm_tune.training.teacher import load_teacher
 CHECK_EVERY = 50  # steps between looks for NaN: each is a synchronisation with the device
 SAMPLED_AT_ONCE = 500  # outside of training
 PICTURED = 64
+FRAMING = 1000  # points of the data that set the frame of all pictures of a run
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,7 @@ class Trainer:
         self._real = data.train.to(self.device)
         experiment.check_samples(len(data.train))
         self._batches = Batches(len(data.train), experiment.training.batch_size, experiment.seed, self.device)
+        self._framing = None if experiment.features else data.validation[:FRAMING]
         self._metrics, self._samples = build_metrics(experiment, data.validation, cache, self.device)
         self.model = self._build_model(cache)
         self._optimizers = self._build_optimizers()
@@ -225,7 +227,8 @@ class Trainer:
             if not math.isfinite(value):
                 raise DivergedError(f"{name} was {value} at step {self.step}")
         self._means, self.evaluated_step = {}, self.step
-        self.last = Evaluation(self.step, metrics, picture(sets[full][:PICTURED].cpu()))
+        shown = picture(sets[full][:PICTURED].cpu(), real=self._framing)
+        self.last = Evaluation(self.step, metrics, shown)
         self._keep_best(self.last)
         return self.last
 
