@@ -134,7 +134,12 @@ class FeatureExtractor:
 
         Raises DivergedError where the images are not finite.
         """
-        return torch.cat([self.network(batch) for batch in self.batches(finite(images))])
+        return torch.cat([self._of_batch(batch) for batch in self.batches(finite(images))])
+
+    def _of_batch(self, batch: Tensor) -> Tensor:
+        """Features that do not depend on the rest of the batch: a lone image would be rounded otherwise."""
+        found: Tensor = self.network(batch.repeat(2, 1, 1, 1) if len(batch) == 1 else batch)
+        return found[: len(batch)]
 
     def file(self, cache: Path | None, what: str, images: Tensor) -> Path | None:
         """Where a cache, if there is one, keeps what was computed from the features of these images.

@@ -7,9 +7,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from gpm_tune.metrics.distances import CHUNK
+from gpm_tune.metrics.distances import CHUNK, pairwise_distances
 
 NEIGHBOURS = 3
+ROUNDING = 1e-8  # relative, more than that of distances
 
 
 class Overlap(NamedTuple):
@@ -56,7 +57,7 @@ class Manifold:
         alone = torch.zeros(len(x), dtype=torch.long, device=x.device)
         recalled = []
         for y, y_radii in zip(self._reference.split(CHUNK), self._radii.split(CHUNK), strict=True):
-            distances = torch.cdist(y, x)
+            distances = pairwise_distances(y, x)
             precise |= (distances <= y_radii[:, None]).any(0)
             within = distances <= radii
             balls = within.sum(1)
@@ -66,6 +67,6 @@ class Manifold:
 
 
 def _radii(x: Tensor) -> Tensor:
-    """The distance (n,) of each of x (n, D) from its third neighbour."""
-    chunks = [torch.cdist(chunk, x).kthvalue(NEIGHBOURS + 1).values for chunk in x.split(CHUNK)]
-    return torch.cat(chunks)
+    """The distance (n,) of each of x (n, D) from its third neighbour, which is within whatever is rounded."""
+    chunks = [pairwise_distances(part, x).kthvalue(NEIGHBOURS + 1).values for part in x.split(CHUNK)]
+    return torch.cat(chunks) * (1 + ROUNDING)

@@ -11,11 +11,49 @@ from torch import Tensor
 from gpm_tune.data import GaussiansConfig
 from gpm_tune.errors import DivergedError
 from gpm_tune.metrics import PointMetrics
-from gpm_tune.metrics.distances import energy_distance, frechet_distance, modes_covered, sliced_wasserstein
+from gpm_tune.metrics.distances import (
+    energy_distance,
+    frechet_distance,
+    modes_covered,
+    nearest_modes,
+    pairwise_distances,
+    sliced_wasserstein,
+)
 
 
 def normal(n: int, dimensions: int = 2, seed: int = 0) -> Tensor:
     return torch.randn(n, dimensions, generator=torch.Generator().manual_seed(seed))
+
+
+@given(
+    st.integers(0, 100),
+    st.sampled_from([1, 2, 64, 65, 300]),
+    st.floats(-6, 2),
+    st.floats(0, 1e3),
+    st.sampled_from([torch.float32, torch.float64]),
+)
+def test_distances_are_those_of_the_differences(
+    seed: int, dimensions: int, spread: float, away: float, dtype: torch.dtype
+) -> None:
+    """Of points that are as close as may be, and as far from the origin."""
+    x = (away + 10**spread * normal(60, dimensions, seed).double()).to(dtype)
+    y = torch.cat([x[::7], (away + 10**spread * normal(30, dimensions, seed + 1).double()).to(dtype)])
+    found = pairwise_distances(x, y).double()
+    expected = (x.double()[:, None] - y.double()).norm(dim=2)
+    torch.testing.assert_close(found, expected, rtol=1e-5 if dtype == torch.float32 else 1e-8, atol=0)
+    assert torch.equal(found == 0, (x[:, None] == y).all(2))
+
+
+@pytest.mark.parametrize("dimensions", [2, 128])
+def test_equal_points_have_no_distance_however_many(dimensions: int) -> None:
+    x = normal(1, dimensions).repeat(500, 1)
+    assert (pairwise_distances(x, x) == 0).all()
+    assert energy_distance(x, x) == 0
+
+
+def test_samples_in_a_mode_belong_to_it_however_many_modes() -> None:
+    means = 1e4 + normal(40)
+    assert nearest_modes(means, means, 1e-9).tolist() == list(range(40))
 
 
 def test_frechet_distance_of_gaussians() -> None:

@@ -2,11 +2,14 @@
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 from torch_fidelity.metric_prc import calculate_precision_recall_full
 
 from gpm_tune.metrics import precision_recall
 from gpm_tune.metrics.precision_recall import Manifold
+from gpm_tune.metrics.quality import ImageQuality
 
 
 def normal(n: int, dimensions: int = 8, seed: int = 0) -> Tensor:
@@ -18,6 +21,30 @@ def test_equal_sets_have_all_and_distant_sets_nothing() -> None:
     assert (Manifold(x)(x).precision, Manifold(x)(x).recall) == (1, 1)
     far = Manifold(x)(x + 1000)
     assert (far.precision, far.recall, far.recall_error) == (0, 0, 0)
+
+
+@given(st.integers(0, 100), st.integers(1, 12), st.sampled_from([2, 128, 300]), st.floats(0, 100))
+def test_sets_with_duplicates_have_all_of_themselves(
+    seed: int, different: int, dimensions: int, away: float
+) -> None:
+    points = away + normal(different, dimensions, seed)
+    rng = torch.Generator().manual_seed(seed)
+    x, y = (points[torch.randint(different, (n,), generator=rng)] for n in (40, 60))
+    overlap = Manifold(x)(x)
+    assert (overlap.precision, overlap.recall) == (1, 1)
+    among = torch.tensor([bool((x == point).all(1).any()) for point in y])
+    assert Manifold(x)(y).precise[among].all(), "what is in the reference is precise"
+
+
+def test_one_picture_repeated_is_that_picture() -> None:
+    """Through the feature network, in batches of whatever sizes."""
+    one = torch.rand(1, 1, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    quality = ImageQuality(one.repeat(40, 1, 1, 1), "small")
+    for n in (12, 40, 501):
+        images = one.repeat(n, 1, 1, 1)
+        for size in (1, 7, n):
+            measured = quality.measure(torch.cat([quality.features(part) for part in images.split(size)]))
+            assert (measured["precision"], measured["recall"]) == (1, 1)
 
 
 def test_a_collapsed_set_is_precise_and_recalls_little() -> None:

@@ -154,10 +154,9 @@ class Stein(Config):
 
 def stein_direction(x: Tensor, score: Tensor, kernel: GaussianKernel) -> Tensor:
     """φ at particles x (B, D), given ∇log p at each of them (B, D) (18)."""
-    weights = kernel(x, x)
-    # ∇_y k(x, y) = k(x, y) (x - y) / bandwidth², summed over y without a (B, B, D) tensor.
-    repulsion = (weights.sum(1, keepdim=True) * x - weights @ x) / kernel.bandwidth**2
-    return (weights @ score + repulsion) / len(x)
+    # ∇_y k(x, y) = -∇_x k(x, y): by differences, so that equal particles do not repel each other.
+    repulsion = -input_gradient(lambda particles: kernel(particles, x).sum(1), x)
+    return (kernel(x, x) @ score + repulsion) / len(x)
 
 
 AnyFunctional = Annotated[MMD | Entropy | FDivergence | Stein, Extensible("gpm_tune.flows")]

@@ -136,6 +136,19 @@ def test_the_stein_direction_is_its_definition() -> None:
         torch.testing.assert_close(stein_direction(x, score, kernel)[i], expected.detach())
 
 
+def test_equal_particles_do_not_repel_each_other() -> None:
+    """In single precision, far from the origin, by a narrow kernel."""
+    x = torch.full((100, 3), 7.3)
+    kernel = GaussianKernel(name="gaussian", bandwidth=1e-3)
+    assert (stein_direction(x, torch.zeros_like(x), kernel) == 0).all()
+    for functional in (
+        MMD(name="mmd"),
+        MMD(name="mmd", kernel=kernel),
+        Entropy(name="entropy", bandwidth=1e-3),
+    ):
+        assert (functional.direction(x, x) == 0).all()
+
+
 def test_stein_follows_the_score_of_the_datas_density_estimate() -> None:
     found = Stein(name="stein", bandwidth=0.5).direction(START, DATA)
     toward = (DATA.mean(0) - START.mean(0)) @ found.mean(0)
