@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple, TypeVar
 
@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from gpm_tune.config import GREATEST, SMALLEST, Config
 from gpm_tune.models.evaluations import count_evaluations
 from gpm_tune.models.flow import Flow, Particles, Terms
-from gpm_tune.sampling.euler import Euler
 from gpm_tune.sampling.schedules import NoiseRange, uniform_grid
 from gpm_tune.sampling.solvers import Solver
 
@@ -140,7 +139,7 @@ class UniformTime:
 
     eta: float
     prior: GaussianPrior
-    any_grid = False  # the flow was fitted on its grid: fewer evaluations mean to stop early
+    any_grid: bool = False  # else the flow was fitted on its grid: fewer evaluations mean to stop early
 
     @property
     def rate(self) -> float:
@@ -193,7 +192,6 @@ class FreeParticleModel(ParticleModel):
 
     def particles(self, n: int, rng: torch.Generator) -> Particles:
         """Particles stopped at random times k/N, k ~ U{0, …, N-1} (Algorithm 3)."""
-        assert isinstance(self.solver, Euler), "flows that are fitted to free particles use Euler's method"
         start = self._start(self.noise(n, rng))
         stops = torch.randint(self.steps, (n,), device=rng.device, generator=rng)
         grid = self.schedule.grid(self.steps)
@@ -241,11 +239,25 @@ class FreeParticleModel(ParticleModel):
             yield Samples(round(rows / len(x)), x)
 
     def _states(self, noise: Tensor, rng: torch.Generator, how: Sampling) -> list[Samples]:
-        """The particles where they have just used up an NFE that is asked for, and at the end of the grid."""
-        states, end = [], None
-        for state in self.process(noise, rng, how):
-            if end is not None and end.nfe in how.nfe:
-                states.append(end)
-            end = state
-        assert end is not None, "a path has a start"
-        return [*states, end]
+        """The particles at the last states that the NFE asked for allow, and at the end of the grid."""
+        return list(last_within(self.process(noise, rng, how), (*how.nfe, None)))
+
+
+def last_within(path: Iterable[Samples], asked: Sequence[int | None]) -> Iterator[Samples]:
+    """Of a path, the last state that each NFE allows, once, ascending; None allows its end.
+
+    The path is not followed further than needed.
+    """
+    waiting = sorted({nfe for nfe in asked if nfe is not None})
+    before = None
+    for state in path:
+        while waiting and state.nfe > waiting[0]:
+            waiting.pop(0)
+            if before is not None and before.nfe > 0:
+                yield before
+                before = None
+        if not waiting and None not in asked:
+            return
+        before = state
+    if before is not None:
+        yield before

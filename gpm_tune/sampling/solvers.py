@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Annotated, ClassVar, Literal, Protocol
@@ -25,8 +26,31 @@ class Solver(Protocol):
     def path(self, field: Field, x: Tensor, grid: Sequence[float], rng: torch.Generator) -> Iterator[Tensor]:
         """The particles after each step of the grid."""
 
+    def until(
+        self, field: Field, x: Tensor, grid: Sequence[float], stops: Tensor, rng: torch.Generator
+    ) -> Tensor:
+        """Every particle after its own number of steps: row b is x_b after stops[b] (B,) of them."""
+
     def steps(self, nfe: int) -> int:
         """The longest grid that so many evaluations of the field allow; 0 if none."""
+
+
+class Paths(ABC):
+    """A solver that finds particles at their own stops on whole paths."""
+
+    @abstractmethod
+    def path(self, field: Field, x: Tensor, grid: Sequence[float], rng: torch.Generator) -> Iterator[Tensor]:
+        """The particles after each step of the grid."""
+
+    def until(
+        self, field: Field, x: Tensor, grid: Sequence[float], stops: Tensor, rng: torch.Generator
+    ) -> Tensor:
+        """Every particle after its own number of steps; the path is followed up to the last stop."""
+        result, path = x, self.path(field, x, grid, rng)
+        for step in range(1, int(stops.max()) + 1):
+            stays = (stops < step).to(x.device).view(-1, *[1] * (x.dim() - 1))
+            result = torch.where(stays, result, next(path))
+        return result
 
 
 class EulerConfig(Config):
@@ -45,16 +69,25 @@ class EulerConfig(Config):
 
     def path(self, field: Field, x: Tensor, grid: Sequence[float], rng: torch.Generator) -> Iterator[Tensor]:
         """The particles after each step of the grid."""
+        return self._euler.path(field, x, grid, rng)
+
+    def until(
+        self, field: Field, x: Tensor, grid: Sequence[float], stops: Tensor, rng: torch.Generator
+    ) -> Tensor:
+        """Every particle after its own number of steps."""
+        return self._euler.until(field, x, grid, stops, rng)
+
+    @property
+    def _euler(self) -> Euler:
         share = self.stochastic
-        solver = Euler(drift=1 + share, amplitude=lambda sigma: math.sqrt(2 * share * sigma))
-        return solver.path(field, x, grid, rng)
+        return Euler(drift=1 + share, amplitude=lambda sigma: math.sqrt(2 * share * sigma))
 
     def steps(self, nfe: int) -> int:
         """One evaluation per step."""
         return nfe
 
 
-class HeunConfig(Config):
+class HeunConfig(Config, Paths):
     """Heun's method with churn (Karras et al. 2022): two evaluations per step, one on the last."""
 
     paper: ClassVar[str] = "appendix C.5"
@@ -69,11 +102,11 @@ class HeunConfig(Config):
 
     def path(self, field: Field, x: Tensor, grid: Sequence[float], rng: torch.Generator) -> Iterator[Tensor]:
         """The particles after each step of the grid."""
-        for sigma, after in pairwise(grid):
+        for i, (sigma, after) in enumerate(pairwise(grid), start=2):
             x, before = self._churn(x, sigma, len(grid) - 1, rng)
             slope = field(x, x.new_full((len(x),), before))
             moved = x + (after - before) * slope
-            if after > 0:
+            if i < len(grid):  # a field need not be known where its grid ends, as scores are not at σ = 0
                 corrected = field(moved, x.new_full((len(x),), after))
                 moved = x + (after - before) * (slope + corrected) / 2
             x = moved
@@ -93,7 +126,7 @@ class HeunConfig(Config):
         return x + math.sqrt(higher**2 - sigma**2) * noise, higher
 
 
-class LangevinConfig(Config):
+class LangevinConfig(Config, Paths):
     """Annealed Langevin dynamics of NCSN: some steps at every noise level of the grid."""
 
     paper: ClassVar[str] = "section 2.2, (4)(6)"

@@ -159,7 +159,7 @@ class Sampler:
         solver = self._solver()
         if self.model.schedule.any_grid and self.steps is None and self.nfe is not None:
             return Sampling(solver, solver.steps(self.nfe))
-        stops = range(1, self.nfe + 1) if self.nfe is not None else ()
+        stops = (self.nfe,) if self.nfe is not None else ()
         return Sampling(solver, self.steps or self.model.steps, stops)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +19,7 @@ from gpm_tune.errors import UserError
 from gpm_tune.metrics import ImageQuality, PointQuality, Quality
 from gpm_tune.models import FreeParticleModel, Samples
 from gpm_tune.models.flow import evaluating
+from gpm_tune.models.particle_model import last_within
 from gpm_tune.training import checkpoint
 from gpm_tune.training.experiment import Experiment
 from gpm_tune.training.generation import Sampler
@@ -71,26 +72,6 @@ class Simulation:
         if not isinstance(model, FreeParticleModel):
             return iter(model.sample(n, rng))
         return last_within(model.process(model.noise(n, rng), rng, self.sampler.how), self.asked)
-
-
-def last_within(path: Iterable[Samples], asked: Sequence[int | None]) -> Iterator[Samples]:
-    """Of a path, the last state that each NFE allows, once, ascending; None allows its end.
-
-    The path is not followed further than needed.
-    """
-    waiting = sorted({nfe for nfe in asked if nfe is not None})
-    before = None
-    for state in path:
-        while waiting and state.nfe > waiting[0]:
-            waiting.pop(0)
-            if before is not None and before.nfe > 0:
-                yield before
-                before = None
-        if not waiting and None not in asked:
-            return
-        before = state
-    if before is not None:
-        yield before
 
 
 def plan(samplers: Sequence[Sampler]) -> list[Simulation]:

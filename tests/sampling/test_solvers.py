@@ -150,3 +150,44 @@ def test_churn_is_confined_to_its_noise_levels() -> None:
     first = next(i for i, (sigma, _) in enumerate(levels) if sigma <= 0.3)
     assert all(torch.equal(a, b) for a, b in zip(plain[:first], churned[:first], strict=True))
     assert not torch.equal(plain[first], churned[first])
+
+
+STOCHASTIC: list[Solver] = [
+    EulerConfig(name="euler", stochastic=0.3),
+    HeunConfig(name="heun", s_churn=2.0),
+    LangevinConfig(name="langevin"),
+]
+
+
+@pytest.mark.parametrize("solver", [EulerConfig(name="euler"), HeunConfig(name="heun")], ids=lambda s: s.name)
+def test_a_random_stop_is_a_state_of_the_path(solver: Solver) -> None:
+    grid = NOISE.grid(5)
+    x = torch.linspace(-60, 60, 200, dtype=torch.float64)[:, None]
+    stops = torch.randint(5, (200,), generator=rng())
+    states = [x, *solver.path(field, x, grid, rng())]
+    expected = torch.stack([states[int(stop)][row] for row, stop in enumerate(stops)])
+    torch.testing.assert_close(solver.until(field, x, grid, stops, rng()), expected)
+
+
+@pytest.mark.parametrize("solver", STOCHASTIC, ids=lambda solver: solver.name)
+def test_random_stops_have_the_law_of_the_path(solver: Solver) -> None:
+    grid, n = NOISE.grid(4), 20_000
+    x = starts(n, NOISE.sigma_max)
+    stops = torch.arange(4).repeat(n // 4)
+    found = solver.until(field, x, grid, stops, rng())
+    states = [x, *solver.path(field, x, grid, rng(5))]
+    for stop in range(4):
+        statistic = stats.ks_2samp(found[stops == stop][:, 0], states[stop][:, 0])
+        assert statistic.pvalue > 1e-3, (stop, statistic)
+
+
+def test_heuns_last_step_does_not_ask_the_field_where_the_grid_ends() -> None:
+    """Nothing need be known there: neither a score at σ = 0 nor a flow at the end of its time."""
+    seen: set[float] = set()
+
+    def asked(x: Tensor, t: Tensor) -> Tensor:
+        seen.update(t.tolist())
+        return -x
+
+    list(HeunConfig(name="heun").path(asked, torch.ones(1, 1), [0.0, 0.25, 0.5, 0.75, 1.0], rng()))
+    assert seen == {0.0, 0.25, 0.5, 0.75}
