@@ -257,8 +257,9 @@ def _axis(title: str, log: bool, values: list[Any]) -> dict[str, Any]:
 
 
 def _plain(values: Sequence[Any]) -> list[Any]:
-    """As JSON has them: NaN is null, NumPy's numbers are Python's."""
-    return [None if pd.isna(v) else v.item() if hasattr(v, "item") else v for v in values]
+    """As JSON has them: what is not finite is null, NumPy's numbers are Python's."""
+    plain = [None if pd.isna(v) else v.item() if hasattr(v, "item") else v for v in values]
+    return [None if isinstance(v, float) and not math.isfinite(v) else v for v in plain]
 
 
 def _are_bars(panel: Panel) -> bool:

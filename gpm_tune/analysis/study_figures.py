@@ -315,7 +315,10 @@ def confirmation(data: StudyData) -> Chart:
     stability = "" if tau is None else f"Rank agreement with the search (Kendall τ): {tau:.2f}. "
     shares = ", ".join(f"trial {row.trial} {row.best_share:.0%}" for row in rows.itertuples())
     note = f"{stability}Share of resampled seeds in which each is the best: {shares}."
-    words = ", ".join(f"trial {r.trial}: {r.mean:.4g} ± {r.std:.2g}" for r in rows.itertuples())
+    spreads = [f" ± {std:.2g}" if pd.notna(std) else "" for std in rows["std"]]
+    words = ", ".join(
+        f"trial {r.trial}: {r.mean:.4g}{spread}" for r, spread in zip(rows.itertuples(), spreads, strict=True)
+    )
     alt = f"{metric} of the best trials with new seeds. {words}."
     return Chart("confirmation", "With new seeds", alt, frame, [Panel("", metric, series)], note)
 

@@ -234,7 +234,7 @@ def confirmation(data: StudyData) -> pd.DataFrame:
                 rows[-1] |= {"searched": found.searched, "mean": found.mean, "std": found.std}
                 rows[-1] |= {"best_share": found.best_share}
     columns = ["study", "trial", "seed", *MEASURE, "value", "searched", "mean", "std", "best_share"]
-    return pd.DataFrame(rows, columns=columns)
+    return pd.DataFrame(rows, columns=columns).astype({"std": float})  # NaN of a single seed
 
 
 def _origin(data: StudyData, trial: TrialRecord) -> dict[str, Any]:

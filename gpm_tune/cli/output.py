@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterable
 from functools import wraps
 from inspect import Parameter, Signature, signature
@@ -55,7 +56,7 @@ class Output:
         if self.json:
             import json
 
-            print(json.dumps(data, indent=2))
+            print(json.dumps(without_nan(data), indent=2, allow_nan=False))
         else:
             show(*things)
 
@@ -109,6 +110,15 @@ class ListsCommand(TyperCommand):
                 has_value = True
             expanded.append(word)
         return super().parse_args(ctx, expanded)
+
+
+def without_nan(data: object) -> object:
+    """Plain data with null for numbers that JSON does not have."""
+    if isinstance(data, dict):
+        return {key: without_nan(value) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [without_nan(value) for value in data]
+    return None if isinstance(data, float) and not math.isfinite(data) else data
 
 
 def show(*things: object) -> None:

@@ -10,14 +10,21 @@ from torch import Tensor
 from gpm_tune.errors import UserError
 from gpm_tune.metrics.distances import CHUNK
 
+MIN_SAMPLES = 10
+
 
 def bootstrap_weights(samples: int, resamples: int, seed: int) -> Tensor:
     """How often each of n samples is in each of R resamples with replacement: (R, n), in float64.
 
-    Raises UserError for fewer than 2 resamples.
+    Raises UserError for fewer than 2 resamples, or 10 samples, of which a resample may be one sample alone.
     """
     if resamples < 2:
         raise UserError(f"standard errors need at least 2 resamples, not {resamples}")
+    if samples < MIN_SAMPLES:
+        raise UserError(
+            f"standard errors need at least {MIN_SAMPLES} samples, not {samples}: raise --samples, or leave "
+            "--resamples out"
+        )
     rng = torch.Generator().manual_seed(seed)
     drawn = torch.randint(samples, (resamples, samples), generator=rng)
     counts = torch.zeros(resamples, samples, dtype=torch.float64)

@@ -55,7 +55,7 @@ def write(
         (folder / f"{name}.png").write_bytes(png)
     partial = folder / "checkpoint.json.partial"
     files = {name: _fingerprint(folder / name) for name in VOUCHED}
-    partial.write_text(json.dumps({"format": FORMAT, "files": files, **record}, indent=2))
+    partial.write_text(json.dumps({"format": FORMAT, "files": files, **record}, indent=2, allow_nan=False))
     partial.replace(folder / "checkpoint.json")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -47,6 +48,15 @@ class Measurement:
     def plain(self) -> dict[str, Any]:
         """As JSON data."""
         return asdict(self)
+
+    def check_finite(self) -> None:
+        """Raise UserError where a metric, or its error, is not finite: samples are far too large."""
+        for name, value in (*self.metrics.items(), *self.errors.items()):
+            if not math.isfinite(value):
+                raise UserError(
+                    f"{name} is {value} with {self.solver}, NFE {self.nfe}, {self.samples:,} samples: "
+                    "they are too large to be measured; try another NFE or solver, or another run"
+                )
 
 
 @dataclass(frozen=True)
@@ -154,7 +164,7 @@ class _Bench:
                 for state in simulation.states(min(SAMPLED_AT_ONCE, count - start), rng):
                     x = sampler.check_finite(state).x
                     features.setdefault(state.nfe, []).append(quality.features(x))
-        return [
+        found = [
             Measurement(
                 solver=sampler.solver_name,
                 sampling_steps=sampler.sampling_steps,
@@ -168,6 +178,9 @@ class _Bench:
             )
             for nfe, x in ((nfe, torch.cat(parts)) for nfe, parts in features.items())
         ]
+        for measurement in found:
+            measurement.check_finite()
+        return found
 
 
 def build_quality(
@@ -216,6 +229,6 @@ def _load(file: Path) -> list[Measurement]:
 def _keep(file: Path, found: list[Measurement]) -> list[Measurement]:
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_suffix(".partial")
-    partial.write_text(json.dumps([measurement.plain() for measurement in found]))
+    partial.write_text(json.dumps([measurement.plain() for measurement in found], allow_nan=False))
     partial.replace(file)
     return found

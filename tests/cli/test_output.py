@@ -14,13 +14,29 @@ import pytest
 import typer
 import yaml
 from examples import study_data
+from hypothesis import given
+from hypothesis import strategies as st
 from program import COMMAND, gpm_tune
 
 from gpm_tune.cli import app
+from gpm_tune.cli.output import without_nan
 
 GROUP: Any = typer.main.get_command(app)
 COMMANDS = sorted(GROUP.commands)
 ANSI = "\x1b["
+
+
+PLAIN = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner) | st.tuples(inner, inner),
+)
+
+
+@given(PLAIN)
+def test_json_has_null_for_what_it_cannot_say(data: object) -> None:
+    text = json.dumps(without_nan(data), allow_nan=False)
+    python = json.dumps(data)
+    assert json.loads(text) == json.loads(python, parse_constant=lambda _: None)
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +102,31 @@ def test_errors_come_with_resamples(runs: dict[str, Path], tmp_path: Path) -> No
     assert (found.solver, found.sampling_steps, found.features) == ("heun", 2, "small")
     with pytest.raises(UserError, match="needs at least 2 resamples"):
         measure(runs["images"], tmp_path, resamples=1)
+
+
+def test_standard_errors_of_too_few_samples_are_refused(runs: dict[str, Path], tmp_path: Path) -> None:
+    """A resample of two samples is one sample alone every other time."""
+    for samples in (2, 9):
+        with pytest.raises(
+            UserError, match=f"standard errors need at least 10 samples, not {samples}: raise"
+        ):
+            measure(runs["edm"], tmp_path, samples=samples, resamples=3)
+    (found,) = measure(runs["edm"], tmp_path, samples=2)
+    assert not found.errors
+    for seed in range(20):
+        (found,) = measure(runs["gan"], tmp_path, samples=10, resamples=3, seed=seed)
+        json.dumps(found.plain(), allow_nan=False)
+
+
+def test_metrics_that_are_no_numbers_are_refused(runs: dict[str, Path], tmp_path: Path) -> None:
+    (found,) = measure(runs["edm"], tmp_path)
+    found.check_finite()
+    for broken in (
+        replace(found, metrics={"energy_distance": math.inf}),
+        replace(found, errors={"frechet": math.nan}),
+    ):
+        with pytest.raises(UserError, match=r"is (inf|nan) with heun, NFE 15, 300 samples"):
+            broken.check_finite()
 
 
 def test_an_evaluation_measures_every_solver_at_every_nfe(runs: dict[str, Path], tmp_path: Path) -> None:

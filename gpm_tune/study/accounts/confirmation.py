@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from dataclasses import dataclass
 from typing import Any
@@ -61,7 +62,7 @@ class Confirmed:
     searched: float  # its value in the search
     values: list[float]  # with the new seeds
     mean: float
-    std: float  # of one value, with n - 1
+    std: float | None  # of one value, with n - 1; None for a single one
     best_share: float  # how often it has the best mean, over resampled seeds
 
 
@@ -71,16 +72,16 @@ def confirmed(search: StudyRecord, stage: StudyRecord) -> list[Confirmed]:
     for trial in stage.trials:
         if trial.state == "complete" and trial.confirms is not None and trial.value is not None:
             found.setdefault(trial.confirms, []).append(trial.value)
-    searched = {trial.number: trial.value for trial in search.trials}
+    searched = {trial.number: trial.value for trial in search.trials if trial.value is not None}
     sign = 1 if search.objective.mode == "min" else -1
     shares = best_shares([sign * np.array(values) for values in found.values()])
     rows = [
         Confirmed(
             number,
-            float(searched[number] or np.nan),
+            searched[number],
             values,
             float(np.mean(values)),
-            float(np.std(values, ddof=1)) if len(values) > 1 else float("nan"),
+            float(np.std(values, ddof=1)) if len(values) > 1 else None,
             share,
         )
         for (number, values), share in zip(found.items(), shares, strict=True)
@@ -99,9 +100,10 @@ def best_shares(costs: list[np.ndarray]) -> list[float]:
 
 
 def rank_agreement(rows: list[Confirmed]) -> float | None:
-    """Kendall's τ between the values of the search and the means over new seeds; None for a single trial."""
+    """Kendall's τ between values of the search and means over new seeds; None of one trial, or equal ones."""
     from scipy.stats import kendalltau
 
     if len(rows) < 2:
         return None
-    return float(kendalltau([row.searched for row in rows], [row.mean for row in rows]).statistic)
+    tau = float(kendalltau([row.searched for row in rows], [row.mean for row in rows]).statistic)
+    return tau if math.isfinite(tau) else None

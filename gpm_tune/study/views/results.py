@@ -132,7 +132,8 @@ def confirmation_table(search: StudyRecord, rows: list[Confirmed]) -> Table:
     for column in ("trial", f"{label} in the search", "mean", "std", "seeds", "best in"):
         table.add_column(column, justify="right")
     for row in rows:
-        numbers = (shown(row.searched), shown(row.mean), shown(row.std, 2))
+        spread = "-" if row.std is None else shown(row.std, 2)
+        numbers = (shown(row.searched), shown(row.mean), spread)
         table.add_row(str(row.number), *numbers, str(len(row.values)), f"{row.best_share:.0%}")
     return table
 

@@ -113,6 +113,20 @@ def test_the_best_trials_are_confirmed_with_new_seeds(storage: str) -> None:
     assert rank_agreement(rows) == pytest.approx(1.0)
 
 
+def test_a_confirmed_zero_is_a_zero(storage: str) -> None:
+    study = study_of(confirm={"trials": 2, "seeds": 2})
+    ledger = Ledger(study, storage)
+    for value in (0.0, 0.0):
+        run(ledger, take(ledger), measured(value))
+    stage = ConfirmationLedger(study, storage, record(storage).ranked()[:2])
+    for _ in range(3):
+        run(stage, take(stage), measured(0.0))
+    rows = confirmed(record(storage), read_study(storage, "small.confirm"))
+    assert [(row.searched, row.mean) for row in rows] == [(0.0, 0.0)] * 2
+    assert {row.std for row in rows} == {0.0, None}, "a single value has none"
+    assert rank_agreement(rows) is None, "all are alike"
+
+
 def test_overlapping_seeds_share_the_first_place() -> None:
     import numpy as np
 
