@@ -27,8 +27,8 @@ class NoiseRange(Config):
         if self.sigma_min >= self.sigma_max:
             raise ValueError(f"sigma_min ({self.sigma_min:g}) must be below sigma_max ({self.sigma_max:g})")
         # Relative to their size, the levels of a grid are closest at sigma_max.
-        second = self.at(torch.tensor(1 / (MOST_STEPS - 1), dtype=torch.float64))
-        if second > (1 - TOLD_APART) * self.sigma_max:
+        u = torch.tensor(1 / (MOST_STEPS - 1), dtype=torch.float64, device="cpu")  # whatever the default is
+        if self.at(u) > (1 - TOLD_APART) * self.sigma_max:
             raise ValueError(
                 f"sigma_min ({self.sigma_min:g}), sigma_max ({self.sigma_max:g}) and rho ({self.rho:g}) give "
                 f"noise levels too close to each other for a grid of {MOST_STEPS:,} steps: "
@@ -49,7 +49,8 @@ class NoiseRange(Config):
 
         Strictly decreasing, in float32 too, for any N up to MOST_STEPS.
         """
-        levels: list[float] = self.at(torch.linspace(0, 1, steps, dtype=torch.float64)).tolist()
+        u = torch.linspace(0, 1, steps, dtype=torch.float64, device="cpu")
+        levels: list[float] = self.at(u).tolist()
         return [*levels, 0.0]
 
 
