@@ -65,30 +65,34 @@ class Flow(nn.Module, ABC):
 
 
 @contextmanager
-def frozen(network: nn.Module) -> Iterator[None]:
+def no_parameter_grad(network: nn.Module) -> Iterator[None]:
     """Directions need gradients of inputs only; those of parameters would be thrown away.
 
     Under autocast the parameters stay as they are: it casts them once, instead of at every step of a
-    simulation, only where they require gradients.
+    simulation, only where they require gradients. What its owner has frozen stays so after the block.
     """
-    if not any(map(torch.is_autocast_enabled, ("cpu", "cuda"))):
-        network.requires_grad_(False)
+    is_cast = any(map(torch.is_autocast_enabled, ("cpu", "cuda")))
+    learning = [] if is_cast else [p for p in network.parameters() if p.requires_grad]
+    for parameter in learning:
+        parameter.requires_grad_(False)
     try:
         yield
     finally:
-        network.requires_grad_(True)
+        for parameter in learning:
+            parameter.requires_grad_(True)
 
 
 @contextmanager
 def evaluating(network: nn.Module) -> Iterator[None]:
-    """Evaluation mode, without gradients, for the block."""
-    mode = network.training
+    """Evaluation mode, without gradients, for the block; after it every module has the mode it had."""
+    learning = [module for module in network.modules() if module.training]
     network.eval()
     try:
         with torch.no_grad():
             yield
     finally:
-        network.train(mode)
+        for module in learning:
+            module.training = True
 
 
 def per_sample(values: Tensor, x: Tensor) -> Tensor:

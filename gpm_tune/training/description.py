@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from gpm_tune.models import GeneratorModel, ParticleModel
-from gpm_tune.models.flow import Given
+from gpm_tune.models.flow import Given, evaluating
 from gpm_tune.models.flows.score import DataScore
 from gpm_tune.training.experiment import Experiment
 
@@ -64,15 +64,7 @@ def build_empty(experiment: Experiment) -> tuple[ParticleModel, nn.Module | None
 def known_costs(experiment: Experiment) -> dict[str, float]:
     """The costs that are known before any training: parameters that are trained, and full NFE."""
     model, _ = build_empty(experiment)
-    return {"parameters": sum(_trained(model).values()), "nfe": _count_sampling(model)[0]}
-
-
-def _trained(model: ParticleModel) -> dict[str, int]:
-    """Parameters of each network that is trained."""
-    networks = {model.flow.role: parameters(model.flow.network)}
-    if isinstance(model, GeneratorModel):
-        networks["generator"] = parameters(model.generator)
-    return networks
+    return {"parameters": trained_parameters(model), "nfe": _count_sampling(model)[0]}
 
 
 def describe(experiment: Experiment) -> Description:
@@ -84,11 +76,13 @@ def describe(experiment: Experiment) -> Description:
 def count_costs(experiment: Experiment) -> Description:
     """Build the model without values, and count."""
     model, teacher = build_empty(experiment)
-    networks = _trained(model)
-    trained = sum(networks.values())
-    frozen = parameters(teacher) if teacher is not None else 0
+    parts = {model.flow.role: model.flow.network}
+    if isinstance(model, GeneratorModel):
+        parts["generator"] = model.generator
     if teacher is not None:
-        networks["teacher"] = frozen
+        parts["teacher"] = teacher
+    networks = {name: parameters(part) for name, part in parts.items()}
+    trained = trained_parameters(model)
     batch_size = experiment.training.batch_size
     nfe, sample_flops = _count_sampling(model)
     return Description(
@@ -96,7 +90,7 @@ def count_costs(experiment: Experiment) -> Description:
         nfe=nfe,
         flops_per_step=_count_step(model, experiment.data.shape) * batch_size,
         flops_per_sample=sample_flops,
-        memory_of_weights=4 * (trained * (2 + STATES_OF_ADAM) + frozen),
+        memory_of_weights=4 * (sum(networks.values()) + trained * (1 + STATES_OF_ADAM)),
         memory_of_step=round(_kept(model, experiment.data.shape) * batch_size),
     )
 
@@ -106,6 +100,11 @@ def parameters(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
 
 
+def trained_parameters(model: nn.Module) -> int:
+    """How many a model has that are not frozen."""
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+
+
 def untrained_teacher(experiment: Experiment) -> nn.Module | None:
     """A network like the teacher's, where that is known without opening a checkpoint."""
     teacher = experiment.teacher
@@ -113,7 +112,7 @@ def untrained_teacher(experiment: Experiment) -> nn.Module | None:
         return None
     flow = teacher.model.build(teacher.data.shape).flow
     assert isinstance(flow, DataScore)
-    return flow.network
+    return flow.network.requires_grad_(False)
 
 
 class _Flops(TorchDispatchMode):
@@ -161,10 +160,8 @@ def _count_step(model: ParticleModel, shape: tuple[int, ...]) -> float:
 
 def _count_sampling(model: ParticleModel) -> tuple[int, float]:
     """Full NFE, and FLOPs of one sample."""
-    model.eval()
-    with _Flops() as counter:
+    with evaluating(model), _Flops() as counter:
         nfe = model.sample(PROBES, torch.Generator())[-1].nfe
-    model.train()
     return nfe, counter.total / PROBES
 
 

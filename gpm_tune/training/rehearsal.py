@@ -17,7 +17,7 @@ from gpm_tune.models import GeneratorModel, place
 from gpm_tune.models.flow import Denoise
 from gpm_tune.training.description import untrained_teacher
 from gpm_tune.training.experiment import Experiment
-from gpm_tune.training.teacher import frozen
+from gpm_tune.training.teacher import freeze
 from gpm_tune.training.trainer import Trainer
 
 CONTEXT = 500 * 2**20  # bytes of a GPU that CUDA takes for each process, besides tensors
@@ -87,7 +87,7 @@ class Rehearsal(Trainer):
 
     def _load_teacher(self, cache: Path | None) -> Denoise | None:
         teacher = untrained_teacher(self.experiment)
-        return super()._load_teacher(cache) if teacher is None else frozen(place(teacher.eval(), self.device))
+        return super()._load_teacher(cache) if teacher is None else freeze(place(teacher.eval(), self.device))
 
     def time_steps(self) -> float:
         """Median seconds per step, over rounds of as many steps as a generator's turn takes."""

@@ -64,11 +64,11 @@ def load_teacher(experiment: Experiment, cache: Path | None, device: torch.devic
         return None
     _, model = load_model(folder, device)
     denoiser = cast("DataScore", model.flow).network
-    return frozen(denoiser.train(experiment.model.teacher_dropout))
+    return freeze(denoiser.train(experiment.model.teacher_dropout))
 
 
-def frozen(denoiser: nn.Module) -> Denoise:
-    """A denoiser's network, frozen, as a function: so it is no part of the model that follows it."""
+def freeze(denoiser: nn.Module) -> Denoise:
+    """A denoiser's network, frozen for good, as a function: so it is no part of the model that follows it."""
     denoiser.requires_grad_(False)
 
     def denoise(x: Tensor, sigma: Tensor) -> Tensor:

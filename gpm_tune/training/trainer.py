@@ -107,15 +107,15 @@ class Trainer:
         return place(model, self.device)
 
     def _build_optimizers(self) -> dict[str, torch.optim.Adam]:
-        """One for each part of the model that has parameters: flow, generator."""
+        """One for each part of the model, flow and generator, that has parameters which are not frozen."""
         training = self.experiment.training
         parts: dict[str, tuple[nn.Module, OptimizerConfig]] = {"flow": (self.model.flow, training.optimizer)}
         if isinstance(self.model, GeneratorModel):
             parts["generator"] = (self.model.generator, training.generator_optimizer or training.optimizer)
         return {
-            name: torch.optim.Adam(part.parameters(), lr=config.lr, betas=config.betas, fused=True)
+            name: torch.optim.Adam(learning, lr=config.lr, betas=config.betas, fused=True)
             for name, (part, config) in parts.items()
-            if any(True for _ in part.parameters())
+            if (learning := [parameter for parameter in part.parameters() if parameter.requires_grad])
         }
 
     def _build_average(self) -> AveragedModel:

@@ -6,11 +6,13 @@ from typing import Any
 
 import pytest
 import torch
-from examples import IMAGE_MODELS, IMAGES, KERNEL_FLOW, MODELS, TEACHER, experiment_of
+from examples import IMAGE_MODELS, IMAGES, KERNEL_FLOW, MODELS, POINTS, TEACHER, experiment_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from gpm_tune.errors import DivergedError, UserError
+from gpm_tune.models import GeneratorModel, ParticleModel
 from gpm_tune.training import Evaluation, Experiment, Objective, Trainer
 from gpm_tune.training.pretraining import train_teacher
 from gpm_tune.training.trainer import draw
@@ -104,6 +106,41 @@ def test_the_average_follows_its_recursion_and_forgets_the_initial_weights() -> 
             expected[name] = torch.lerp(weights.detach(), expected.get(name, weights.detach()), decay)
     for name, weights in trainer.evaluated_model.named_parameters():
         torch.testing.assert_close(weights, expected[name])
+
+
+class WithBackbone(Trainer):
+    """Whose networks begin with a part that is trained already: frozen, and in evaluation mode."""
+
+    def _build_model(self, cache: Path | None) -> ParticleModel:
+        model = super()._build_model(cache)
+        for backbone in self.backbones(model):
+            backbone.requires_grad_(False).eval()
+        return model
+
+    @staticmethod
+    def backbones(model: ParticleModel) -> list[nn.Linear]:
+        parts = [model.flow, model.generator] if isinstance(model, GeneratorModel) else [model.flow]
+        return [next(module for module in part.modules() if isinstance(module, nn.Linear)) for part in parts]
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", ["discr_flow", "edm", "gan"])
+def test_what_is_frozen_is_neither_trained_nor_counted(name: str, precision: str) -> None:
+    model = {"discr_flow": POINTS["model"], **MODELS}[name]
+    experiment = experiment_of(model=model, training__precision=precision)
+    trainer = WithBackbone(experiment, wanted=["parameters"])
+    before = {key: value.clone() for key, value in trainer.model.named_parameters()}
+    backbones = trainer.backbones(trainer.model)
+    evaluation = trainer.run_interval()
+    assert evaluation is not None
+    own = {id(parameter) for backbone in backbones for parameter in backbone.parameters()}
+    changed = {id(p) for key, p in trainer.model.named_parameters() if not torch.equal(p, before[key])}
+    assert changed
+    assert not changed & own
+    for module in trainer.model.modules():
+        assert module.training == (module not in backbones)
+    learning = sum(p.numel() for p in trainer.model.parameters() if id(p) not in own)
+    assert evaluation.metrics["parameters"] == learning
 
 
 def test_a_run_is_a_function_of_experiment_and_seed() -> None:

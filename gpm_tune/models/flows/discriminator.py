@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from gpm_tune.models.flow import Flow, Particles, Terms, frozen
+from gpm_tune.models.flow import Flow, Particles, Terms, no_parameter_grad
 from gpm_tune.models.flows.adversarial import (
     LOSSES,
     Discriminator,
@@ -45,7 +45,7 @@ class DiscriminatorFlow(Flow):
     def direction(self, x: Tensor, t: Tensor | None, rng: torch.Generator) -> Tensor:
         """∇(-c∘f(·, t))(x)."""
         del rng
-        with frozen(self.network):
+        with no_parameter_grad(self.network):
             return -input_gradient(lambda y: self.particle_loss(y, t), x)
 
     def particle_loss(self, x: Tensor, t: Tensor | None) -> Tensor:
