@@ -144,12 +144,14 @@ class FeatureExtractor:
     def file(self, cache: Path | None, what: str, images: Tensor) -> Path | None:
         """Where a cache, if there is one, keeps what was computed from the features of these images.
 
-        Its name goes by the network, its weights, and the images' bytes.
+        Its name goes by the network, its weights, and the images as the network sees them.
         """
         if cache is None:
             return None
         digest = hashlib.sha256(self._features.encode() + fingerprint(self.network).encode())
-        digest.update(str(tuple(images.shape)).encode() + _to_bytes(images).cpu().numpy().tobytes())
+        digest.update(str(tuple(images.shape)).encode())
+        for batch in self.batches(images):
+            digest.update(batch.cpu().numpy().tobytes())
         return cache / f"{what}-{self._features}-{digest.hexdigest()[:32]}.safetensors"
 
 

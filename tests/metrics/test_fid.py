@@ -6,13 +6,21 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 from torchmetrics.image.fid import FrechetInceptionDistance
 
 from gpm_tune.data import DigitsConfig, MNISTConfig, to_float
 from gpm_tune.errors import DivergedError, UserError
 from gpm_tune.metrics import ImageMetrics, check_features
-from gpm_tune.metrics.features import SMALL_WEIGHTS, SmallFeatures, inception_features, small_features
+from gpm_tune.metrics.features import (
+    SMALL_WEIGHTS,
+    FeatureExtractor,
+    SmallFeatures,
+    inception_features,
+    small_features,
+)
 
 HAS_MNIST = "GPM_TUNE_DATA" in os.environ
 
@@ -81,6 +89,17 @@ def test_the_cache_goes_by_content(digits: Tensor, tmp_path: Path) -> None:
     fid(digits, digits[:10], tmp_path)
     fid(digits[:-1], digits[:10], tmp_path)
     assert len(list(tmp_path.iterdir())) == 2
+
+
+@given(st.floats(2**-16, 2**-10))
+def test_images_that_differ_by_less_than_a_byte_have_files_of_their_own(little: float) -> None:
+    """The small network sees the difference."""
+    images = torch.zeros(3, 1, 8, 8)
+    small = FeatureExtractor("small", None, "cpu")
+    names = {small.file(Path("cache"), "fid", images + shift) for shift in (0.0, little)}
+    assert len(names) == 2
+    assert not torch.equal(small(images), small(images + little))
+    assert small.file(Path("cache"), "fid", images.clone()) in names
 
 
 def test_a_damaged_cache_is_made_anew(digits: Tensor, tmp_path: Path) -> None:
