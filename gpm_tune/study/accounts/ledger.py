@@ -162,8 +162,12 @@ class Ledger:
         proposals = self.study.sampler.proposals(self.study.base, self.study.search)
         if proposals is None:
             return None
-        asked = {_key(t.system_attrs.get("fixed_params", t.params)) for t in trials}
-        return deque(proposal for proposal in proposals if _key(proposal) not in asked)
+        asked = {self._key(t.system_attrs.get("fixed_params", t.params)) for t in trials}
+        return deque(proposal for proposal in proposals if self._key(proposal) not in asked)
+
+    def _key(self, params: Mapping[str, Any]) -> str:
+        """Equal for equal values, however they were computed."""
+        return json.dumps({path: self.study.search[path].snap(params[path]) for path in sorted(params)})
 
     def _fork(self, number: int, population: Population) -> optuna.Trial | None:
         """A fork of a better member in place of this one, if it is among the worst."""
@@ -324,7 +328,3 @@ def _progress(trial: optuna.Trial) -> dict[str, Any]:
     """How far a trial is, its training seconds, and its best evaluation."""
     progress: dict[str, Any] = trial.user_attrs.get("progress", {"step": 0, "seconds": 0.0, "best": None})
     return progress
-
-
-def _key(params: Mapping[str, Any]) -> str:
-    return json.dumps(params, sort_keys=True)

@@ -14,7 +14,8 @@ from gpm_tune.config import Config
 
 Scalar = str | int | float | bool | None
 MOST = 100_000  # values, or combinations of them, that are listed
-MOST_STEPS = 1e9  # of a range: beyond, steps are smaller than what numbers can tell apart
+MAX_STEPS = 1e7  # from 0 to the far end of a range: beyond, Optuna cannot tell them apart
+STEP_TOLERANCE = 1e-8  # of a step, as Optuna's
 EXACT = 2**53  # up to here numbers of 64 bits are whole
 
 
@@ -35,9 +36,13 @@ class Distribution(Config):
                 raise ValueError(f"the condition on '{path}' has neither a value nor a list of values")
         return when
 
+    def snap(self, value: Any) -> Any:
+        """The nearest value of the distribution, for numbers that were computed."""
+        return value
+
     def encode(self, value: Any) -> Any:
         """A value as Optuna's parameter."""
-        return value
+        return self.snap(value)
 
 
 class FloatRange(Distribution):
@@ -53,13 +58,13 @@ class FloatRange(Distribution):
         return self
 
     @property
-    def probes(self) -> list[Any]:
+    def boundary_values(self) -> list[Any]:
         """Values that must all be valid in the experiment."""
-        return list(self.bounds)
+        return list(self._reached)
 
     def suggest(self, trial: optuna.Trial, path: str) -> float:
         """Draw a value."""
-        return trial.suggest_float(path, *self._reached, log=self.log, step=self.step)
+        return self.snap(trial.suggest_float(path, *self._reached, log=self.log, step=self.step))
 
     @property
     def for_optuna(self) -> optuna.distributions.BaseDistribution:
@@ -68,36 +73,44 @@ class FloatRange(Distribution):
 
     @property
     def _reached(self) -> tuple[float, float]:
-        """The bounds, the upper one on the last step, in decimals as Optuna counts steps."""
+        """The bounds, the upper one on the last step."""
         low, high = self.bounds
         if self.step is None:
             return low, high
-        first, step = Decimal(str(low)), Decimal(str(self.step))
-        return low, float(first + (Decimal(str(high)) - first) // step * step)
+        return low, self._at(int((_decimal(high) - _decimal(low)) // _decimal(self.step)))
 
-    def spread(self, points: int | None) -> list[Any]:
+    def _at(self, index: int) -> float:
+        """The value so many steps above the low end, computed in decimals, as people do: 0.1, 0.3, 0.5."""
+        assert self.step is not None, "only a range with a step has steps"
+        return float(_decimal(self.bounds[0]) + index * _decimal(self.step))
+
+    def snap(self, value: float) -> float:
+        """The nearest value within the bounds and, where there is a step, on it."""
+        low, high = self._reached
+        inside = float(min(max(value, low), high))
+        return self._at(round((inside - low) / self.step)) if self.step else inside
+
+    def enumerate_values(self, points: int | None) -> list[float]:
         """All values, or so many evenly spaced ones. Raises ValueError where neither is possible."""
-        low, high = self.bounds
+        low, high = self._reached
         if self.step:
-            _refuse_long_lists((high - low) / self.step)
-            return [low + self.step * index for index in range(int((high - low) / self.step + 1e-8) + 1)]
+            count = round((high - low) / self.step) + 1
+            _refuse_long_lists(count)
+            return [self._at(index) for index in range(count)]
         if points is None:
-            raise ValueError("a range of real numbers without a step has no end of values: give it a step")
+            raise ValueError("the range is continuous: add `step`")
         return _evenly(low, high, points, self.log)
 
     def perturbed(self, value: float, factor: float) -> float:
         """A value multiplied by a factor, within the bounds and on the steps."""
-        low, high = self.bounds
-        moved = min(max(value * factor, low), high)
-        return low + self.step * round((moved - low) / self.step) if self.step else moved
+        return self.snap(value * factor)
 
     def contains(self, value: Any) -> bool:
         """Whether a start point may have this value."""
-        low, high = self.bounds
-        if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+        if isinstance(value, bool) or not isinstance(value, int | float):
             return False
-        offset = (value - low) / self.step if self.step else 0.0
-        return bool(abs(offset - round(offset)) < 1e-8)
+        (low, high), slack = self._reached, STEP_TOLERANCE * (self.step or 0.0)
+        return low - slack <= value <= high + slack and abs(value - self.snap(value)) <= slack
 
 
 class IntRange(Distribution):
@@ -113,9 +126,9 @@ class IntRange(Distribution):
         return self
 
     @property
-    def probes(self) -> list[Any]:
+    def boundary_values(self) -> list[Any]:
         """Values that must all be valid in the experiment."""
-        return list(self.bounds)
+        return list(self._reached)
 
     def suggest(self, trial: optuna.Trial, path: str) -> int:
         """Draw a value."""
@@ -132,7 +145,7 @@ class IntRange(Distribution):
         low, high = self.bounds
         return low, low + (high - low) // self.step * self.step
 
-    def spread(self, points: int | None) -> list[Any]:
+    def enumerate_values(self, points: int | None) -> list[Any]:
         """All values, or at most so many evenly spaced ones where there is no step."""
         low, high = self.bounds
         values = range(low, high + 1, self.step)
@@ -171,7 +184,7 @@ class Choice(Distribution):
         return choice
 
     @property
-    def probes(self) -> list[Any]:
+    def boundary_values(self) -> list[Any]:
         """Values that must all be valid in the experiment."""
         return self.choice
 
@@ -180,7 +193,7 @@ class Choice(Distribution):
         """What Optuna calls it."""
         return optuna.distributions.CategoricalDistribution([self.encode(value) for value in self.choice])
 
-    def spread(self, points: int | None) -> list[Any]:
+    def enumerate_values(self, points: int | None) -> list[Any]:
         """All values."""
         del points
         return self.choice
@@ -219,10 +232,16 @@ def _refuse_long_lists(count: float) -> None:
 
 
 def _evenly(low: float, high: float, points: int, log: bool) -> list[float]:
-    """Evenly spaced values from the low to the high end, both exact."""
+    """Different, evenly spaced values from the low to the high end, both exact."""
     shares = [index / (points - 1) for index in range(1, points - 1)]
     between = [low ** (1 - s) * high**s if log else low + (high - low) * s for s in shares]
-    return [low, *between, high]
+    inside = [min(max(value, low), high) for value in between]  # rounding may pass the ends
+    return list(dict.fromkeys([low, *inside, high]))
+
+
+def _decimal(number: float) -> Decimal:
+    """The number as it is written."""
+    return Decimal(str(number))
 
 
 def _check_range(low: float, high: float, log: bool, step: float | None) -> None:
@@ -236,9 +255,9 @@ def _check_range(low: float, high: float, log: bool, step: float | None) -> None
         raise ValueError("the range is wider than the greatest number")
     if isinstance(low, int) and max(-low, high) > EXACT:
         raise ValueError(f"whole numbers beyond {EXACT:,} cannot be searched")
-    if step is not None and step > high - low > 0:
+    if step is not None and _decimal(step) > _decimal(high) - _decimal(low) > 0:
         raise ValueError(f"the step {step} is greater than the range from {low} to {high}")
-    if step is not None and (high - low) / step > MOST_STEPS:
+    if step is not None and max(-low, high) / step > MAX_STEPS:
         raise ValueError(f"the step {step} is too small for the range from {low} to {high}")
 
 

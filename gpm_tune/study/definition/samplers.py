@@ -116,7 +116,7 @@ class QuasiRandom(Sampler):
         )
 
 
-class Listed(Sampler):
+class ExhaustiveSampler(Sampler):
     """A sampler that lists all its trials beforehand.
 
     Optuna's own grid ends by a call that exists only where Optuna runs the trials, and knows no conditions.
@@ -127,7 +127,7 @@ class Listed(Sampler):
         return Random(name="random").build(seed)
 
 
-class Grid(Listed):
+class Grid(ExhaustiveSampler):
     """Every combination of evenly spaced values, in random order."""
 
     name: Literal["grid"]
@@ -138,7 +138,7 @@ class Grid(Listed):
         return _shuffled(space.combinations(base, searched, self.points), self.seed)
 
 
-class BruteForce(Listed):
+class BruteForce(ExhaustiveSampler):
     """Every combination of all values that the ranges have, in random order."""
 
     name: Literal["brute_force"]

@@ -70,13 +70,13 @@ def combinations(base: Mapping[str, Any], space: Space, points: int | None) -> l
     """Every combination of the paths' values whose conditions hold, as parameters of Optuna trials.
 
     points: values of a range that has no step; None where every range must be finite.
-    Raises ValueError for a range that has no end of values, or for more than MOST combinations.
+    Raises ValueError for a continuous range, or for more than MOST combinations.
     """
     combined: list[Values] = [{}]
     for path in in_order(space):
         distribution = space[path]
         try:
-            spread = distribution.spread(points)
+            listed = distribution.enumerate_values(points)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
         is_searched = _remembered(distribution, base)
@@ -84,7 +84,7 @@ def combinations(base: Mapping[str, Any], space: Space, points: int | None) -> l
             {**values, path: value} if searched else values
             for values in combined
             for searched in [is_searched(values)]
-            for value in (spread if searched else [None])
+            for value in (listed if searched else [None])
         )
         combined = list(islice(extended, MOST + 1))
         if len(combined) > MOST:
@@ -132,14 +132,14 @@ def parameters(tree: Mapping[str, Any], base: Mapping[str, Any], space: Space) -
 def in_order(space: Space) -> list[str]:
     """The paths so that every path follows those that its conditions name.
 
-    Raises ValueError where conditions run in a circle.
+    Raises ValueError where conditions are circular.
     """
     ordered: list[str] = []
     waiting = list(space)
     while waiting:
         ready = [p for p in waiting if not any(other in waiting for other in space[p].when)]
         if not ready:
-            raise ValueError(f"the conditions of {', '.join(waiting)} run in a circle")
+            raise ValueError(f"circular conditions: {', '.join(waiting)}")
         ordered += ready
         waiting = [p for p in waiting if p not in ready]
     return ordered
@@ -169,7 +169,9 @@ def reshaping(base: Mapping[str, Any], space: Space) -> Iterator[str]:
     shapes = _shapes(base)
     for path, distribution in space.items():
         premises = _premises(space, path)
-        if any(_shapes(put(base, {**premises, path: value})) != shapes for value in distribution.probes):
+        if any(
+            _shapes(put(base, {**premises, path: value})) != shapes for value in distribution.boundary_values
+        ):
             yield path
 
 
@@ -202,7 +204,7 @@ def _misfit(base: Mapping[str, Any], space: Space, path: str) -> str | None:
     parent, _, last = path.rpartition(".")
     siblings = get(tree, parent) if parent else base
     is_new = get(tree, path) is MISSING
-    for value in space[path].probes:
+    for value in space[path].boundary_values:
         try:
             Experiment.model_validate(put(base, {**premises, path: value}))
         except ValidationError as error:

@@ -81,6 +81,43 @@ def test_points_of_a_grid_are_evenly_spaced() -> None:
     assert len(drawn) == 9
 
 
+STEPPED: dict[str, Any] = {
+    "model.eta": {"float": [0.1, 0.7], "step": 0.2},
+    "model.time_embedding.size": {"int": [8, 16], "step": 8},
+}
+ETAS = [0.1, 0.3, 0.5, 0.7]
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_steps_are_decimals_whoever_draws(name: str, storage: str) -> None:
+    study = study_of(search=STEPPED, start_from=[], sampler={"name": name}, budget={"trials": 8})
+    drawn = run_to_the_end(study, storage)
+    assert {values["model.eta"] for values in drawn} <= set(ETAS)
+    assert {trial.values["model.eta"] for trial in read_study(storage, "small").trials} <= set(ETAS)
+
+
+@pytest.mark.parametrize("name", ["grid", "brute_force"])
+def test_no_combination_is_trained_twice_however_it_was_computed(name: str, storage: str) -> None:
+    """Neither a start point, nor what another sampler drew, nor the list of an earlier version."""
+    starts = [{"model.eta": 0.1 + 0.2}, {"model.eta": 0.7}]
+    changes: dict[str, Any] = {"search": STEPPED, "start_from": starts}
+    first = run_to_the_end(study_of(**changes, sampler={"name": "random"}, budget={"trials": 4}), storage)
+    stored = optuna.load_study(study_name="small", storage=storage)
+    stored.enqueue_trial({"model.eta": 0.1 + 3 * 0.2, "model.time_embedding.size": 16})
+    rest = run_to_the_end(study_of(**changes, sampler={"name": name}, budget={"trials": 50}), storage)
+    found = [tuple(values.values()) for values in [*first, *rest]]
+    assert set(found) == {(eta, size) for eta in ETAS for size in (8, 16)}
+    of_rest = found[len(first) :]
+    assert len(set(of_rest)) == len(of_rest)
+    assert not {*of_rest} & {*found[: len(first)]} - {(0.7, 16)}
+
+
+def test_a_grid_over_a_single_value_has_it_once() -> None:
+    search = {"model.eta": {"float": [2.0, 2.0]}, "model.sampling_steps": {"int": [2, 4], "step": 2}}
+    study = study_of(search=search, sampler={"name": "grid"}, start_from=[], budget={"trials": 50})
+    assert len(run_to_the_end(study)) == 2
+
+
 def test_further_start_points_come_first(tmp_path: Path) -> None:
     best = tmp_path / "best.yaml"
     best.write_text(study_yaml(space.put(POINTS, {"model.eta": 7.0})))
@@ -94,6 +131,19 @@ def study_yaml(experiment: dict[str, Any]) -> str:
     import yaml
 
     return yaml.safe_dump(experiment)
+
+
+def test_a_warm_start_brings_values_onto_the_steps(storage: str) -> None:
+    wide = {"model.eta": {"choice": [0.1 + 0.2, 0.4, 0.5]}}
+    run_to_the_end(
+        study_of(name="wide", search=wide, sampler={"name": "brute_force"}, start_from=[]), storage
+    )
+    narrow = {"model.eta": STEPPED["model.eta"]}
+    study = study_of(search=narrow, warm_start=["wide"], sampler={"name": "grid"}, start_from=[])
+    assert sorted(values["model.eta"] for values in run_to_the_end(study, storage)) == [0.1, 0.7]
+    trials = optuna.load_study(study_name="small", storage=storage).trials
+    learnt = [trial.params["model.eta"] for trial in trials if "origin" in trial.user_attrs]
+    assert sorted(learnt) == [0.3, 0.5]
 
 
 def test_a_warm_start_brings_the_trials_that_lie_within(tmp_path: Path) -> None:

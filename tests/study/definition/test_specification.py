@@ -86,7 +86,10 @@ def refusal(folder: Path, **changes: Any) -> str:
         ({"constraints": [{"metric": "nfe"}]}, "a constraint has a max, a min, or both"),
         ({"constraints": [{"metric": "weight", "max": 1}]}, "unknown metric 'weight'"),
         ({"constraints": [{"metric": "system/gpu_memory", "max": 1}]}, "trials have none (resources.gpu)"),
-        ({"sampler": {"name": "brute_force"}}, "model.eta: a range of real numbers without a step"),
+        (
+            {"sampler": {"name": "brute_force"}},
+            "model.eta: the range is continuous: add `step`",
+        ),
         ({"sampler": {"name": "grid", "points": 400}}, "more than 100,000 combinations"),
         ({"start_from": ["paper"]}, "'paper': expected base, a .yaml file, or an MLflow run id"),
         ({"start_from": [{"model.eta": 99.0}]}, "the start point's model.eta 99.0 lies outside"),
