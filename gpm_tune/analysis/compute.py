@@ -29,9 +29,10 @@ JOULES_PER_KILOWATT_HOUR = 3.6e6
 def progress(home: Home, names: Sequence[str], metric: str) -> pd.DataFrame:
     """The metric at every evaluation of the studies' trials, with what training had cost by then.
 
-    best_value: the best so far. is_best: of the trial of each label that is best in the end. Costs are of
-    training, evaluations left out; gpu_hours is NaN where a trial's GPUs are unknown, joules where no GPU
-    told them. Raises UserError where studies cannot share an axis, or none has measured the metric.
+    best_value: the best so far. is_best: of the trial of each label that is best in the end; infeasible ones
+    are left out. Costs are of training, evaluations left out; gpu_hours is NaN where a trial's GPUs are
+    unknown, joules where no GPU told them. Raises UserError where studies cannot share an axis, or none has
+    measured the metric.
     """
     studies = [read_data(home, name) for name in dict.fromkeys(names)]
     models = [data.record.experiment["model"]["name"] for data in studies]
@@ -50,7 +51,8 @@ def progress(home: Home, names: Sequence[str], metric: str) -> pd.DataFrame:
 
 
 def _of_study(home: Home, data: StudyData, metric: str) -> pd.DataFrame:
-    runs = data.runs[data.runs["stage"] == "search"]
+    results = [trial.number for trial in data.record.ranked()]
+    runs = data.runs[(data.runs["stage"] == "search") & data.runs["trial"].isin(results)]
     points = load_points(home, runs, [metric, "seconds", ENERGY])
     plain = points[points["nfe"].isna()]
     wide = plain.pivot(index=["run", "step"], columns="metric", values="value").reset_index()

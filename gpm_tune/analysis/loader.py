@@ -12,6 +12,7 @@ from gpm_tune.config import nearest
 from gpm_tune.errors import UserError
 from gpm_tune.study.definition.specification import CONFIRMATION
 from gpm_tune.study.storage.home import Home
+from gpm_tune.study.tracking.tracker import BEST, BY_NFE
 from gpm_tune.training.objectives import AT_NFE
 
 if TYPE_CHECKING:
@@ -61,7 +62,8 @@ def load_points(home: Home, runs: pd.DataFrame, metrics: Iterable[str] | None = 
     """A row per value that the runs measured: POINTS, in the order of steps.
 
     metrics: without NFE (`fid`, not `fid/nfe_8`); None for all. nfe: that of a metric at an NFE, NaN for the
-    plain one, at the full NFE. A step that was measured again, after a lost process, is there once.
+    plain one, at the full NFE. A step that was measured again, after a lost process, is there once. What is
+    derived from evaluations is none: the best so far, and curves by NFE.
     """
     client = home.mlflow()
     wanted = None if metrics is None else set(metrics)
@@ -70,6 +72,19 @@ def load_points(home: Home, runs: pd.DataFrame, metrics: Iterable[str] | None = 
     frame["nfe"] = frame["nfe"].astype("Float64")
     once = frame.drop_duplicates(["run", "metric", "nfe", "step"], keep="first")
     return once.sort_values(["study", "stage", "trial", "run", "metric", "nfe", "step"], ignore_index=True)
+
+
+def load_bests(home: Home, runs: pd.DataFrame) -> dict[str, tuple[int, dict[str, float]]]:
+    """The step of each run's best evaluation, and the values by which it was judged, where it has any."""
+    client = home.mlflow()
+    bests = {}
+    for run in runs["run"]:
+        metrics = client.get_run(run).data.metrics
+        values = {name.removeprefix(BEST): value for name, value in metrics.items() if name.startswith(BEST)}
+        if values:
+            history = client.get_metric_history(run, BEST + next(iter(values)))
+            bests[run] = (max(point.step for point in history), values)
+    return bests
 
 
 def refuse_mixed(frame: pd.DataFrame, what: str, keys: Sequence[str]) -> None:
@@ -147,6 +162,8 @@ def _time(milliseconds: int | None) -> pd.Timestamp | None:
 def _points(client: MlflowClient, run: Any, wanted: set[str] | None) -> Iterator[tuple[Any, ...]]:
     origin = (run.study, run.stage, run.trial, run.run)
     for name in client.get_run(run.run).data.metrics:
+        if name.startswith(BEST) or name.endswith(BY_NFE):
+            continue
         match = AT_NFE.fullmatch(name)
         metric, nfe = (match["metric"], float(match["nfe"])) if match else (name, None)
         if wanted is None or metric in wanted:

@@ -18,11 +18,12 @@ from mlflow.exceptions import MlflowException
 from pydantic import TypeAdapter, ValidationError
 
 from gpm_tune.analysis.figures import MEASURE, metric_title
-from gpm_tune.analysis.loader import COLUMNS, PARAM, load_points, load_runs
+from gpm_tune.analysis.loader import COLUMNS, PARAM, load_bests, load_points, load_runs
 from gpm_tune.errors import UserError
 from gpm_tune.study.accounts.records import (
     StudyRecord,
     TrialRecord,
+    is_feasible,
     is_own,
     read_confirmation,
     read_study,
@@ -199,7 +200,10 @@ def _from_mlflow(
     at_nfe = points["nfe"].notna()
     points.loc[at_nfe, "metric"] += "/nfe_" + points.loc[at_nfe, "nfe"].astype(int).astype(str)
     rows: list[Any] = searched.to_dict("records")
-    trials = [_tracked_trial(study, run, points[points["run"] == run["run"]]) for run in rows]
+    bests = load_bests(home, searched)
+    trials = [
+        _tracked_trial(study, run, points[points["run"] == run["run"]], bests.get(run["run"])) for run in rows
+    ]
     curves = points[points["metric"] == study.objective.metric][CURVES].reset_index(drop=True)
     record = StudyRecord(
         name, "", study.goals, study.experiment.features, study.base, list(study.search), 0.0, 0.0, trials
@@ -209,24 +213,25 @@ def _from_mlflow(
     return record, study.search, curves, ended
 
 
-def _tracked_trial(study: Study, run: Mapping[str, Any], points: pd.DataFrame) -> TrialRecord:
-    """A trial as MLflow has it."""
+def _tracked_trial(
+    study: Study, run: Mapping[str, Any], points: pd.DataFrame, best: tuple[int, dict[str, float]] | None
+) -> TrialRecord:
+    """A trial as MLflow has it. best: step and values by which it is judged."""
     evaluations: dict[int, dict[str, float]] = {}
     for step, metric, value in zip(points["step"], points["metric"], points["value"], strict=True):
         evaluations.setdefault(step, {})[metric] = value
-    goals = [goal.metric for goal in study.goals]
-    measured = {step: found for step, found in evaluations.items() if set(goals) <= found.keys()}
-    sign = 1 if study.objective.mode == "min" else -1
-    best = min(measured, key=lambda step: sign * measured[step][goals[0]], default=None)
-    metrics = {} if best is None else measured[best]
+    best_step, judged = best or (None, {})
+    metrics = evaluations.get(best_step or 0, {}) | judged
+    bounds = [bound for bound in study.constraints if bound.metric in metrics]
     values = {path: run.get(f"{PARAM}{path}") for path in study.search}
     return TrialRecord(
         number=int(run["trial"]),
         state=run["state"],
         values={path: value for path, value in values.items() if _is_known(value)},
-        scores=None if best is None else [metrics[goal] for goal in goals],
+        scores=[judged[goal.metric] for goal in study.goals] if judged else None,
         metrics=metrics,
-        best_step=best,
+        best_step=best_step,
+        feasible=run["state"] != "infeasible" and is_feasible(bounds, metrics),
         step=max(evaluations, default=0),
         seconds=max((found.get("seconds", 0.0) for found in evaluations.values()), default=0.0),
         reason=run["reason"],

@@ -89,7 +89,7 @@ def value_by_nfe(data: StudyData) -> pd.DataFrame:
             "value": value,
         }
         for trial in data.record.trials
-        if metric and trial.state != "infeasible"
+        if metric and trial.feasible
         for nfe, value in curve_of(metric, trial.metrics)
     ]
     frame = pd.DataFrame(rows, columns=[*TRIAL, "step", *MEASURE, "nfe", "value"])

@@ -67,6 +67,7 @@ def drive(home: Home, study: Study, stories: Sequence[Story]) -> None:
         with StudyProgress(study, ledger.remaining, console) as progress:
             conductor = Conductor(ledger, tracker, progress)
             parent = _open_parent(ledger, home, tracker)
+            conductor.report_to(parent)
             while assignment := conductor.assign():
                 values, failure = next(told)
                 tell(conductor, home, assignment.number, assignment.values, values, failure)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from gpm_tune.analysis.loader import COLUMNS, POINTS, load_points, load_runs, refuse_mixed
+from gpm_tune.analysis.loader import COLUMNS, POINTS, load_bests, load_points, load_runs, refuse_mixed
 from gpm_tune.analysis.subjects import find_subjects
 from gpm_tune.errors import UserError
 from gpm_tune.study.accounts.records import StudyRecord, read_study
@@ -53,7 +53,14 @@ def test_points_are_what_optuna_knows(home: Home, record: StudyRecord) -> None:
     assert best.to_dict() == pytest.approx({trial.number: trial.value for trial in record.trials})
     assert not points.duplicated(["run", "metric", "nfe", "step"]).any()
     assert {1, 2} <= set(points["nfe"].dropna()), "the NFE of evaluation.nfe"
-    assert {"seconds", "loss/real"} <= set(load_points(home, runs)["metric"])
+    found = set(load_points(home, runs)["metric"])
+    assert {"seconds", "loss/real"} <= found
+    assert not {metric for metric in found if "best" in metric or "by_nfe" in metric}, (
+        "they are no evaluations"
+    )
+    bests = load_bests(home, runs)
+    for trial, run in zip(record.trials, runs["run"], strict=True):
+        assert bests[run] == (trial.best_step, {"fid": trial.value, "nfe": trial.metrics["nfe"]})
 
 
 @slow

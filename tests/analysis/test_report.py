@@ -224,6 +224,7 @@ def test_mlflow_alone_is_enough(told: Home, tmp_path: Path) -> None:
     assert "Optuna's storage does not hold this study: what follows is from MLflow alone." in data.notes
     for mine, theirs in zip(data.record.trials, known.record.trials, strict=True):
         assert (mine.number, mine.state, mine.scores) == (theirs.number, theirs.state, theirs.scores)
+        assert (mine.best_step, mine.step) == (theirs.best_step, theirs.step)
         assert (mine.values, mine.metrics, mine.seconds) == (theirs.values, theirs.metrics, theirs.seconds)
     key = ["trial", "step"]
     mine, theirs = (d.curves.sort_values(key).to_numpy().tolist() for d in (data, known))

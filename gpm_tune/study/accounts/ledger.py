@@ -21,7 +21,7 @@ from pydantic import ValidationError
 from gpm_tune.study.accounts.meter import Meter
 from gpm_tune.study.accounts.opening import open_study
 from gpm_tune.study.accounts.population import Population
-from gpm_tune.study.accounts.records import is_own
+from gpm_tune.study.accounts.records import costs, is_feasible, is_own, state_of
 from gpm_tune.study.definition import space
 from gpm_tune.study.definition.schedulers import PBT
 from gpm_tune.study.definition.specification import Study
@@ -80,7 +80,7 @@ class Ledger:
         if isinstance(study.scheduler, PBT):
             steps = study.experiment.training.steps
             self._population = Population(study.scheduler, study.objective, steps, own)
-        self._has_reached_target = any(self._is_on_target(t.user_attrs) for t in own)
+        self._bests = {t.number: best for t in own if (best := t.user_attrs.get("progress", {}).get("best"))}
 
     @property
     def id(self) -> str:
@@ -106,9 +106,31 @@ class Ledger:
         training: how many trials have occupied GPUs since this was asked before.
         """
         self.meter.tick(training)
-        if self._has_reached_target:
-            return f"{self.study.objective.metric} has reached {self.study.budget.target:g} (budget.target)"
+        objective, target = self.study.objective, self.study.budget.target
+        best = None if self.leader is None else self._bests[self.leader]
+        if best is not None and target is not None and not objective.better(target, best["scores"][0]):
+            return f"{objective.metric} has reached {target:g} (budget.target)"
         return self.meter.used_up()
+
+    @property
+    def leader(self) -> int | None:
+        """The best trial so far: feasible, by its best evaluation; None while there is none."""
+        bests = self._bests
+        feasible = [n for n, best in bests.items() if is_feasible(self.study.constraints, best["metrics"])]
+        return min(feasible, key=lambda n: (costs(self.study.goals, bests[n]["scores"]), n), default=None)
+
+    def best_of(self, number: int) -> dict[str, Any] | None:
+        """Step, scores and metrics of the evaluation by which a trial is judged; None while there is none."""
+        return self._bests.get(number)
+
+    @property
+    def results(self) -> int:
+        """How many trials have been measured."""
+        return len(self._bests)
+
+    def state(self, number: int) -> str:
+        """A trial's state, in the words of `TrialRecord`."""
+        return state_of(self._optuna.get_trials(deepcopy=False)[number])
 
     def next(self) -> Assignment | None:
         """The next trial to run, unfinished ones first; None where there is none now."""
@@ -180,14 +202,16 @@ class Ledger:
             return None
         try:
             record = json.loads(shared_storage.read(f"{source}/checkpoint.json"))
-            step = record["evaluated_step"]
+            step, best = record["evaluated_step"], record["best"]
             # A copy: the donor goes on, and drops what it no longer needs.
             copy = f"{self._checkpoints}/forks/{donor:04d}_{step:09d}_for_{number:04d}"
             shared_storage.copy(source, copy)
         except OSError:
             return None  # the storage is away: the member goes on as it is
         params = population.perturb(forked.params, self.study.search, number, step)
-        progress = {**forked.user_attrs["progress"], "step": step, "seconds": record["seconds"]}
+        # The donor may have come further: a fork has done what its checkpoint has.
+        best["scores"] = [best["metrics"][goal.metric] for goal in self.study.goals]
+        progress = {"step": step, "seconds": record["seconds"], "best": best}
         origin = {"trial": donor, "step": step}
         self._optuna.enqueue_trial(params, {"forked_from": origin, "checkpoint": copy, "progress": progress})
         population.drop(number)
@@ -203,6 +227,8 @@ class Ledger:
             self.fail(trial.number, error.errors()[0]["msg"].removeprefix("Value error, "))
             return None
         attributes = trial.user_attrs
+        if best := _progress(trial)["best"]:  # of a fork, too
+            self._bests[trial.number] = best
         if "values" not in attributes:
             trial.set_user_attr("values", values)
             if not self._keeps_known_bounds(trial.number, experiment):
@@ -252,24 +278,17 @@ class Ledger:
         scores = [metrics[goal.metric] for goal in self.study.goals]
         best = progress["best"]
         if best is None or objective.better(scores[0], best["scores"][0]):
-            best = {"step": step, "scores": scores, "metrics": dict(metrics)}
+            best = self._bests[number] = {"step": step, "scores": scores, "metrics": dict(metrics)}
         if len(scores) == 1:
             trial.report(scores[0], step)
         else:  # Optuna takes intermediate values of one objective only
             trial.set_user_attr(f"scores:{step}", scores)
         # Last, and in one piece: what it vouches for is in the storage by now.
         trial.set_user_attr("progress", {"step": step, "seconds": metrics["seconds"], "best": best})
-        self._has_reached_target |= self._is_on_target(trial.user_attrs)
         if self._population:
             pauses = self._population.measured(number, scores[0], before=progress["step"], step=step)
             return Verdict.PAUSE if pauses else Verdict.GO_ON
         return Verdict.STOP if len(scores) == 1 and trial.should_prune() else Verdict.GO_ON
-
-    def _is_on_target(self, attributes: Mapping[str, Any]) -> bool:
-        best, target = attributes.get("progress", {}).get("best"), self.study.budget.target
-        return (
-            bool(best) and target is not None and not self.study.objective.better(target, best["scores"][0])
-        )
 
     def keep_checkpoint(self, number: int, path: str) -> None:
         """Remember where the trial's latest checkpoint lies."""

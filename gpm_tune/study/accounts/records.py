@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 from gpm_tune.config import nearest
 from gpm_tune.errors import UserError
 from gpm_tune.study.definition.specification import CONFIRMATION
-from gpm_tune.training import Objective
+from gpm_tune.training import Constraint, Objective
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class TrialRecord:
     scores: list[float] | None  # of the objectives, at the evaluation where the first was best
     metrics: dict[str, float]  # of that evaluation
     best_step: int | None
+    feasible: bool  # keeps all constraints there; others are no results
     step: int
     seconds: float
     reason: str | None
@@ -65,7 +67,7 @@ class StudyRecord:
 
     def ranked(self) -> list[TrialRecord]:
         """The feasible trials that have scores: best first; with several objectives by Pareto rank."""
-        having = [trial for trial in self.trials if trial.scores and trial.state != "infeasible"]
+        having = [trial for trial in self.trials if trial.scores and trial.feasible]
         return sorted(having, key=lambda trial: (self._dominating(trial, having), self._costs(trial)))
 
     def front(self) -> list[TrialRecord]:
@@ -76,9 +78,7 @@ class StudyRecord:
         return [trial for trial in ranked if not self._dominating(trial, ranked)]
 
     def _costs(self, trial: TrialRecord) -> list[float]:
-        """The scores, each turned so that less is better."""
-        signs = [1 if objective.mode == "min" else -1 for objective in self.objectives]
-        return [sign * score for sign, score in zip(signs, trial.scores or (), strict=True)]
+        return costs(self.objectives, trial.scores or ())
 
     def _dominating(self, trial: TrialRecord, others: list[TrialRecord]) -> int:
         """How many trials are at least as good in every objective, and better in one."""
@@ -87,6 +87,17 @@ class StudyRecord:
         own = self._costs(trial)
         pairs = [list(zip(self._costs(other), own, strict=True)) for other in others]
         return sum(all(a <= b for a, b in pair) and any(a < b for a, b in pair) for pair in pairs)
+
+
+def costs(objectives: Iterable[Objective], scores: Sequence[float]) -> list[float]:
+    """The scores of a trial, each turned so that less is better."""
+    signs = [1 if objective.mode == "min" else -1 for objective in objectives]
+    return [sign * score for sign, score in zip(signs, scores, strict=True)]
+
+
+def is_feasible(constraints: Iterable[Constraint], metrics: Mapping[str, float]) -> bool:
+    """Whether an evaluation keeps all constraints."""
+    return all(constraint.violation(metrics[constraint.metric]) <= 0 for constraint in constraints)
 
 
 def measure_of(
@@ -110,6 +121,7 @@ def read_study(storage: str, name: str) -> StudyRecord:
     study = optuna.load_study(study_name=name, storage=storage)
     attributes = study.user_attrs
     identity = json.loads(attributes["identity"])
+    constraints = [Constraint.model_validate(bound) for bound in identity["constraints"]]
     spent = attributes.get("spent", {})
     return StudyRecord(
         name,
@@ -120,7 +132,7 @@ def read_study(storage: str, name: str) -> StudyRecord:
         list(identity["search"]),
         spent.get("hours", 0.0),
         spent.get("gpu_hours", 0.0),
-        [_record(trial) for trial in study.get_trials(deepcopy=False) if is_own(trial)],
+        [_record(trial, constraints) for trial in study.get_trials(deepcopy=False) if is_own(trial)],
     )
 
 
@@ -154,18 +166,20 @@ def is_own(trial: FrozenTrial) -> bool:
     return trial.state != TrialState.WAITING and "origin" not in trial.user_attrs
 
 
-def _record(trial: FrozenTrial) -> TrialRecord:
+def _record(trial: FrozenTrial, constraints: list[Constraint]) -> TrialRecord:
     attributes = trial.user_attrs
     progress = attributes.get("progress", {})
     best = progress.get("best") or {}
     forked = attributes.get("forked_from")
+    state = state_of(trial)
     return TrialRecord(
         number=trial.number,
-        state=_state(trial),
+        state=state,
         values=attributes.get("values", trial.params),
         scores=best.get("scores"),
         metrics=best.get("metrics", {}),
         best_step=best.get("step"),
+        feasible=state != "infeasible" and is_feasible(constraints if best else (), best.get("metrics", {})),
         step=progress.get("step", 0),
         seconds=progress.get("seconds", 0.0),
         reason=attributes.get("reason"),
@@ -175,7 +189,8 @@ def _record(trial: FrozenTrial) -> TrialRecord:
     )
 
 
-def _state(trial: FrozenTrial) -> str:
+def state_of(trial: FrozenTrial) -> str:
+    """A trial's state in the words of `TrialRecord`."""
     state = trial.state.name.lower()
     if state == "running" and trial.user_attrs.get("interrupted"):
         return "interrupted"

@@ -6,6 +6,7 @@ A plain object that knows nothing of Ray; tests drive it event by event.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
@@ -15,6 +16,11 @@ from gpm_tune.study.accounts.ledger import Assignment, Ledger, Verdict
 from gpm_tune.study.tracking.provenance import run_tags
 from gpm_tune.study.tracking.tracker import RunLog, Tracker
 from gpm_tune.training.objectives import curve_of
+
+STATUSES = {"fail": "FAILED", "interrupted": "KILLED"} | dict.fromkeys(
+    ("complete", "pruned", "infeasible"), "FINISHED"
+)
+"""How the run of a trial in each state ends, in MLflow's words."""
 
 _log = logging.getLogger("gpm_tune")
 
@@ -26,6 +32,7 @@ class Observer(Protocol):
     def measured(self, number: int, step: int, metrics: Mapping[str, float]) -> None: ...
     def noted(self, number: int, note: str) -> None: ...
     def ended(self, number: int, state: str, reason: str | None) -> None: ...
+    def led(self, value: float) -> None: ...
 
 
 class Conductor:
@@ -42,7 +49,8 @@ class Conductor:
         self._observer = observer
         self._runs: dict[int, RunLog] = {}
         self._steps: dict[int, int] = {}  # of live trials: the last one measured
-        self._measured: dict[int, Mapping[str, float]] = {}  # at the last step
+        self._parent: RunLog | None = None  # the study's own run
+        self._leader: tuple[int, int] | None = None  # the best trial, and its best step
         self._notes: dict[int, str] = {}
         self._verdicts: dict[int, Verdict] = {}  # on trials that are to stop here
 
@@ -54,6 +62,11 @@ class Conductor:
     def study_id(self) -> str:
         """Identifies the study beyond its name."""
         return self._ledger.id
+
+    def report_to(self, parent: RunLog) -> None:
+        """Tell the study's own run of its best trial, from now on."""
+        self._parent = parent
+        self._log_leader()
 
     def interrupt(self) -> None:
         """Let every trial checkpoint and stop, and start no more."""
@@ -83,6 +96,7 @@ class Conductor:
             self._steps[number] = assignment.steps_done
             if number not in self._runs:
                 self._runs[number] = self._open_run(assignment)
+                self._log_best(number)  # of a fork or a continued trial
                 self._observer.started(assignment)
                 _log.info("trial %d at step %d: %s", number, assignment.steps_done, assignment.values)
         return assignment
@@ -112,7 +126,7 @@ class Conductor:
             self._runs[number] = self._tracker.open_run(key, name=name, parent=self._ledger.id)
         donor = fork.forked_from["trial"] if fork.forked_from else None
         reason = f"replaced by trial {fork.number}, a fork of trial {donor}"
-        self._close(number, "pruned", "FINISHED", reason)
+        self._close(number, reason)
 
     def measured(self, number: int, step: int, metrics: Mapping[str, float]) -> bool:
         """Record an evaluation. Returns whether the trial should be stopped here.
@@ -122,10 +136,10 @@ class Conductor:
         if step <= self._steps[number]:
             return False
         self._steps[number] = step
-        self._measured[number] = metrics
         self._runs[number].metrics(step, metrics)
         self._observer.measured(number, step, metrics)
         verdict = self._ledger.report(number, step, metrics)
+        self._log_best(number)
         if verdict is Verdict.GO_ON:
             return False
         self._verdicts[number] = verdict
@@ -151,7 +165,7 @@ class Conductor:
         verdict = self._verdicts.pop(number, Verdict.GO_ON)
         if failure:
             self._ledger.fail(number, failure)
-            self._close(number, "fail", "FAILED", failure)
+            self._close(number, failure)
         elif verdict is Verdict.PAUSE and not all_steps:
             if self.interrupted:
                 self.suspended(number)
@@ -159,10 +173,10 @@ class Conductor:
                 self._ledger.pause(number)
         elif verdict is Verdict.STOP:
             self._ledger.prune(number)
-            self._close(number, "pruned", "FINISHED")
+            self._close(number)
         else:
             self._ledger.complete(number)
-            self._close(number, "complete", "FINISHED")
+            self._close(number)
 
     def lost(self, number: int) -> None:
         """Hand a trial out again whose process was lost, unless it was to be stopped anyway."""
@@ -177,7 +191,7 @@ class Conductor:
     def suspended(self, number: int) -> None:
         """Leave a trial as it is, to be continued by a later run of the study."""
         self._ledger.suspend(number)
-        self._close(number, "interrupted", "KILLED")
+        self._close(number)
 
     def refuse(self, number: int, reason: str) -> None:
         """End the study, because a trial was given to a node that would train it otherwise than others."""
@@ -185,18 +199,48 @@ class Conductor:
         self.interrupt()
         self.suspended(number)
 
-    def _draw_curve(self, number: int, run: RunLog) -> None:
-        """The first objective's metric against NFE, at the last evaluation of this process."""
-        metric = self._ledger.study.experiment.default_objective.metric
-        points = curve_of(metric, self._measured.get(number, {}))
-        if points:
-            run.curve(f"{metric}_by_nfe", dict(points))
+    def _log_best(self, number: int) -> None:
+        """Tell the trial's run of the evaluation by which it is judged; said again, it changes nothing."""
+        best = self._ledger.best_of(number)
+        if best and self._runs[number].best(best["step"], self._judged(best["metrics"])):
+            self._log_leader()
 
-    def _close(self, number: int, state: str, status: str, reason: str | None = None) -> None:
+    def _log_leader(self) -> None:
+        """Tell the study's run, and who watches, of the best trial."""
+        number = self._ledger.leader
+        best = None if number is None else self._ledger.best_of(number)
+        leader = None if number is None or best is None else (number, best["step"])
+        if leader == self._leader:
+            return
+        self._leader = leader
+        # A trial that got better and out of bounds leads no longer, and there may be no other.
+        values = self._judged(best["metrics"] if best else {})
+        if self._parent:
+            self._parent.best(self._ledger.results, values)
+            trial, step = leader or ("none", "none")
+            self._parent.tags({"gpm.best_trial": str(trial), "gpm.best_step": str(step)})
+        self._observer.led(values[self._ledger.study.objective.metric])
+
+    def _judged(self, metrics: Mapping[str, float]) -> dict[str, float]:
+        """What is told of an evaluation by which trials are judged: the objectives, and its NFE."""
+        names = dict.fromkeys([*(goal.metric for goal in self._ledger.study.goals), "nfe"])
+        return {name: metrics.get(name, math.nan) for name in names}
+
+    def _draw_curve(self, number: int) -> None:
+        """The first objective's metric against NFE, at the evaluation by which the trial is judged."""
+        study, best = self._ledger.study, self._ledger.best_of(number)
+        for metric in (study.objective.metric.partition("/")[0], study.experiment.default_objective.metric):
+            points = curve_of(metric, best["metrics"] if best else {})
+            if points:
+                self._runs[number].curve(metric, dict(points))
+                return
+
+    def _close(self, number: int, reason: str | None = None) -> None:
+        state = self._ledger.state(number)
+        self._log_best(number)
+        if state in ("complete", "pruned", "infeasible"):
+            self._draw_curve(number)
         run = self._runs.pop(number)
-        if state in ("complete", "pruned"):
-            self._draw_curve(number, run)
-        self._measured.pop(number, None)
         run.tags({"gpm.state": state} | ({"gpm.reason": reason} if reason else {}))
-        run.end(status)
+        run.end(STATUSES[state])
         self._observer.ended(number, state, reason)

@@ -20,7 +20,6 @@ class StudyProgress:
         self._objective = study.objective
         self._label = metric_label(self._objective.metric, study.experiment.features)
         self._console = console
-        self._best: float | None = None
         self._totals: dict[int, int] = {}
         self._bars: dict[int, TaskID] = {}
         self._progress = Progress(
@@ -54,12 +53,13 @@ class StudyProgress:
     def measured(self, number: int, step: int, metrics: Mapping[str, float]) -> None:
         """A trial was evaluated."""
         value = metrics[self._objective.metric]
-        if self._best is None or self._objective.better(value, self._best):
-            self._best = value
-            self._progress.update(self._all, note=f"best {self._label} {shown(value)}")
         note = f"{self._label} {shown(value)}"
         self._progress.update(self._bars[number], completed=step, note=note)
         self._line(f"trial {number}: step {step}/{self._totals[number]}, {note}")
+
+    def led(self, value: float) -> None:
+        """Another evaluation is the study's best."""
+        self._progress.update(self._all, note=f"best {self._label} {shown(value)}")
 
     def noted(self, number: int, note: str) -> None:
         """Something happened to a trial that its owner should know."""

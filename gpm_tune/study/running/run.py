@@ -17,7 +17,7 @@ from gpm_tune.study.cluster.connection import check_resources, connected, this_m
 from gpm_tune.study.cluster.fetching import take_over
 from gpm_tune.study.cluster.nodes import NodeReport, check_same, look, look_everywhere
 from gpm_tune.study.definition.specification import CONFIRMATION, Study
-from gpm_tune.study.running.conductor import Conductor
+from gpm_tune.study.running.conductor import STATUSES, Conductor
 from gpm_tune.study.running.interrupts import interruptible
 from gpm_tune.study.running.progress import StudyProgress
 from gpm_tune.study.storage import shared_storage
@@ -81,6 +81,7 @@ def _run_stage(ledger: Ledger, home: Home, address: str, tracker: Tracker, conso
             conductor.look_around()
         if ledger.remaining and not conductor.used_up:
             parent = _open_parent(ledger, home, tracker)
+            conductor.report_to(parent)
             ending = "FAILED"
             try:
                 _run_trials(study, home, address, conductor, console)
@@ -135,7 +136,7 @@ def _register_best(ledger: Ledger, home: Home, tracker: Tracker) -> None:
         "value": str(best.value),
     }
     run.register(study.name, tags)
-    run.end("FINISHED" if best.state in ("complete", "pruned") else "KILLED")
+    run.end(STATUSES.get(best.state, "KILLED"))
 
 
 def _run_trials(study: Study, home: Home, address: str, conductor: Conductor, console: Console) -> None:

@@ -18,7 +18,7 @@ from gpm_tune.study.storage.locks import only_once
 from gpm_tune.study.tracking.provenance import run_tags
 from gpm_tune.study.tracking.tracker import RunLog, Tracker
 from gpm_tune.training import Evaluation, Experiment, Trainer, checkpoint
-from gpm_tune.training.objectives import metric_label, shown
+from gpm_tune.training.objectives import curve_of, metric_label, shown
 from gpm_tune.training.pretraining import train_teacher
 from gpm_tune.training.resuming import resume
 
@@ -102,6 +102,7 @@ def _train_to_the_end(trainer: Trainer, folder: Path, run: RunLog, console: Cons
                 _keep(trainer, evaluation, folder, run)
                 if evaluation:
                     _show(trainer.experiment, evaluation, console)
+        _log_best(trainer, run)
     except DivergedError as error:
         run.tags({"gpm.state": "fail", "gpm.reason": str(error)})
         run.end("FAILED")
@@ -118,7 +119,18 @@ def _keep(trainer: Trainer, evaluation: Evaluation | None, folder: Path, run: Ru
     if evaluation:
         run.metrics(evaluation.step, evaluation.metrics)
         run.artifact(f"samples/step_{evaluation.step:07d}.png", evaluation.picture)
+        _log_best(trainer, run)
     checkpoint.drop_old(checkpoint.newest_first(folder))
+
+
+def _log_best(trainer: Trainer, run: RunLog) -> None:
+    """Track the best evaluation so far and, at the end, its curve against NFE; again, it changes nothing."""
+    metric, best = trainer.objective.metric, trainer.best
+    if best is None:
+        return
+    run.best(best.step, {name: best.metrics[name] for name in (metric, "nfe")})
+    if trainer.done:
+        run.curve(metric, dict(curve_of(metric, best.metrics)))
 
 
 def _show(experiment: Experiment, evaluation: Evaluation, console: Console) -> None:

@@ -16,6 +16,7 @@ KEY_TAG = "gpm.run"
 
 # MLflow's limits of one request, and of one parameter's length.
 METRICS_A_BATCH = 1000
+METRICS = ("metrics", "best")  # kinds of events that are values at a step
 PARAMS_A_BATCH = 100
 TAGS_A_BATCH = 100
 LONGEST_PARAM = 6000
@@ -53,11 +54,11 @@ class Sender:
         return self._run_ids[key]
 
     def send(self, run_id: str, spool: Spool, batch: Sequence[Event]) -> None:
-        """Send metrics events together, or one event of another kind; sending again is harmless."""
+        """Send events of METRICS together, or one event of another kind; sending again is harmless."""
         event = batch[0]
         payload = event.payload
         match event.kind:
-            case "metrics":
+            case "metrics" | "best":
                 values = [(e, name, y) for e in batch for name, y in e.payload["values"].items()]
                 self._send_metrics(run_id, [(name, y, e.time, e.payload["step"]) for e, name, y in values])
             case "curve":

@@ -14,6 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+ONCE = ("best", "curve")
+"""Kinds of events that say what holds from now on: said again, they change nothing."""
+
 
 @dataclass(frozen=True)
 class Event:
@@ -49,7 +52,10 @@ class Spool:
         self._recorded = len(lines)
         self._delivered = min(self._read_delivered(), self._recorded)
         self._offset = sum(map(len, lines[: self._delivered]))
-        self._last_step = _last_step(lines)
+        events = [_parse(line) for line in lines]
+        self._last_step = _last_step(events)
+        self._last_time = max((event.time for event in events), default=0)
+        self._once = {event.kind: event.payload for event in events if event.kind in ONCE}
 
     @staticmethod
     def folder_of(root: Path, key: str) -> Path:
@@ -80,6 +86,15 @@ class Spool:
                 return False
             self._append("metrics", {"step": step, "values": values})
             self._last_step = step
+            return True
+
+    def append_once(self, kind: str, payload: Mapping[str, Any]) -> bool:
+        """Record an event of one of the kinds in ONCE; False where it repeats the last of its kind."""
+        with self._lock:
+            if self._once.get(kind) == payload:
+                return False
+            self._append(kind, payload)
+            self._once[kind] = payload
             return True
 
     def append_artifact(self, path: str, content: bytes) -> None:
@@ -116,7 +131,9 @@ class Spool:
             self._write_delivered(0)
 
     def _append(self, kind: str, payload: Mapping[str, Any]) -> None:
-        event = {"kind": kind, "time": time.time_ns() // 1_000_000, "payload": dict(payload)}
+        # Later events have later times, whatever the clock does: MLflow takes the latest value of a step.
+        self._last_time = max(time.time_ns() // 1_000_000, self._last_time + 1)
+        event = {"kind": kind, "time": self._last_time, "payload": dict(payload)}
         line = json.dumps(event).encode() + b"\n"
         with self._events.open("r+b") as file:
             # Writing at the end of the last whole line buries a line that an earlier write cut.
@@ -158,7 +175,6 @@ def _parse(line: bytes) -> Event:
         return Event("unreadable", 0, {})
 
 
-def _last_step(lines: list[bytes]) -> int | None:
+def _last_step(events: list[Event]) -> int | None:
     """The last recorded step is the highest, because steps only rise."""
-    events = map(_parse, reversed(lines))
-    return next((int(event.payload["step"]) for event in events if event.kind == "metrics"), None)
+    return next((int(event.payload["step"]) for event in reversed(events) if event.kind == "metrics"), None)

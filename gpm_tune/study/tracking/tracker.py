@@ -11,8 +11,20 @@ from pathlib import Path
 from typing import Any
 
 from gpm_tune.errors import first_line
-from gpm_tune.study.tracking.sender import METRICS_A_BATCH, Sender, import_mlflow, is_rejection, without_login
+from gpm_tune.study.tracking.sender import (
+    METRICS,
+    METRICS_A_BATCH,
+    Sender,
+    import_mlflow,
+    is_rejection,
+    without_login,
+)
 from gpm_tune.study.tracking.spool import Event, Spool
+
+BEST = "best/"
+"""Begins the names of metrics whose last value is that of the best evaluation, and not of the last one."""
+BY_NFE = "_by_nfe"
+"""Ends the names of curves, whose steps are NFE."""
 
 STATUSES = ("FINISHED", "FAILED", "KILLED")
 """How a run can end, in MLflow's words."""
@@ -197,14 +209,26 @@ class RunLog:
         if self._spool.append_metrics(int(step), numbers):
             self._wake.set()
 
+    def best(self, step: int, values: Mapping[str, float]) -> bool:
+        """Record the best values so far, e.g. of "fid" as "best/fid"; False for the same again.
+
+        MLflow sorts runs by the last value of a metric: by these the best run is first.
+        """
+        named = {f"{BEST}{name}": float(value) for name, value in values.items()}
+        is_new = self._spool.append_once("best", {"step": int(step), "values": named})
+        self._wake.set()
+        return is_new
+
     def artifact(self, path: str, content: bytes) -> None:
         """Record a file, e.g. "samples/step_000500.png"; ValueError if the path leaves the run."""
         self._spool.append_artifact(path, content)
         self._wake.set()
 
-    def curve(self, name: str, points: Mapping[int, float]) -> None:
-        """Record a metric whose axis is not the training step: MLflow draws it over the points' keys."""
-        self._append("curve", {"name": name, "points": {str(x): y for x, y in points.items()}})
+    def curve(self, metric: str, points: Mapping[int, float]) -> None:
+        """Record a metric against NFE, as METRIC_by_nfe; the same again changes nothing."""
+        payload = {"name": f"{metric}{BY_NFE}", "points": {str(nfe): y for nfe, y in points.items()}}
+        if self._spool.append_once("curve", payload):
+            self._wake.set()
 
     def register(self, model: str, tags: Mapping[str, str]) -> None:
         """Register the run's artifact `checkpoint` as a version of a model; with the same tags only once."""
@@ -237,7 +261,7 @@ def _leading_metrics(events: Sequence[Event]) -> list[Event]:
     """The first events, as long as they are metrics and fit into one request."""
     batch: list[Event] = []
     size = 0
-    for event in itertools.takewhile(lambda event: event.kind == "metrics", events):
+    for event in itertools.takewhile(lambda event: event.kind in METRICS, events):
         size += len(event.payload["values"])
         if batch and size > METRICS_A_BATCH:
             break

@@ -1,17 +1,17 @@
 """Several objectives, constraints, budgets, confirmation: what the ledger makes of them."""
 
 from pathlib import Path
-from typing import Any
 
 import optuna
 import pytest
-from examples import POINTS, study_of
-from ledgers import record, take
+from examples import study_of
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from ledgers import PBT, record, take, write_checkpoint
 
 from gpm_tune.study.accounts.confirmation import ConfirmationLedger, best_shares, confirmed, rank_agreement
 from gpm_tune.study.accounts.ledger import Ledger, Verdict
 from gpm_tune.study.accounts.records import read_study
-from gpm_tune.study.definition import space
 
 
 def measured(value: float, **more: float) -> dict[str, float]:
@@ -69,6 +69,58 @@ def test_a_target_ends_the_study(storage: str) -> None:
     ledger.report(number, 2, measured(0.5))
     assert ledger.used_up() == "sliced_wasserstein has reached 0.5 (budget.target)"
     assert Ledger(study_of(budget={"trials": 4, "target": 0.5}), storage).used_up()
+
+
+def test_a_target_is_not_reached_by_what_is_no_result(storage: str) -> None:
+    bounds = [{"metric": "frechet", "max": 5.0}]
+    ledger = Ledger(study_of(budget={"trials": 4, "target": 0.5}, constraints=bounds), storage)
+    number = take(ledger)
+    ledger.report(number, 1, measured(0.4, frechet=9.0))
+    assert ledger.leader is None
+    assert ledger.used_up() is None
+    ledger.complete(number)
+    ledger.report(take(ledger), 1, measured(0.5, frechet=4.0))
+    assert ledger.used_up() == "sliced_wasserstein has reached 0.5 (budget.target)"
+    assert record(storage).ranked()[0].value == 0.5
+
+
+EVALUATIONS = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3), st.integers(0, 3)), max_size=3)
+
+
+@settings(max_examples=40)
+@given(
+    st.lists(EVALUATIONS, max_size=5),
+    st.sampled_from(["complete", "fail", "stay"]),
+    st.lists(st.sampled_from(["min", "max"]), min_size=1, max_size=2),
+)
+def test_the_leader_is_the_first_of_the_ranking_at_any_time(
+    tmp_path_factory: pytest.TempPathFactory,
+    trials: list[list[tuple[int, int, int]]],
+    end: str,
+    modes: list[str],
+) -> None:
+    """With one or two objectives, with a constraint, among trials in any state, and after a restart."""
+    storage = f"sqlite:///{tmp_path_factory.mktemp('leader') / 'optuna.db'}"
+    first_metric = "modes_covered" if modes[0] == "max" else "frechet"
+    goals = [{"metric": first_metric, "mode": modes[0]}, {"metric": "sliced_wasserstein"}]
+    study = study_of(
+        objectives=goals[: len(modes)],
+        constraints=[{"metric": "energy_distance", "max": 2.0}],
+        budget={"trials": 5},
+    )
+    ledger = Ledger(study, storage)
+    for evaluations in trials:
+        number = take(ledger)
+        for step, (value, other, bound) in enumerate(evaluations, start=1):
+            ledger.report(number, step, measured(other, **{first_metric: value, "energy_distance": bound}))
+            first = next(iter(record(storage).ranked()), None)
+            assert ledger.leader == (first and first.number)
+        if end == "complete" and evaluations:
+            ledger.complete(number)
+        elif end == "fail":
+            ledger.fail(number, "why")
+        first = next(iter(record(storage).ranked()), None)
+        assert ledger.leader == Ledger(study, storage).leader == (first and first.number)
 
 
 def test_hours_add_up_over_restarts(storage: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,28 +189,6 @@ def test_overlapping_seeds_share_the_first_place() -> None:
     assert sum(unclear) == pytest.approx(1.0)
 
 
-PBT: dict[str, Any] = {
-    "scheduler": {"name": "pbt", "interval_steps": 4, "quantile": 0.25},
-    "search": {
-        "model.eta": {"float": [1.0, 20.0], "log": True},
-        "model.loss": {"choice": ["ipm", "vanilla"]},
-    },
-    "experiment": space.put(POINTS, {"training.steps": 12}),
-    "budget": {"trials": 4},
-}
-
-
-def write_checkpoint(folder: Path, step: int) -> str:
-    import json
-
-    from gpm_tune.training.checkpoint import FORMAT
-
-    folder.mkdir(parents=True)
-    text = json.dumps({"format": FORMAT, "evaluated_step": step, "seconds": 1.0})
-    (folder / "checkpoint.json").write_text(text)
-    return str(folder)
-
-
 def test_forks_of_the_best_replace_the_worst(storage: str, tmp_path: Path) -> None:
     ledger = Ledger(study_of(**PBT), storage, str(tmp_path / "study"))
     assignments = [ledger.next() for _ in range(4)]
@@ -167,7 +197,8 @@ def test_forks_of_the_best_replace_the_worst(storage: str, tmp_path: Path) -> No
         assert assignment is not None
         number = assignment.number
         assert ledger.report(number, 4, measured(float(number))) is Verdict.PAUSE
-        ledger.keep_checkpoint(number, write_checkpoint(tmp_path / f"checkpoint_{number}", 4))
+        best = {"step": 4, "metrics": measured(float(number))}
+        ledger.keep_checkpoint(number, write_checkpoint(tmp_path / f"checkpoint_{number}", 4, best))
         ledger.pause(number)
     ledger = Ledger(study_of(**PBT), storage, str(tmp_path / "study"))  # a restart in between changes nothing
     following = [ledger.next() for _ in range(4)]

@@ -2,9 +2,11 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from examples import study_of
+from ledgers import PBT, write_checkpoint
 
 from gpm_tune.study.accounts.ledger import Assignment, Ledger
 from gpm_tune.study.accounts.records import read_study
@@ -27,6 +29,9 @@ class Recorder:
     def measured(self, number: int, step: int, metrics: Mapping[str, float]) -> None:
         self.lines.append(f"{number} at {step}: {metrics['sliced_wasserstein']}")
 
+    def led(self, value: float) -> None:
+        self.lines.append(f"best {value}")
+
     def noted(self, number: int, note: str) -> None:
         self.lines.append(f"{number} note: {note}")
 
@@ -37,14 +42,16 @@ class Recorder:
 class Scene:
     """A conductor with a real ledger and a real tracker, which delivers nothing."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, **changes: Any) -> None:
         self.storage = f"sqlite:///{folder / 'optuna.db'}"
         self.spools = folder / "spool"
         scheduler = {"name": "asha", "grace_steps": 4, "reduction_factor": 2}
-        self.ledger = Ledger(study_of(scheduler=scheduler), self.storage)
+        study = study_of(**{"scheduler": scheduler, **changes})
+        self.ledger = Ledger(study, self.storage, str(folder / "checkpoints"))
         self.observer = Recorder()
-        tracker = Tracker(self.spools, "sqlite:///unused", "small")
-        self.conductor = Conductor(self.ledger, tracker, self.observer)
+        self.tracker = Tracker(self.spools, "sqlite:///unused", "small")
+        self.conductor = Conductor(self.ledger, self.tracker, self.observer)
+        self.conductor.report_to(self.tracker.open_run(self.ledger.id, name="small"))
 
     def start(self) -> int:
         assignment = self.conductor.assign()
@@ -54,9 +61,28 @@ class Scene:
     def states(self) -> list[str]:
         return [trial.state for trial in read_study(self.storage, "small").trials]
 
-    def events(self, number: int) -> list[Event]:
-        key = f"{self.ledger.id}/{number:04d}"
+    def events(self, number: int | None) -> list[Event]:
+        """What was recorded of a trial, or, for None, of the study."""
+        key = self.ledger.id if number is None else self.ledger.run_key(number)
         return Spool(Spool.folder_of(self.spools, key)).pending(10_000)
+
+    def bests(self, number: int | None) -> list[tuple[int, float]]:
+        """Steps and values of the best evaluations that were recorded."""
+        events = [event.payload for event in self.events(number) if event.kind == "best"]
+        return [(payload["step"], payload["values"]["best/sliced_wasserstein"]) for payload in events]
+
+    def tags(self, number: int | None) -> dict[str, str]:
+        """All tags that were recorded, the latest of each."""
+        found: dict[str, str] = {}
+        for event in self.events(number):
+            found |= event.payload.get("tags", {})
+        return found
+
+    def measure(self, number: int, *values: float, **more: float) -> None:
+        """Evaluations every 4 steps."""
+        for index, value in enumerate(values, start=1):
+            metrics = {**METRICS, "sliced_wasserstein": value, "sliced_wasserstein/nfe_4": value, **more}
+            self.conductor.measured(number, 4 * index, metrics)
 
 
 @pytest.fixture
@@ -74,11 +100,11 @@ def test_a_trial_that_runs_its_steps_is_complete_everywhere(scene: Scene) -> Non
     assert opened.payload["parent"] == scene.ledger.id
     assert opened.payload["params"]["model.eta"] == "5.0"
     assert opened.payload["tags"]["gpm.trial"] == "0"
-    assert [event.kind for event in between] == ["artifact", "metrics", "tags", "artifact", "tags"]
+    assert [event.kind for event in between] == ["artifact", "metrics", "best", "tags", "artifact", "tags"]
     assert between[1].payload == {"step": 4, "values": METRICS}
     assert between[-1].payload["tags"] == {"gpm.state": "complete"}
     assert last.payload["status"] == "FINISHED"
-    assert scene.observer.lines == ["0 started", "0 at 4: 1.0", "0 complete"]
+    assert scene.observer.lines == ["0 started", "0 at 4: 1.0", "best 1.0", "0 complete"]
     assert read_study(scene.storage, "small").trials[0].checkpoint == "a/checkpoint"
 
 
@@ -123,7 +149,8 @@ def test_a_trial_that_lost_its_process_is_handed_out_again_first(scene: Scene) -
     scene.conductor.ended(number)
     assert scene.states() == ["complete", "running"]
     kinds = [event.kind for event in scene.events(number)]
-    assert kinds == ["open", "artifact", "metrics", "tags", "open", "artifact", "metrics", "tags", "end"]
+    first = ["open", "artifact", "metrics", "best", "tags"]
+    assert kinds == [*first, "open", "artifact", "metrics", "tags", "end"], "the best did not change"
 
 
 def test_a_note_is_told_once(scene: Scene) -> None:
@@ -148,3 +175,81 @@ def test_an_interrupted_study_starts_nothing_and_leaves_its_trials_to_be_continu
     assert assignment is not None
     assert assignment.number == number
     assert scene.states() == ["running"]
+
+
+def test_the_best_evaluation_is_told_and_not_the_last(scene: Scene) -> None:
+    first, second = scene.start(), scene.start()
+    scene.measure(first, 3.0, 1.0, 2.0)
+    scene.measure(second, 2.5, 1.5, 9.0)
+    for number in (first, second):
+        scene.conductor.ended(number)
+    assert scene.bests(first) == [(4, 3.0), (8, 1.0)]
+    assert scene.bests(second) == [(4, 2.5), (8, 1.5)]
+    assert scene.bests(None) == [(1, 3.0), (1, 1.0)], "by how many trials were measured"
+    assert scene.tags(None) == {"gpm.best_trial": str(first), "gpm.best_step": "8"}
+    (curve,) = (event.payload for event in scene.events(first) if event.kind == "curve")
+    assert curve == {"name": "sliced_wasserstein_by_nfe", "points": {"4": 1.0}}
+    assert [line for line in scene.observer.lines if line.startswith("best")] == ["best 3.0", "best 1.0"]
+
+
+def test_after_a_restart_the_best_so_far_is_known_and_told_once(scene: Scene, tmp_path: Path) -> None:
+    number = scene.start()
+    scene.measure(number, 3.0, 1.0)
+    scene.ledger.report(number, 12, {**METRICS, "sliced_wasserstein": 0.5})  # and then the process is killed
+    before = scene.bests(None)
+    again = Scene(tmp_path)
+    assert again.bests(None) == [*before, (1, 0.5)]
+    assert again.observer.lines == ["best 0.5"]
+    assert again.start() == number
+    assert again.bests(number) == [(4, 3.0), (8, 1.0), (12, 0.5)]
+    assert Scene(tmp_path).bests(None) == again.bests(None), "a third time nothing is new"
+
+
+def test_a_trial_out_of_bounds_is_told_to_be_so_and_leads_no_longer(tmp_path: Path) -> None:
+    scene = Scene(tmp_path, constraints=[{"metric": "frechet", "max": 5.0}], scheduler={"name": "none"})
+    first, second = scene.start(), scene.start()
+    scene.measure(first, 3.0, frechet=4.0)
+    scene.conductor.measured(first, 8, {**METRICS, "sliced_wasserstein": 1.0, "frechet": 6.0})
+    assert str(scene.bests(None)) == "[(1, 3.0), (1, nan)]", "there is no result any more"
+    assert scene.tags(None)["gpm.best_trial"] == "none"
+    assert read_study(scene.storage, "small").ranked() == [], "the terminal says the same, while it runs"
+    scene.measure(second, 2.0, frechet=1.0)
+    for number in (first, second):
+        scene.conductor.ended(number)
+    assert scene.tags(first)["gpm.state"] == "infeasible" == scene.states()[first]
+    assert scene.bests(first)[-1] == (8, 1.0), "as the terminal shows it"
+    assert scene.bests(None)[-1] == (2, 2.0)
+    assert scene.tags(None)["gpm.best_trial"] == str(second)
+
+
+def test_several_objectives_are_told_at_the_same_evaluation(tmp_path: Path) -> None:
+    goals = [{"metric": "sliced_wasserstein"}, {"metric": "frechet"}]
+    scene = Scene(tmp_path, objectives=goals, scheduler={"name": "none"})
+    number = scene.start()
+    scene.conductor.measured(number, 4, {**METRICS, "sliced_wasserstein": 1.0, "frechet": 9.0})
+    scene.conductor.measured(number, 8, {**METRICS, "sliced_wasserstein": 2.0, "frechet": 3.0})
+    scene.conductor.ended(number)
+    (best,) = (event.payload for event in scene.events(number) if event.kind == "best")
+    values = {"best/sliced_wasserstein": 1.0, "best/frechet": 9.0, "best/nfe": 4.0}
+    assert best == {"step": 4, "values": values}
+    assert read_study(scene.storage, "small").trials[0].scores == [1.0, 9.0]
+
+
+def test_a_fork_begins_with_the_best_of_its_checkpoint(tmp_path: Path) -> None:
+    scene = Scene(tmp_path, **PBT)
+    numbers = [scene.start() for _ in range(4)]
+    for number in numbers:
+        scene.measure(number, float(number))
+        best = {"step": 4, "metrics": {**METRICS, "sliced_wasserstein": float(number)}}
+        scene.conductor.checkpointed(number, write_checkpoint(tmp_path / str(number), 4, best), {})
+        scene.conductor.ended(number)
+    donor = scene.start()
+    scene.conductor.measured(donor, 8, {**METRICS, "sliced_wasserstein": -1.0})  # it has no checkpoint there
+    others = [scene.start() for _ in range(3)]
+    fork = others[-1]
+    assert (donor, fork) == (0, 4)
+    record = {trial.number: trial for trial in read_study(scene.storage, "small").trials}
+    assert (record[fork].value, record[fork].best_step, record[fork].step) == (0.0, 4, 4)
+    assert scene.bests(fork) == [(4, 0.0)]
+    assert scene.tags(3)["gpm.state"] == record[3].state == "pruned"
+    assert scene.tags(None)["gpm.best_trial"] == "0"

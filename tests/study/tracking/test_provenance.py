@@ -51,7 +51,7 @@ def test_a_curve_is_drawn_over_nfe_and_a_checkpoint_registered_once(tmp_path: Pa
         with Tracker(tmp_path / "spool", uri, "digits", str(tmp_path / "artifacts")) as tracker:
             run = tracker.open_run("key", name="trial 0", params={}, tags={})
             run.metrics(12, {"fid": 3.0})
-            run.curve("fid_by_nfe", {2: 9.0, 4: 3.0})
+            run.curve("fid", {2: 9.0, 4: 3.0})
             run.artifact("checkpoint/weights.safetensors", b"weights")
             run.register("digits", tags)
             run.end("FINISHED")

@@ -38,6 +38,32 @@ def test_times_are_those_of_recording_and_never_change(tmp_path):
     assert Spool(tmp_path).pending(1)[0].time > 1_600_000_000_000
 
 
+def test_later_events_have_later_times_whatever_the_clock_does(tmp_path, monkeypatch):
+    now = [2_000_000_000_000 * 10**6]
+    monkeypatch.setattr("gpm_tune.study.tracking.spool.time.time_ns", lambda: now[0])
+    for passed in (0, 0, -(10**12), 10**12):
+        now[0] += passed
+        spool = Spool(tmp_path)
+        spool.append("tags", {"tags": {}})
+        spool.append("tags", {"tags": {}})
+    times = [event.time for event in Spool(tmp_path).pending(9)]
+    assert times == sorted(set(times))
+    assert len(times) == 8
+
+
+def test_what_holds_from_now_on_is_recorded_when_it_changes(tmp_path):
+    for is_new in (True, False):
+        spool = Spool(tmp_path)
+        spool.append_once("best", {"step": 4, "values": {"best/fid": 0.1}})
+        assert not spool.append_once("best", {"step": 4, "values": {"best/fid": 0.1}})
+        assert spool.append_once("curve", {"name": "fid_by_nfe", "points": {"2": 3.0}}) is is_new
+        spool.append_metrics(8, {"fid": 1.0})
+    assert spool.undelivered == 3
+    assert spool.append_once("best", {"step": 8, "values": {"best/fid": 0.05}})
+    assert spool.append_once("best", {"step": 4, "values": {"best/fid": 0.1}}), "the last one counts"
+    assert not Spool(tmp_path).append_metrics(8, {"fid": 1.0}), "the best's step is no measurement"
+
+
 def test_replayed_steps_are_dropped_also_after_reopening(tmp_path):
     spool = Spool(tmp_path)
     assert spool.append_metrics(10, {"fid": 3.0})

@@ -211,6 +211,30 @@ def test_requests_stay_below_the_limits_of_mlflow(place):
     assert place.history(CHILD, "fid") == [(step, step) for step in range(2, 1500)]
 
 
+def test_the_best_is_what_mlflow_sorts_by_and_arrives_once(place):
+    """The last value that was told counts, also at one step; all of it delivered again changes nothing."""
+    with place.tracker() as tracker:
+        child = open_child(tracker, parent=None)
+        for step, (value, best) in enumerate([(3.0, 3.0), (1.0, 1.0), (2.0, 1.0)], start=1):
+            child.metrics(step, {"fid": value})
+            child.best(2 if best == 1.0 else step, {"fid": best})
+        other = tracker.open_run("study/other", name="other")
+        for value in (1.5, float("nan"), 4.0):
+            other.best(1, {"fid": value})
+    for _ in range(2):
+        client, runs = place.client, place.runs()
+        assert place.history(CHILD, "best/fid") == [(1, 3.0), (2, 1.0)]
+        assert runs[CHILD].data.metrics == {"fid": 2.0, "best/fid": 1.0}
+        assert runs["study/other"].data.metrics == {"best/fid": 4.0}, "neither the greatest nor the first"
+        experiment = client.get_experiment_by_name("my study").experiment_id
+        found = client.search_runs([experiment], order_by=["metrics.`best/fid` ASC"])
+        assert [run.data.tags["gpm.run"] for run in found] == [CHILD, "study/other"]
+        for key in (CHILD, "study/other"):
+            place.spool(key).rewind()
+        with place.tracker() as tracker:
+            assert tracker.close() == 0
+
+
 def test_a_run_that_the_store_lost_is_made_again(place):
     with place.tracker() as tracker:
         record_study(tracker)
