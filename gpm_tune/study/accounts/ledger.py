@@ -21,7 +21,7 @@ from pydantic import ValidationError
 from gpm_tune.study.accounts.meter import Meter
 from gpm_tune.study.accounts.opening import open_study
 from gpm_tune.study.accounts.population import Population
-from gpm_tune.study.accounts.records import costs, is_feasible, is_own, state_of
+from gpm_tune.study.accounts.records import as_costs, is_feasible, is_own, state_of
 from gpm_tune.study.definition import space
 from gpm_tune.study.definition.schedulers import PBT
 from gpm_tune.study.definition.specification import Study
@@ -117,7 +117,7 @@ class Ledger:
         """The best trial so far: feasible, by its best evaluation; None while there is none."""
         bests = self._bests
         feasible = [n for n, best in bests.items() if is_feasible(self.study.constraints, best["metrics"])]
-        return min(feasible, key=lambda n: (costs(self.study.goals, bests[n]["scores"]), n), default=None)
+        return min(feasible, key=lambda n: (as_costs(self.study.goals, bests[n]["scores"]), n), default=None)
 
     def best_of(self, number: int) -> dict[str, Any] | None:
         """Step, scores and metrics of the evaluation by which a trial is judged; None while there is none."""
@@ -272,11 +272,11 @@ class Ledger:
         """
         trial = self._live[number]
         progress = _progress(trial)
-        if step <= progress["step"]:
+        best = progress["best"]
+        if best is not None and step <= progress["step"]:
             return Verdict.GO_ON
         objective = self.study.objective
         scores = [metrics[goal.metric] for goal in self.study.goals]
-        best = progress["best"]
         if best is None or objective.better(scores[0], best["scores"][0]):
             best = self._bests[number] = {"step": step, "scores": scores, "metrics": dict(metrics)}
         if len(scores) == 1:

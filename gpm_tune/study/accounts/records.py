@@ -78,7 +78,7 @@ class StudyRecord:
         return [trial for trial in ranked if not self._dominating(trial, ranked)]
 
     def _costs(self, trial: TrialRecord) -> list[float]:
-        return costs(self.objectives, trial.scores or ())
+        return as_costs(self.objectives, trial.scores or ())
 
     def _dominating(self, trial: TrialRecord, others: list[TrialRecord]) -> int:
         """How many trials are at least as good in every objective, and better in one."""
@@ -89,7 +89,7 @@ class StudyRecord:
         return sum(all(a <= b for a, b in pair) and any(a < b for a, b in pair) for pair in pairs)
 
 
-def costs(objectives: Iterable[Objective], scores: Sequence[float]) -> list[float]:
+def as_costs(objectives: Iterable[Objective], scores: Sequence[float]) -> list[float]:
     """The scores of a trial, each turned so that less is better."""
     signs = [1 if objective.mode == "min" else -1 for objective in objectives]
     return [sign * score for sign, score in zip(signs, scores, strict=True)]

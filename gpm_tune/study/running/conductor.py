@@ -93,7 +93,8 @@ class Conductor:
             if assignment.replaces is not None:
                 self._replaced(assignment)
             number = assignment.number
-            self._steps[number] = assignment.steps_done
+            # What trains nothing is measured at step 0.
+            self._steps[number] = assignment.steps_done if self._ledger.best_of(number) else -1
             if number not in self._runs:
                 self._runs[number] = self._open_run(assignment)
                 self._log_best(number)  # of a fork or a continued trial

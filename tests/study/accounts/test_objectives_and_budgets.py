@@ -87,9 +87,9 @@ def test_a_target_is_not_reached_by_what_is_no_result(storage: str) -> None:
 EVALUATIONS = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3), st.integers(0, 3)), max_size=3)
 
 
-@settings(max_examples=40)
+@settings(max_examples=10)
 @given(
-    st.lists(EVALUATIONS, max_size=5),
+    st.lists(EVALUATIONS, max_size=4),
     st.sampled_from(["complete", "fail", "stay"]),
     st.lists(st.sampled_from(["min", "max"]), min_size=1, max_size=2),
 )
@@ -106,7 +106,7 @@ def test_the_leader_is_the_first_of_the_ranking_at_any_time(
     study = study_of(
         objectives=goals[: len(modes)],
         constraints=[{"metric": "energy_distance", "max": 2.0}],
-        budget={"trials": 5},
+        budget={"trials": 4},
     )
     ledger = Ledger(study, storage)
     for evaluations in trials:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from examples import study_of
+from examples import KERNEL_FLOW, study_of
 from ledgers import PBT, write_checkpoint
 
 from gpm_tune.study.accounts.ledger import Assignment, Ledger
@@ -253,3 +253,15 @@ def test_a_fork_begins_with_the_best_of_its_checkpoint(tmp_path: Path) -> None:
     assert scene.bests(fork) == [(4, 0.0)]
     assert scene.tags(3)["gpm.state"] == record[3].state == "pruned"
     assert scene.tags(None)["gpm.best_trial"] == "0"
+
+
+def test_what_trains_nothing_is_measured_at_step_0(tmp_path: Path) -> None:
+    search = {"model.eta": {"float": [1.0, 20.0]}}
+    scene = Scene(tmp_path, experiment=KERNEL_FLOW, search=search, scheduler={"name": "none"})
+    number = scene.start()
+    for value in (1.0, 0.5):
+        scene.conductor.measured(number, 0, {**METRICS, "sliced_wasserstein": value})
+    scene.conductor.ended(number)
+    (trial,) = read_study(scene.storage, "small").trials
+    assert (trial.state, trial.value, trial.best_step) == ("complete", 1.0, 0), "the second time is a replay"
+    assert scene.bests(number) == [(0, 1.0)]
