@@ -213,7 +213,7 @@ class FreeParticleModel(ParticleModel):
         Where the flow knows every grid, lower NFE come from coarser grids, unless `how.steps` fixes the
         grid; else from stopping on the way (Figure 7a).
         """
-        if not self.schedule.any_grid or how.steps:
+        if not self.schedule.any_grid or how.steps is not None:
             return self._states(noise, rng, how)
         found: dict[int, Tensor] = {}
         solver = how.solver or self.solver
@@ -230,7 +230,7 @@ class FreeParticleModel(ParticleModel):
         """
         x, rows = self._start(noise), 0
         yield Samples(0, x)
-        grid = self.schedule.grid(how.steps or self.steps)
+        grid = self.schedule.grid(self.steps if how.steps is None else how.steps)
         path = (how.solver or self.solver).path(lambda y, tau: self.velocity(y, tau, rng), x, grid, rng)
         for _ in grid[1:]:
             with count_evaluations(self.flow.network) as counter:  # not of what others do between the steps

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from gpm_tune.sampling.solvers import Solver, SolverConfig
 from gpm_tune.training.experiment import Experiment
 from gpm_tune.training.pictures import picture
 from gpm_tune.training.saved import load_model
-from gpm_tune.training.trainer import draw
+from gpm_tune.training.trainer import FRAMING, draw
 
 
 @dataclass(frozen=True)
@@ -60,10 +61,9 @@ class Sampler:
             return
         if self.nfe is not None and self._solver().steps(self.nfe) < 1:
             raise UserError(f"NFE {self.nfe} does not suffice for a step of solver '{self.solver_name}'")
-        if (self.sampling_steps or 0) > MOST_STEPS:
-            raise UserError(
-                f"{self.sampling_steps:,} sampling steps are beyond {MOST_STEPS:,}: lower --nfe or --steps"
-            )
+        steps = self.sampling_steps
+        if steps is not None and not 1 <= steps <= MOST_STEPS:
+            raise UserError(f"{steps:,} sampling steps; valid: 1 to {MOST_STEPS:,}. Change --nfe or --steps")
 
     def _check_generator(self) -> None:
         name = self.experiment.model.name
@@ -161,6 +161,8 @@ class Sampler:
             return Sampling(solver, solver.steps(self.nfe))
         stops = (self.nfe,) if self.nfe is not None else ()
         return Sampling(solver, self.steps or self.model.steps, stops)
+        stops = range(1, self.nfe + 1) if self.nfe is not None else ()
+        return Sampling(solver, self.model.steps if self.steps is None else self.steps, stops)
 
 
 def interpolate(sampler: Sampler, *, rows: int, columns: int, seed: int, method: str) -> Samples:
@@ -206,7 +208,7 @@ def write_samples(sampler: Sampler, file: Path, *, n: int, seed: int) -> int:
     check_output(file)
     nfe, x = sampler.draw(n, seed)
     if file.suffix == ".png":
-        file.write_bytes(picture(x))
+        file.write_bytes(picture(x, real=_points_of_data(sampler.experiment)))
     else:
         np.savez_compressed(file, samples=x.numpy(), nfe=nfe, seed=seed)
     return nfe
@@ -222,9 +224,18 @@ def write_interpolation(
     check_output(file)
     x = interpolate(sampler, rows=rows, columns=columns, seed=seed, method=method).x
     if file.suffix == ".png":
-        file.write_bytes(picture(x.flatten(0, 1), columns))
+        file.write_bytes(picture(x.flatten(0, 1), columns, _points_of_data(sampler.experiment)))
     else:
         np.savez_compressed(file, samples=x.numpy(), seed=seed)
+
+
+def _points_of_data(experiment: Experiment) -> Tensor | None:
+    """What frames pictures of points; None for images, and where the data are not on this machine."""
+    if experiment.features:
+        return None
+    with suppress(UserError):
+        return experiment.data.load(experiment.seed).validation[:FRAMING]
+    return None
 
 
 def check_output(file: Path) -> None:

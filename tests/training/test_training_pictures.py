@@ -1,6 +1,7 @@
 """Pictures of samples: what is in them."""
 
 from io import BytesIO
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from gpm_tune.training import Trainer
+from gpm_tune.training.generation import load_sampler, write_samples
 from gpm_tune.training.pictures import frame, picture
 
 POINT = (31, 119, 180)  # matplotlib's first colour
@@ -52,7 +54,7 @@ def test_the_data_set_the_frame_and_points_outside_are_counted() -> None:
     assert drawn(picture(100 + real[:10], real=real)) == 0
 
 
-def test_pictures_of_a_run_share_the_frame_of_its_data() -> None:
+def test_pictures_of_a_run_share_the_frame_of_its_data(tmp_path: Path) -> None:
     trainer = Trainer(experiment_of(data={"name": "gaussians", "samples": 2000, "radius": 10.0}))
     evaluation = trainer.run_interval()
     assert evaluation is not None
@@ -60,3 +62,8 @@ def test_pictures_of_a_run_share_the_frame_of_its_data() -> None:
     assert trainer._framing is not None
     low, high = frame(trainer._framing)
     assert ((data > low) & (data < high)).float().mean() > 0.99
+    trainer.save(tmp_path / "run")
+    file = tmp_path / "x.png"
+    sampler = load_sampler(tmp_path / "run")
+    write_samples(sampler, file, n=64, seed=0)
+    assert file.read_bytes() == picture(sampler.draw(64, seed=0).x, real=trainer._framing)
