@@ -160,8 +160,6 @@ class Sampler:
         if self.model.schedule.any_grid and self.steps is None and self.nfe is not None:
             return Sampling(solver, solver.steps(self.nfe))
         stops = (self.nfe,) if self.nfe is not None else ()
-        return Sampling(solver, self.steps or self.model.steps, stops)
-        stops = range(1, self.nfe + 1) if self.nfe is not None else ()
         return Sampling(solver, self.model.steps if self.steps is None else self.steps, stops)
 
 
