@@ -22,7 +22,7 @@ from gpm_tune.analysis.figures import COLORS, MEASURE, STYLE, metric_title, new_
 from gpm_tune.analysis.loader import PARAM, load_points, load_runs, refuse_mixed
 from gpm_tune.analysis.retraining import Origin, start, train_to
 from gpm_tune.config import nearest
-from gpm_tune.errors import UserError
+from gpm_tune.errors import DivergedError, UserError
 from gpm_tune.metrics import ImageMetrics, PointMetrics
 from gpm_tune.models import ScoreGANConfig
 from gpm_tune.study.definition import space
@@ -121,13 +121,15 @@ def reach(trainer: Trainer, step: int, folder: Path) -> Path:
 
 
 def _score_steps(trainer: Trainer, place: Path, seed: int, k: int) -> list[float]:
-    """The loss at each of k score steps from a state that is kept."""
+    """The loss at each of k score steps from a state that is kept; DivergedError where it is not finite."""
     trainer.restore(place)
     trainer.reseed(seed)
     with torch.random.fork_rng():
         torch.manual_seed(seed)  # of dropout
         losses = [trainer.fit_flow()[LOSS].detach() for _ in range(k)]
     values: list[float] = torch.stack(losses).tolist()
+    if not np.isfinite(values).all():
+        raise DivergedError(f"loss/{LOSS} was not finite within {k} steps after step {trainer.step - k}")
     return values
 
 
