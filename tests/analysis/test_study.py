@@ -11,7 +11,17 @@ import numpy as np
 import pandas as pd
 import pytest
 from examples import STUDY, study_of
-from hand_made import EVERY, JOULES_A_STEP, SECONDS_A_STEP, STORIES, evaluation, open_ledger
+from hand_made import (
+    EVERY,
+    JOULES_A_STEP,
+    SECONDS_A_STEP,
+    STORIES,
+    Story,
+    digits_study,
+    drive,
+    evaluation,
+    open_ledger,
+)
 
 from gpm_tune.analysis import compute, study_frames
 from gpm_tune.analysis.charts import Panel, Series, draw, for_plotly
@@ -74,6 +84,29 @@ def test_nothing_is_cheaper_and_better_than_the_front(data: StudyData) -> None:
         better = no_worse & ((frame["nfe"] < row["nfe"]) | (frame["value"] < row["value"]))
         assert row["front"] == (not better.any())
     assert frame["front"].any()
+
+
+def test_what_is_out_of_bounds_wins_nowhere(tmp_path: Path) -> None:
+    """In no figure, neither from Optuna nor from MLflow alone."""
+    home = Home(tmp_path, f"sqlite:///{tmp_path / 'mlflow.db'}")
+    bounds = [{"metric": "seconds", "max": 2.5 * EVERY * SECONDS_A_STEP}]
+    stories: list[Story] = [([90.0, 60.0, 20.0], None), ([80.0, 40.0, 45.0], None), ([50.0], "loss was nan")]
+    drive(home, digits_study(3, constraints=bounds, scheduler={"name": "none"}), stories)
+    known = read_data(home, "told")
+    for file in tmp_path.glob("optuna.db*"):
+        file.unlink()
+    alone = read_data(home, "told")
+    for data in (known, alone):
+        assert [(t.number, t.value, t.best_step) for t in data.record.ranked()] == [
+            (1, 40.0, 8),
+            (2, 50.0, 4),
+        ]
+        assert [trial.state for trial in data.record.trials] == ["infeasible", "complete", "fail"]
+        assert set(study_frames.value_by_nfe(data)["trial"]) == {1, 2}
+        assert data.tags["gpm.best_trial"] == "1"
+    frame = compute.progress(home, ["told"], "fid")
+    assert set(frame["trial"]) == {1, 2}
+    assert set(frame[frame["is_best"]]["trial"]) == {1}
 
 
 def test_places_in_parallel_coordinates_run_from_low_to_high(data: StudyData) -> None:

@@ -329,7 +329,7 @@ class Ledger:
         self.pause(number)
 
     def close(self) -> None:
-        """Nothing more is run now: paused trials are left to the next run of the study."""
+        """Leave paused trials to the next run of the study."""
         for trial in self._unfinished.values():
             trial.set_user_attr("interrupted", True)
         self.meter.keep()

@@ -194,6 +194,13 @@ class Conductor:
         self._ledger.suspend(number)
         self._close(number)
 
+    def close(self) -> None:
+        """Nothing more is run now: paused trials are left to the next run of the study."""
+        self._ledger.close()
+        for number in list(self._runs):
+            if self._ledger.state(number) == "interrupted":
+                self._close(number)
+
     def refuse(self, number: int, reason: str) -> None:
         """End the study, because a trial was given to a node that would train it otherwise than others."""
         self.refused = reason

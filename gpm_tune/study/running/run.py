@@ -87,7 +87,7 @@ def _run_stage(ledger: Ledger, home: Home, address: str, tracker: Tracker, conso
                 _run_trials(study, home, address, conductor, console)
                 ending = "KILLED" if conductor.interrupted and not conductor.used_up else "FINISHED"
             finally:
-                ledger.close()
+                conductor.close()
                 parent.end(ending)
             _register_best(ledger, home, tracker)
     if conductor.used_up:

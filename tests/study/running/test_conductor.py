@@ -255,6 +255,22 @@ def test_a_fork_begins_with_the_best_of_its_checkpoint(tmp_path: Path) -> None:
     assert scene.tags(None)["gpm.best_trial"] == "0"
 
 
+def test_paused_trials_of_a_population_are_interrupted_everywhere(tmp_path: Path) -> None:
+    scene = Scene(tmp_path, **PBT)
+    numbers = [scene.start() for _ in range(4)]
+    for number in numbers[:2]:
+        scene.measure(number, float(number))
+        scene.conductor.ended(number)  # it waits for the others
+    scene.conductor.interrupt()
+    for number in numbers[2:]:
+        scene.conductor.suspended(number)
+    scene.conductor.close()
+    assert scene.states() == ["interrupted"] * 4
+    for number in numbers:
+        assert scene.tags(number)["gpm.state"] == "interrupted"
+        assert scene.events(number)[-1].payload == {"status": "KILLED"}
+
+
 def test_what_trains_nothing_is_measured_at_step_0(tmp_path: Path) -> None:
     search = {"model.eta": {"float": [1.0, 20.0]}}
     scene = Scene(tmp_path, experiment=KERNEL_FLOW, search=search, scheduler={"name": "none"})
