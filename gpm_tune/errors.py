@@ -9,6 +9,10 @@ class UnknownError(UserError):
     """A name for which there is nothing: a slip, that must not be passed over."""
 
 
+class OtherDataError(UserError):
+    """The data are not those from which something that is kept was made: it must not be mixed with them."""
+
+
 class DivergedError(Exception):
     """A training run that cannot go on because numbers stopped being finite; the text is the reason."""
 

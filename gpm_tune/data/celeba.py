@@ -11,6 +11,7 @@ from pydantic import Field
 
 from gpm_tune.config import Config
 from gpm_tune.data.dataset import Dataset, FolderPath, default_root
+from gpm_tune.data.fingerprint import digest, list_files
 from gpm_tune.data.images import decode_all, mapped
 from gpm_tune.errors import UserError
 
@@ -19,7 +20,11 @@ SPLITS = ("0", "1", "2")  # train, validation, test in list_eval_partition.txt
 
 
 class CelebAConfig(Config):
-    """CelebA centre-cropped, resized to 64x64, scaled to [-1, 1], in its own partition."""
+    """CelebA centre-cropped, resized to 64x64, scaled to [-1, 1], in its own partition.
+
+    The images are decoded once, into one array beside them, and again when they have changed. Where the array
+    is alone, without its images, it is taken as it is.
+    """
 
     paper: ClassVar[str] = "appendix D.1"
 
@@ -45,7 +50,7 @@ class CelebAConfig(Config):
         return (self.root.expanduser() if self.root else default_root()) / "celeba"
 
     def prepare(self) -> None:
-        """Decode, crop and resize all images once into celeba/gpm_tune_64.npy.
+        """Decode, crop and resize all images once into celeba/gpm_tune_64-DIGEST.npy.
 
         Raises UserError where images or partition are missing.
         """
@@ -77,9 +82,13 @@ class CelebAConfig(Config):
     def _images(self, names: list[str]) -> np.ndarray:
         """The images of these files, (N, 3, 64, 64) in uint8, mapped into memory copy-on-write."""
         folder = self.files / "img_align_celeba"
+        present = {file.name: file for file in list_files(folder)}
+        array = self.files / f"gpm_tune_{SIDE}-{digest([present.get(name) for name in names])}.npy"
+        kept = sorted(self.files.glob(f"gpm_tune_{SIDE}*.npy"))
+        if kept and not present:
+            array = kept[0]
 
         def write(partial: Path) -> None:
-            present = {path.name for path in folder.glob("*")}
             missing = [name for name in names if name not in present]
             if missing:
                 raise UserError(
@@ -87,5 +96,8 @@ class CelebAConfig(Config):
                     f"the first: {missing[0]}"
                 )
             decode_all([folder / name for name in names], 3, SIDE, partial)
+            for file in kept:  # of what the images were before
+                if file != array:
+                    file.unlink(missing_ok=True)
 
-        return mapped(self.files / f"gpm_tune_{SIDE}.npy", (len(names), *self.shape), write)
+        return mapped(array, (len(names), *self.shape), write)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 import torch
@@ -14,19 +14,12 @@ from torch import Tensor
 
 from gpm_tune.config import Config
 from gpm_tune.data.dataset import Dataset, FolderPath, default_root
+from gpm_tune.data.fingerprint import File, digest, list_files
 from gpm_tune.data.images import decode_all, mapped
 from gpm_tune.errors import UserError
 
 LEAST = 20  # pictures: two for validation, because of one there is no FID
 DECODING = 1  # raised by changes to how pictures are decoded: arrays of before are not used then
-
-
-class Picture(NamedTuple):
-    """A file as its folder lists it."""
-
-    name: str  # relative to the folder, with / between its parts
-    size: int  # in bytes; -1 where the file cannot be reached
-    modified: int  # in ns since the epoch
 
 
 class FolderConfig(Config):
@@ -90,30 +83,26 @@ class FolderConfig(Config):
         """The pictures (N, *shape) in uint8 in the order of the listing, mapped into memory copy-on-write."""
         listing = self._listing()
         form = "x".join(map(str, self.shape))
-        content = hashlib.sha256(f"{DECODING} {listing}".encode()).hexdigest()[:16]
         place = hashlib.sha256(os.fsencode(self.files)).hexdigest()[:8]
-        array = default_root() / "folders" / f"{self.files.name[:50]}-{place}" / f"{form}-{content}.npy"
+        folder = default_root() / "folders" / f"{self.files.name[:50]}-{place}"
+        array = folder / f"{form}-{digest((DECODING, listing))}.npy"
 
         def write(partial: Path) -> None:
             decode_all([self.files / picture.name for picture in listing], self.channels, self.size, partial)
-            for file in array.parent.glob(f"{form}-*"):  # of what the folder was before
+            for file in folder.glob(f"{form}-*"):  # of what the folder was before
                 if file.stem != array.stem:
                     file.unlink(missing_ok=True)
 
         return mapped(array, (len(listing), *self.shape), write)
 
-    def _listing(self) -> list[Picture]:
+    def _listing(self) -> list[File]:
         """The pictures in the folder, in an order of their names that mixes nested folders.
 
         Raises UserError where there are too few, or a folder cannot be read.
         """
         readable = _extensions()
-        found = []
-        for folder, inner, names in os.walk(self.files, onerror=self._refuse):
-            inner[:] = [name for name in inner if not name.startswith(".")]
-            for name in names:
-                if not name.startswith(".") and Path(name).suffix.lower() in readable:
-                    found.append(self._picture(Path(folder, name)))
+        files = list_files(self.files, visible=True, onerror=self._refuse)
+        found = [file for file in files if Path(file.name).suffix.lower() in readable]
         if len(found) < LEAST:
             raise UserError(
                 f"data.root: {self.files} has {len(found)} pictures, but at least {LEAST} are needed: "
@@ -121,14 +110,6 @@ class FolderConfig(Config):
                 "that Pillow reads, in nested folders, too; hidden ones, and folders that are links, are not"
             )
         return sorted(found, key=lambda picture: hashlib.sha256(os.fsencode(picture.name)).digest())
-
-    def _picture(self, file: Path) -> Picture:
-        name = file.relative_to(self.files).as_posix()
-        try:
-            state = file.stat()
-        except OSError:  # a link to nowhere: decoding says so
-            return Picture(name, -1, 0)
-        return Picture(name, state.st_size, state.st_mtime_ns)
 
     def _refuse(self, error: OSError) -> None:
         raise UserError(

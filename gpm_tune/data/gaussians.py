@@ -11,6 +11,7 @@ from torch import Tensor
 
 from gpm_tune.config import Config
 from gpm_tune.data.dataset import Dataset
+from gpm_tune.data.fingerprint import digest
 
 
 class GaussiansConfig(Config):
@@ -47,6 +48,10 @@ class GaussiansConfig(Config):
         """The three splits, drawn from the seed."""
         rng = torch.Generator().manual_seed(seed)
         return Dataset(*(self._draw(rng) for _ in range(3)))
+
+    def fingerprint(self) -> str:
+        """Of what the samples are drawn from: drawn on another processor they differ in their last bits."""
+        return digest(self.model_dump_json())
 
     def _draw(self, rng: torch.Generator) -> Tensor:
         mode = torch.randint(self.modes, (self.samples,), generator=rng)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from gpm_tune.config import Config
 from gpm_tune.data import DataConfig
+from gpm_tune.data.fingerprint import fingerprint
 from gpm_tune.documents import reason
 from gpm_tune.errors import UserError
 from gpm_tune.metrics import ImageMetrics, PointMetrics
@@ -155,6 +156,17 @@ class Experiment(Config):
             first = error.errors()[0]
             where = ".".join(map(str, ("model.teacher.experiment", *first["loc"])))
             raise ValueError(f"{where}: {reason(first)}") from None
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """Of the samples that training reads: its data's, and its teacher's where that has other data.
+
+        Raises UserError where the data cannot be had.
+        """
+        found = {"data": fingerprint(self.data)}
+        if self.teacher is not None and self.teacher.data != self.data:
+            found["teacher"] = fingerprint(self.teacher.data)
+        return found
 
     @property
     def data_label(self) -> str:

@@ -1,5 +1,6 @@
 """CelebA, on a small folder in its own layout."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +32,10 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def arrays(root: Path) -> list[Path]:
+    return list((root / "celeba").glob("*.npy"))
+
+
 def test_images_are_cropped_resized_and_partitioned(root: Path) -> None:
     data = CelebAConfig(name="celeba", root=root).load(seed=0)
     sizes = [len(split) for split in (data.train, data.validation, data.test)]
@@ -53,10 +58,8 @@ def test_the_partition_does_not_depend_on_the_seed(root: Path) -> None:
 def test_images_are_decoded_once_and_then_mapped(root: Path) -> None:
     config = CelebAConfig(name="celeba", root=root)
     config.prepare()
-    cache = root / "celeba" / "gpm_tune_64.npy"
+    (cache,) = arrays(root)
     before = cache.stat().st_mtime_ns
-    for image in (root / "celeba" / "img_align_celeba").iterdir():
-        image.unlink()
     train = config.load(seed=0).train
     assert cache.stat().st_mtime_ns == before
     assert torch.equal(train, torch.from_numpy(np.load(cache)[:7]))
@@ -64,6 +67,44 @@ def test_images_are_decoded_once_and_then_mapped(root: Path) -> None:
     train[0] = 0  # copy-on-write: the file stays
     assert np.load(cache)[0].any()
     assert not list((root / "celeba").glob("*.partial"))
+
+
+def test_replaced_images_are_decoded_anew_and_the_old_array_is_dropped(root: Path) -> None:
+    config = CelebAConfig(name="celeba", root=root)
+    before = config.load(seed=0).test[0].clone()
+    (old,) = arrays(root)
+    (root / "celeba" / "gpm_tune_64.npy").write_bytes(old.read_bytes())  # of a version that did not look
+    images = root / "celeba" / "img_align_celeba"
+    images.joinpath("000009.jpg").replace(images / "000001.jpg")
+    images.joinpath("000002.jpg").rename(images / "000009.jpg")
+    images.joinpath("000003.jpg").rename(images / "000002.jpg")
+    Image.new("RGB", (178, 218)).save(images / "000003.jpg")
+    assert not torch.equal(config.load(seed=0).test[0], before)
+    (new,) = arrays(root)
+    assert new != old
+
+
+def test_an_array_without_its_images_is_taken_as_it_is(root: Path) -> None:
+    config = CelebAConfig(name="celeba", root=root)
+    train = config.load(seed=0).train.clone()
+    (array,) = arrays(root)
+    shutil.rmtree(root / "celeba" / "img_align_celeba")
+    assert torch.equal(config.load(seed=0).train, train)
+    array.rename(root / "celeba" / "gpm_tune_64.npy")
+    assert torch.equal(config.load(seed=0).train, train)
+    assert len(arrays(root)) == 1
+
+
+def test_another_partition_of_the_same_sizes_is_decoded_anew(root: Path) -> None:
+    config = CelebAConfig(name="celeba", root=root)
+    before = config.load(seed=0).test.clone()
+    partition = root / "celeba" / "list_eval_partition.txt"
+    lines = partition.read_text().splitlines()  # the first two are for tests
+    lines[0], lines[-1] = lines[0].replace(" 2", " 0"), lines[-1].replace(" 0", " 2")
+    partition.write_text("\n".join(lines))
+    after = config.load(seed=0)
+    assert [len(split) for split in (after.train, after.validation, after.test)] == list(COUNTS)
+    assert not torch.equal(after.test, before)
 
 
 def test_another_partition_is_decoded_anew(root: Path) -> None:
@@ -81,7 +122,7 @@ def test_missing_files_are_named(root: Path, tmp_path: Path) -> None:
     (root / "celeba" / "img_align_celeba" / "000004.jpg").unlink()
     with pytest.raises(UserError, match=r"1 of 12 images are not in .*, the first: 000004.jpg"):
         CelebAConfig(name="celeba", root=root).prepare()
-    assert not (root / "celeba" / "gpm_tune_64.npy").exists()
+    assert not arrays(root)
 
 
 def test_what_is_no_image_is_named(root: Path) -> None:
