@@ -46,15 +46,16 @@ def list_files(
         seen.add(real)
         if visible:
             inner[:] = [name for name in inner if not name.startswith(".")]
+        within = "" if place == str(folder) else f"{Path(place).relative_to(folder).as_posix()}/"
         for name in names:
             if not (visible and name.startswith(".")):
-                yield _look(Path(place, name), folder)
+                yield _look(f"{place}{os.sep}{name}", within + name)
 
 
-def _look(path: Path, folder: Path) -> File:
-    name = path.relative_to(folder).as_posix()
+def _look(path: str, name: str) -> File:
+    """Paths are strings here: of hundreds of thousands of files."""
     try:
-        found = path.stat()
+        found = os.stat(path)  # noqa: PTH116
     except OSError:  # a link to nowhere: what reads it says so
         return File(name, -1, 0, 0)
     return File(name, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
