@@ -45,7 +45,7 @@ def run(application: Callable[[], object]) -> None:
         if output.verbose or code == BUG:
             traceback.print_exc()
         for line in message.splitlines():
-            print(f"error: {line}", file=sys.stderr)
+            print(line if line.startswith("help: ") else f"error: {line}", file=sys.stderr)
         sys.exit(code)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,8 +12,11 @@ from filelock import FileLock
 from gpm_tune.training import checkpoint
 from gpm_tune.training.experiment import Experiment
 from gpm_tune.training.resuming import resume
+from gpm_tune.training.saved import note_of_other_data
 from gpm_tune.training.teacher import is_trained, teacher_folder
 from gpm_tune.training.trainer import Evaluation, Trainer
+
+_log = logging.getLogger("gpm_tune")
 
 
 def train_teacher(
@@ -29,6 +33,9 @@ def train_teacher(
     Raises DivergedError where numbers stop being finite.
     """
     folder = teacher_folder(teacher, cache)
+    note = note_of_other_data(folder, teacher.data)
+    if note:
+        _log.warning("teacher: %s", note)
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / "lock"):
         if is_trained(teacher, cache):

@@ -72,11 +72,11 @@ def measure_pace(experiment: Experiment, device: str, threads: int) -> Pace:
 class Rehearsal(Trainer):
     """A trainer on noise, with an untrained teacher: what it computes is worthless, and takes as long."""
 
-    def _load_data(self) -> Dataset:
+    def _load_data(self) -> tuple[Dataset, str]:
         experiment = self.experiment
         train = self._noise(max(experiment.training.batch_size, experiment.model.kept_samples))
         held_out = self._noise(experiment.evaluation.samples or experiment.data.validation_samples)
-        return Dataset(train, held_out, held_out)
+        return Dataset(train, held_out, held_out), ""
 
     def _noise(self, count: int) -> Tensor:
         rng = torch.Generator().manual_seed(0)

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from gpm_tune.errors import UserError
+from gpm_tune.errors import OtherDataError, UserError
 from gpm_tune.training.trainer import Trainer
 
 _log = logging.getLogger("gpm_tune")
@@ -17,11 +17,14 @@ def resume(trainer: Trainer, folders: Iterable[Path]) -> str | None:
 
     With none that is whole the run starts from step 0. Returns None, or, where a checkpoint had to be
     passed over, a sentence that says which, why, and where the run goes on instead; it is logged too.
+    Raises OtherDataError where the data have changed since.
     """
     damaged: list[str] = []
     for folder in folders:
         try:
             trainer.restore(folder)
+        except OtherDataError:
+            raise
         except UserError as error:
             damaged.append(str(error))
         else:

@@ -1,18 +1,56 @@
-"""Trained models, from their checkpoints."""
+"""Trained models, from their checkpoints; and where those are kept that the same experiment finds again."""
 
 from __future__ import annotations
 
+import glob
+import hashlib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import ValidationError
 
-from gpm_tune.errors import UserError
+from gpm_tune.data import DataConfig
+from gpm_tune.data.fingerprint import described, digest
+from gpm_tune.errors import OtherDataError, UserError
 from gpm_tune.models import ParticleModel, place
 from gpm_tune.training import checkpoint
 from gpm_tune.training.experiment import Experiment
 from gpm_tune.training.machine import keep_freed_memory
+
+
+def run_name(experiment: Experiment, exclude: Mapping[str, Any] | None = None) -> str:
+    """What names a run's folder: EXPERIMENT-DATA, digests of the experiment and of the data that it reads.
+
+    exclude: keys of the experiment that make no difference, as pydantic takes them.
+    Raises UserError where the data cannot be had.
+    """
+    plain = experiment.model_dump_json(exclude=exclude)
+    return f"{hashlib.sha256(plain.encode()).hexdigest()[:12]}-{digest(experiment.fingerprints)[:8]}"
+
+
+def note_of_other_data(folder: Path, data: DataConfig) -> str | None:
+    """A sentence where a run's folder, not begun yet, has a sister of the same experiment on other data."""
+    pattern = f"{glob.escape(folder.name.rpartition('-')[0])}-????????"
+    sisters = [run for run in folder.parent.glob(pattern) if run != folder and checkpoint.latest(run)]
+    if not sisters or checkpoint.latest(folder):
+        return None
+    return f"{described(data)} have changed since {sisters[0]} was trained: it is trained anew, in {folder}"
+
+
+def refuse_other_data(folder: Path, record: Mapping[str, Any], data: DataConfig, found: str) -> None:
+    """Raise OtherDataError where a checkpoint is of the same data set, when that held other samples.
+
+    record: the checkpoint's. found: the data set's fingerprint now. Another data set is one on purpose.
+    """
+    if record["data"] != found and record["experiment"]["data"] == data.model_dump(mode="json"):
+        raise OtherDataError(
+            f"{folder}: {described(data)} have changed since step {record['step']} was trained: their "
+            f"fingerprint was {record['data']}, now it is {found}. What is computed from them cannot be "
+            "compared with what was\nhelp: put the data back; or train anew, in another folder or under "
+            "another name"
+        )
 
 
 def read_experiment(folder: Path) -> Experiment:

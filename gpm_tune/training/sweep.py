@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -16,7 +17,8 @@ from torch import Tensor
 
 from gpm_tune.config import nearest
 from gpm_tune.data import to_float
-from gpm_tune.errors import UserError
+from gpm_tune.data.fingerprint import described, fingerprint, read
+from gpm_tune.errors import OtherDataError, UserError
 from gpm_tune.metrics import ImageQuality, PointQuality, Quality
 from gpm_tune.models import FreeParticleModel, Samples
 from gpm_tune.models.flow import evaluating
@@ -27,6 +29,8 @@ from gpm_tune.training.generation import Sampler
 from gpm_tune.training.saved import load_model
 from gpm_tune.training.trainer import SAMPLED_AT_ONCE
 from gpm_tune.version import __version__
+
+_log = logging.getLogger("gpm_tune")
 
 SPLITS = ("train", "validation", "test")
 
@@ -40,6 +44,7 @@ class Measurement:
     nfe: int
     samples: int
     split: str
+    data_fingerprint: str  # of what was read to measure against
     features: str | None
     seed: int
     metrics: dict[str, float]
@@ -106,7 +111,7 @@ def evaluate(
 
     steps: of a grid that lower NFE leave early; None for the model's own or, where it knows every grid,
     for the one that fits each NFE. What was measured before, of the same weights in the same way, is
-    taken from the cache.
+    taken from the cache. Where the data have changed since the training, a warning says so.
     Raises UserError where the model cannot be sampled like this, before anything is computed.
     """
     if conditions.resamples == 1:
@@ -117,12 +122,25 @@ def evaluate(
     samplers = [Sampler(experiment, model, n, solver, steps, folder) for solver, n in wanted]
     for sampler in samplers:
         sampler.check()
-    bench = _Bench(experiment, conditions, cache, torch.device(device))
+    data = _look_at_data(folder, experiment)
+    bench = _Bench(experiment, conditions, cache, torch.device(device), data)
     store = cache / "measurements"
     found: list[Measurement] = []
     for simulation in plan(samplers):
-        file = store / f"{_key(folder, conditions, simulation)}.json"
+        file = store / f"{_key(folder, conditions, simulation, data)}.json"
         found += _load(file) or _keep(file, bench.measure(simulation))
+    return found
+
+
+def _look_at_data(folder: Path, experiment: Experiment) -> str:
+    """The fingerprint of what a checkpoint is measured against; warns where it was trained on other data."""
+    found, trained = fingerprint(experiment.data), checkpoint.read_record(folder)["data"]
+    if found != trained:
+        _log.warning(
+            "%s have changed since %s was trained (fingerprint %s, now %s): it is measured against what is "
+            "there now",
+            *(described(experiment.data), folder, trained, found),
+        )
     return found
 
 
@@ -136,16 +154,20 @@ class _Bench:
     """Measures simulations of one model under the same conditions."""
 
     def __init__(
-        self, experiment: Experiment, conditions: Conditions, cache: Path, device: torch.device
+        self, experiment: Experiment, conditions: Conditions, cache: Path, device: torch.device, data: str
     ) -> None:
+        """data: the fingerprint of what is measured against."""
         self._experiment, self._conditions = experiment, conditions
-        self._cache, self._device = cache, device
+        self._cache, self._device, self._data = cache, device, data
 
     @cached_property
     def _quality(self) -> tuple[Quality, int]:
         """Made when the first simulation has to be measured: the data have to be loaded for it."""
         experiment, conditions = self._experiment, self._conditions
-        reference = getattr(experiment.data.load(experiment.seed), conditions.split)
+        data, found = read(experiment.data, experiment.seed)
+        if found != self._data:
+            raise OtherDataError(f"{described(experiment.data)} have just changed\nhelp: evaluate again")
+        reference = getattr(data, conditions.split)
         quality = build_quality(experiment, reference, self._cache, self._device)
         default = experiment.evaluation.samples or (
             len(reference) if experiment.features else experiment.evaluated_samples
@@ -171,6 +193,7 @@ class _Bench:
                 nfe=nfe,
                 samples=count,
                 split=conditions.split,
+                data_fingerprint=self._data,
                 features=self._experiment.features,
                 seed=seed,
                 metrics=quality.measure(x),
@@ -202,7 +225,7 @@ def build_quality(
     )
 
 
-def _key(folder: Path, conditions: Conditions, simulation: Simulation) -> str:
+def _key(folder: Path, conditions: Conditions, simulation: Simulation, data: str) -> str:
     """A digest of all that measurements depend on."""
     record = checkpoint.read_record(folder)
     sampler = simulation.sampler
@@ -210,6 +233,7 @@ def _key(folder: Path, conditions: Conditions, simulation: Simulation) -> str:
         __version__,
         record["files"],
         record["experiment"],
+        data,
         asdict(conditions),
         sampler.solver_name,
         sampler.sampling_steps,

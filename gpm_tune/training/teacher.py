@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import cast
 
@@ -14,16 +13,22 @@ from gpm_tune.models.flow import Denoise
 from gpm_tune.models.flows.score import DataScore
 from gpm_tune.training import checkpoint
 from gpm_tune.training.experiment import Experiment
-from gpm_tune.training.saved import load_model, read_experiment
+from gpm_tune.training.saved import load_model, read_experiment, refuse_other_data, run_name
 
 
 def teacher_folder(teacher: Experiment, cache: Path) -> Path:
-    """Where a teacher that is given by its experiment is kept: the same experiment, the same folder."""
-    return cache / "teachers" / hashlib.sha256(teacher.model_dump_json().encode()).hexdigest()[:16]
+    """Where a teacher that is given by its experiment is kept: of the same data the same folder.
+
+    Raises UserError where its data cannot be had.
+    """
+    return cache / "teachers" / run_name(teacher)
 
 
 def is_trained(teacher: Experiment, cache: Path) -> bool:
-    """Whether a teacher that is given by its experiment has been trained to its end."""
+    """Whether a teacher that is given by its experiment has been trained to its end.
+
+    Raises UserError where its data cannot be had.
+    """
     latest = checkpoint.latest(teacher_folder(teacher, cache))
     if latest is None:
         return False
@@ -31,10 +36,11 @@ def is_trained(teacher: Experiment, cache: Path) -> bool:
     return evaluated >= teacher.training.steps
 
 
-def teacher_checkpoint(experiment: Experiment, cache: Path | None) -> Path | None:
+def teacher_checkpoint(experiment: Experiment, cache: Path | None, data: str = "") -> Path | None:
     """The checkpoint of the experiment's teacher, checked against its data; None where it has no teacher.
 
-    Raises UserError where the teacher is missing, or made for something else.
+    data: their fingerprint; empty where they are not read. Raises UserError where the teacher is missing, or
+    made for something else, and OtherDataError where the data have changed since it was trained.
     """
     given = experiment.given_teacher
     if given is None:
@@ -50,16 +56,20 @@ def teacher_checkpoint(experiment: Experiment, cache: Path | None) -> Path | Non
         experiment.check_teacher(read_experiment(folder))
     except ValueError as error:
         raise UserError(f"{folder}: {error}") from error
+    if data:
+        refuse_other_data(folder, checkpoint.read_record(folder), experiment.data, data)
     return folder
 
 
-def load_teacher(experiment: Experiment, cache: Path | None, device: torch.device) -> Denoise | None:
+def load_teacher(
+    experiment: Experiment, cache: Path | None, device: torch.device, data: str = ""
+) -> Denoise | None:
     """D_data with its best weights and without gradients; None if there is none.
 
-    In evaluation mode, unless its dropout is to act in the scores that the generator follows.
-    Raises UserError as `teacher_checkpoint` does.
+    In evaluation mode, unless its dropout is to act in the scores that the generator follows. data and
+    errors: as of `teacher_checkpoint`.
     """
-    folder = teacher_checkpoint(experiment, cache)
+    folder = teacher_checkpoint(experiment, cache, data)
     if folder is None:
         return None
     _, model = load_model(folder, device)

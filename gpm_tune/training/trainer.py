@@ -15,6 +15,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from gpm_tune.data import Dataset, to_float
 from gpm_tune.data.dataset import Batches
+from gpm_tune.data.fingerprint import read
 from gpm_tune.errors import DivergedError, UserError
 from gpm_tune.metrics import ImageMetrics, PointMetrics
 from gpm_tune.models import GeneratorModel, ParticleModel, Sampling, place
@@ -25,6 +26,7 @@ from gpm_tune.training.experiment import Experiment, OptimizerConfig
 from gpm_tune.training.machine import Machine, has_bfloat16, keep_freed_memory
 from gpm_tune.training.objectives import Objective, derive
 from gpm_tune.training.pictures import picture
+from gpm_tune.training.saved import refuse_other_data
 from gpm_tune.training.teacher import load_teacher
 
 CHECK_EVERY = 50  # steps between looks for NaN: each is a synchronisation with the device
@@ -71,7 +73,7 @@ class Trainer:
         keep_freed_memory()
         precision = experiment.training.precision
         self._bfloat16 = precision == "bfloat16" or (precision == "auto" and has_bfloat16(self.device))
-        data = self._load_data()
+        data, self.data_fingerprint = self._load_data()
         self._real = data.train.to(self.device)
         experiment.check_samples(len(data.train))
         self._batches = Batches(len(data.train), experiment.training.batch_size, experiment.seed, self.device)
@@ -91,11 +93,12 @@ class Trainer:
         self._best_weights: dict[str, Tensor] = {}
         self.last: Evaluation | None = None
 
-    def _load_data(self) -> Dataset:
-        return self.experiment.data.load(self.experiment.seed)
+    def _load_data(self) -> tuple[Dataset, str]:
+        """The data, and the fingerprint of what was read."""
+        return read(self.experiment.data, self.experiment.seed)
 
     def _load_teacher(self, cache: Path | None) -> Denoise | None:
-        return load_teacher(self.experiment, cache, self.device)
+        return load_teacher(self.experiment, cache, self.device, self.data_fingerprint)
 
     def _build_model(self, cache: Path | None) -> ParticleModel:
         experiment = self.experiment
@@ -273,6 +276,7 @@ class Trainer:
             weights["average"] = self._average.state_dict()
         record = {
             "experiment": self.experiment.model_dump(mode="json"),
+            "data": self.data_fingerprint,
             "step": self.step,
             "evaluated_step": self.evaluated_step,
             "seconds": self.seconds,
@@ -285,9 +289,10 @@ class Trainer:
     def restore(self, folder: Path) -> None:
         """Continue from what `save` wrote, for the same experiment or one with the same networks.
 
-        Raises UserError where the folder holds no whole checkpoint.
+        Raises UserError where the folder holds no whole checkpoint, OtherDataError where data have changed.
         """
         weights, state, record, pictures = checkpoint.read(folder, self.device)
+        refuse_other_data(folder, record, self.experiment.data, self.data_fingerprint)
         self.model.load_state_dict(weights["last"])
         if self._average:
             self._average.load_state_dict(weights["average"])

@@ -12,6 +12,7 @@ import optuna
 from optuna.trial import FrozenTrial
 
 from gpm_tune.study.accounts.ledger import Ledger
+from gpm_tune.study.accounts.opening import open_study
 from gpm_tune.study.accounts.records import StudyRecord, TrialRecord
 from gpm_tune.study.definition import space
 from gpm_tune.study.definition.samplers import Random
@@ -26,7 +27,10 @@ class ConfirmationLedger(Ledger):
     """Hands out each of the best trials of a search, once for each new seed."""
 
     def __init__(self, study: Study, storage: str, candidates: list[TrialRecord]) -> None:
-        """candidates: the trials of the search that are to be confirmed."""
+        """candidates: the trials of the search that are to be confirmed.
+
+        Raises OtherDataError where the data have changed since the search.
+        """
         assert study.confirm is not None, "the study has this stage"
         self._candidates = {trial.number: trial for trial in candidates}
         self._seeds = [study.experiment.seed + 1 + index for index in range(study.confirm.seeds)]
@@ -39,6 +43,7 @@ class ConfirmationLedger(Ledger):
             "scheduler": NoScheduler(name="none"),
             "budget": Budget(trials=MOST),
         }
+        open_study(study, storage)  # refuses what the search was not
         super().__init__(study.model_copy(update=stage), storage)
 
     def _not_yet_asked(self, trials: list[FrozenTrial]) -> deque[dict[str, Any]]:

@@ -88,6 +88,13 @@ class Ledger:
         identifier: str = self._optuna.user_attrs["id"]
         return identifier
 
+    @property
+    def data_fingerprint(self) -> str:
+        """Of the samples that the study's results are bound to; empty for one that is in no storage."""
+        identity = json.loads(self._optuna.user_attrs["identity"])
+        found: str = identity.get("fingerprints", {}).get("data", "")
+        return found
+
     def run_key(self, number: int) -> str:
         """Identifies a trial's run in MLflow."""
         return f"{self.id}/{number:04d}"

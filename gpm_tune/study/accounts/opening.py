@@ -13,7 +13,8 @@ import sqlalchemy
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial
 
-from gpm_tune.errors import UserError
+from gpm_tune.data.fingerprint import described
+from gpm_tune.errors import OtherDataError, UserError
 from gpm_tune.study.accounts.records import StudyRecord, measure_of, read_study
 from gpm_tune.study.definition import space
 from gpm_tune.study.definition.specification import Study
@@ -26,8 +27,10 @@ warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # of a s
 def open_study(study: Study, storage: str | None) -> optuna.Study:
     """The study as the storage has it, from now on if it is new; in no storage one that is forgotten.
 
-    Raises UserError where a study of this name has another base, search space or objective.
+    Raises UserError where a study of this name has another base, search space or objective, OtherDataError
+    where the data have changed since it began.
     """
+    identity = study.identity | ({"fingerprints": study.experiment.fingerprints} if storage else {})
     opened = optuna.create_study(
         storage=_open(storage),
         study_name=study.name,
@@ -36,15 +39,38 @@ def open_study(study: Study, storage: str | None) -> optuna.Study:
     )
     if "id" not in opened.user_attrs:
         names = study.warm_start if storage else []
-        _create(opened, study, [trial for name in names for trial in _learn_from(name, study, storage or "")])
-    differing = _differences(json.loads(opened.user_attrs["identity"]), study.identity)
+        data = identity.get("fingerprints", {}).get("data")
+        learnt = [trial for name in names for trial in _learn_from(name, study, storage or "", data)]
+        _create(opened, study, identity, learnt)
+    _check(study, json.loads(opened.user_attrs["identity"]), identity)
+    return opened
+
+
+def _check(study: Study, before: dict[str, Any], now: dict[str, Any]) -> None:
+    """Raise UserError where a study, as it was begun, is not the one that is to be continued."""
+    if "fingerprints" in now and "fingerprints" not in before:
+        raise UserError(
+            f"study '{study.name}' was begun by an earlier version, which did not record what it read, and "
+            "whose U-Net was another: its trials cannot be compared with today's\n"
+            f"help: begin another study: --name {study.name}-2"
+        )
+    differing = _differences(before | {"fingerprints": {}}, now | {"fingerprints": {}})
     if differing:
         raise UserError(
             f"study '{study.name}' exists already with other values of "
             f"{', '.join(differing)}; its trials would not be comparable. Choose another "
             "name (--name), or give the file its former values to continue"
         )
-    return opened
+    for whose, found in now.get("fingerprints", {}).items():
+        if found != before["fingerprints"][whose]:
+            config = study.experiment if whose == "data" else study.experiment.teacher
+            assert config is not None, "it has a teacher, whose data were read"
+            raise OtherDataError(
+                f"study '{study.name}': {described(config.data)} have changed since it began: their "
+                f"fingerprint was {before['fingerprints'][whose]}, now it is {found}. Trials on both could "
+                "not be compared\n"
+                f"help: put the data back to continue, or begin another study: --name {study.name}-2"
+            )
 
 
 def _open(storage: str | None) -> RDBStorage | None:
@@ -67,25 +93,25 @@ def _write_ahead(connection: Any, _record: object) -> None:
     connection.execute("PRAGMA synchronous = NORMAL")
 
 
-def _create(opened: optuna.Study, study: Study, learnt: list[FrozenTrial]) -> None:
+def _create(opened: optuna.Study, study: Study, identity: dict[str, Any], learnt: list[FrozenTrial]) -> None:
     for start in study.start_from:
         tree = space.put(study.base, start) if isinstance(start, dict) else study.base
         opened.enqueue_trial(space.parameters(tree, study.base, study.search), skip_if_exists=True)
     known = {trial.user_attrs.get("origin") for trial in opened.get_trials(deepcopy=False)}
     opened.add_trials(trial for trial in learnt if trial.user_attrs["origin"] not in known)
-    opened.set_user_attr("identity", json.dumps(study.identity))
+    opened.set_user_attr("identity", json.dumps(identity))
     opened.set_user_attr("features", study.experiment.features)
     opened.set_user_attr("id", uuid.uuid4().hex)  # last: it says that the rest is there
 
 
-def _learn_from(name: str, study: Study, storage: str) -> list[FrozenTrial]:
+def _learn_from(name: str, study: Study, storage: str, data: str | None) -> list[FrozenTrial]:
     """The completed trials of a study that lie within another's search space, as trials of the latter.
 
-    A value that was not searched there is that study's base value.
+    data: the fingerprint of the latter's. A value that was not searched there is that study's base value.
     Raises UserError where the two measure different things.
     """
     record = read_study(storage, name)
-    _refuse_other_measures(record, study)
+    _refuse_other_measures(record, study, data)
     found = []
     for trial in record.trials:
         if trial.state != "complete" or trial.scores is None:
@@ -106,8 +132,8 @@ def _learn_from(name: str, study: Study, storage: str) -> list[FrozenTrial]:
     return found
 
 
-def _refuse_other_measures(record: StudyRecord, study: Study) -> None:
-    here = measure_of(study.goals, study.base, study.experiment.features)
+def _refuse_other_measures(record: StudyRecord, study: Study, data: str | None) -> None:
+    here = measure_of(study.goals, study.base, study.experiment.features, data)
     differing = [key for key, value in here.items() if record.measure[key] != value]
     if differing:
         raise UserError(

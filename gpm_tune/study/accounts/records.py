@@ -54,6 +54,7 @@ class StudyRecord:
     hours: float
     gpu_hours: float
     trials: list[TrialRecord]
+    data_fingerprint: str | None = None  # of the samples that were read; None where nothing recorded it
 
     @property
     def objective(self) -> Objective:
@@ -63,7 +64,7 @@ class StudyRecord:
     @property
     def measure(self) -> dict[str, Any]:
         """What another study must share for its values to be comparable with this one's."""
-        return measure_of(self.objectives, self.experiment, self.features)
+        return measure_of(self.objectives, self.experiment, self.features, self.data_fingerprint)
 
     def ranked(self) -> list[TrialRecord]:
         """The feasible trials that have scores: best first; with several objectives by Pareto rank."""
@@ -101,12 +102,13 @@ def is_feasible(constraints: Iterable[Constraint], metrics: Mapping[str, float])
 
 
 def measure_of(
-    objectives: list[Objective], experiment: dict[str, Any], features: str | None
+    objectives: list[Objective], experiment: dict[str, Any], features: str | None, data: str | None
 ) -> dict[str, Any]:
-    """What two studies must share for their values to be comparable."""
+    """What two studies must share for their values to be comparable. data: their fingerprint."""
     return {
         "objectives": ", ".join(f"{objective.mode} {objective.metric}" for objective in objectives),
         "data": experiment["data"],
+        "the data's fingerprint": data,
         "features": features,
         "evaluation.samples": experiment["evaluation"]["samples"],
     }
@@ -133,6 +135,7 @@ def read_study(storage: str, name: str) -> StudyRecord:
         spent.get("hours", 0.0),
         spent.get("gpu_hours", 0.0),
         [_record(trial, constraints) for trial in study.get_trials(deepcopy=False) if is_own(trial)],
+        identity.get("fingerprints", {}).get("data"),
     )
 
 

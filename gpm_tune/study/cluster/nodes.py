@@ -19,7 +19,7 @@ from gpm_tune.metrics import check_features
 from gpm_tune.plugins import packages
 from gpm_tune.study.storage.home import existing
 from gpm_tune.study.storage.inputs import prepare_data
-from gpm_tune.study.tracking.provenance import code_digest, data_fingerprint
+from gpm_tune.study.tracking.provenance import code_digest
 from gpm_tune.training import Experiment
 from gpm_tune.version import __version__
 
@@ -54,7 +54,7 @@ class NodeReport:
     driver_cuda: str = ""  # the newest CUDA that the driver runs
     gpus: list[Gpu] = field(default_factory=list)
     plugins: dict[str, str] = field(default_factory=dict)  # packages with plug-ins, and their versions
-    data: str = ""  # fingerprint of the study's data
+    data: str = ""  # fingerprint of the study's data, and of its teacher's where these are others
     lacks: str = ""  # why data, or the network of the features, cannot be had
     free: dict[str, int] = field(default_factory=dict)  # bytes on the disk of each folder
 
@@ -279,8 +279,9 @@ def _make_ready(plain: Mapping[str, Any], storage: str | None) -> tuple[str, str
     """The fingerprint of an experiment's data, and why it or the features' network cannot be had."""
     experiment = Experiment.model_validate(plain)
     try:
-        prepare_data(experiment, storage)
-        fingerprint = data_fingerprint(experiment)
+        for needed in filter(None, (experiment, experiment.teacher)):
+            prepare_data(needed, storage)
+        fingerprint = ", ".join(experiment.fingerprints.values())
         if experiment.features:
             check_features(experiment.features, experiment.evaluation.inception_weights)
     except UserError as error:

@@ -68,6 +68,11 @@ class Conductor:
         self._parent = parent
         self._log_leader()
 
+    @property
+    def data_fingerprint(self) -> str:
+        """Of the samples that the study's results are bound to."""
+        return self._ledger.data_fingerprint
+
     def interrupt(self) -> None:
         """Let every trial checkpoint and stop, and start no more."""
         if not self.interrupted:
@@ -113,7 +118,7 @@ class Conductor:
             name=f"trial {number}",
             parent=self._ledger.id,
             params=experiment,
-            tags=run_tags(assignment.experiment) | tags,
+            tags=run_tags(assignment.experiment, self.data_fingerprint) | tags,
         )
         run.artifact("experiment.yaml", yaml.safe_dump(experiment, sort_keys=False).encode())
         return run

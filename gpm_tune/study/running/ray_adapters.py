@@ -159,6 +159,7 @@ def build_tuner(
         "cache": str(home.cache),
         "storage": home.storage,
         "checkpoints": checkpoints,
+        "data": (study.base, conductor.data_fingerprint),
         "expected": own and (asdict(own), study.base),
         "threads": resources.cpu,
         "device": "cuda" if resources.gpu else "cpu",

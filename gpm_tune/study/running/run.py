@@ -25,7 +25,7 @@ from gpm_tune.study.storage.home import Home
 from gpm_tune.study.storage.inputs import prepare
 from gpm_tune.study.storage.locks import only_once
 from gpm_tune.study.storage.mirror import Mirror
-from gpm_tune.study.tracking.provenance import data_fingerprint, environment_tags, requirements, run_tags
+from gpm_tune.study.tracking.provenance import environment_tags, requirements, run_tags
 from gpm_tune.study.tracking.sender import without_login
 from gpm_tune.study.tracking.tracker import RunLog, Tracker
 
@@ -103,8 +103,8 @@ def _run_stage(ledger: Ledger, home: Home, address: str, tracker: Tracker, conso
 def _open_parent(ledger: Ledger, home: Home, tracker: Tracker) -> RunLog:
     """The run of a study, with all that its results depend on."""
     study = ledger.study
-    tags = run_tags(study.experiment) | environment_tags() | {"gpm.study": study.name}
-    tags["gpm.data_fingerprint"] = data_fingerprint(study.experiment)
+    tags = run_tags(study.experiment, ledger.data_fingerprint) | environment_tags()
+    tags["gpm.study"] = study.name
     parent = tracker.open_run(ledger.id, name=study.name, tags=tags)
     file = home.study(study.name.removesuffix(CONFIRMATION)) / "study.yaml"
     parent.artifact("study.yaml", file.read_bytes())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from gpm_tune.training import Evaluation, Experiment, Trainer, checkpoint
 from gpm_tune.training.objectives import curve_of, metric_label, shown
 from gpm_tune.training.pretraining import train_teacher
 from gpm_tune.training.resuming import resume
+from gpm_tune.training.saved import note_of_other_data, run_name
 
 
 @dataclass(frozen=True)
@@ -51,14 +51,17 @@ class Trained:
 def train(experiment: Experiment, name: str, home: Home, device: str, console: Console) -> Trained:
     """Train an experiment to its end, from its last checkpoint if it has one.
 
-    The same experiment under the same name is the same run.
+    The same experiment under the same name, on the same data, is the same run.
     Raises UserError where something is missing, DivergedError where numbers stop being finite.
     """
     home.check()
     experiment = find_teacher(experiment, home)
     prepare(experiment, home)
-    digest = hashlib.sha256(experiment.model_dump_json().encode()).hexdigest()[:12]
+    digest = run_name(experiment)
     folder = home.experiment(f"{name}-{digest}")
+    anew = note_of_other_data(folder, experiment.data)
+    if anew:
+        console.print(anew, highlight=False)
     with only_once(f"experiment '{name}'", folder):
         if not _teach(experiment, home, device, console):
             return _trained(experiment, folder, None)
@@ -71,7 +74,9 @@ def train(experiment: Experiment, name: str, home: Home, device: str, console: C
                 digest,
                 name=f"{name}-{digest}",
                 params=experiment.model_dump(mode="json"),
-                tags=run_tags(experiment) | {"gpm.state": "running"} | ({"gpm.note": note} if note else {}),
+                tags=run_tags(experiment, trainer.data_fingerprint)
+                | {"gpm.state": "running"}
+                | ({"gpm.note": note} if note else {}),
             )
             _train_to_the_end(trainer, folder, run, console)
     return _trained(experiment, folder, trainer)

@@ -17,6 +17,7 @@ from gpm_tune.study.storage.inputs import fetch_teacher, share_teacher
 from gpm_tune.training import Experiment, checkpoint
 from gpm_tune.training.objectives import shown
 from gpm_tune.training.pretraining import train_teacher
+from gpm_tune.training.saved import note_of_other_data
 from gpm_tune.training.teacher import teacher_folder
 
 NODE_LOSSES = 10  # of a teacher's training: it goes on from its latest checkpoint
@@ -36,6 +37,9 @@ def teach(study: Study, home: Home, switch: Any, console: Console) -> bool:
         f"teacher: {teacher.model.name} on {teacher.data_label}, {teacher.training.steps} steps, in {folder}",
         highlight=False,
     )
+    note = note_of_other_data(folder, teacher.data)
+    if note:
+        console.print(f"teacher: {note}", highlight=False)
     resources = study.resources
     place = _train.options(num_cpus=resources.cpu, num_gpus=resources.gpu, max_retries=NODE_LOSSES)
     task = place.remote(

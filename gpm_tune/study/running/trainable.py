@@ -15,7 +15,8 @@ import ray
 import torch
 from ray import tune
 
-from gpm_tune.errors import DivergedError, UserError, first_line
+from gpm_tune.data.fingerprint import described, fingerprint
+from gpm_tune.errors import DivergedError, OtherDataError, UserError, first_line
 from gpm_tune.study.cluster.nodes import NodeReport, look, misfit
 from gpm_tune.study.running.time_limit import TimeLimit
 from gpm_tune.study.storage import shared_storage, trial_checkpoints
@@ -77,10 +78,11 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
 
     Its config: `number`, `experiment` and `objective` as plain data, `wanted` metrics, `checkpoint` to
     continue from or None, the location of all `checkpoints`, `cache` folder, `storage` or None, `threads`,
-    `device`, `time_limit`, and `expected`: the report that nodes must equal and the study's base
+    `device`, `time_limit`, `data`: the study's base experiment and the fingerprint of the data that the
+    study is bound to, and `expected`: the report that nodes must equal and the study's base
     experiment, or None on a single machine. A result has `step`, `metrics` and a
-    `picture`, or `failure` with a reason, or `interrupted`, or `refused` with the reason why this node
-    does not fit; and a `note` where the trial did not continue where it should have.
+    `picture`, or `failure` with a reason, or `interrupted`, or `refused` with the reason why this node,
+    or its data, do not fit; and a `note` where the trial did not continue where it should have.
     Exceptions become failures: only a lost process is worth a retry.
     """
 
@@ -134,6 +136,9 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
             try:
                 with self._limit.watch():
                     return self._interval()
+            except OtherDataError as error:
+                self._forget()
+                return {"refused": str(error), "done": True}
             except Exception as error:
                 failure = reason_of(error, Experiment.model_validate(self._trial["experiment"]))
         self._forget()
@@ -170,6 +175,7 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
             wanted=self._trial["wanted"],
             cache=cache,
         )
+        check_data(trainer, *self._trial["data"])
         if self._checkpoint:
             latest, checkpoints = self._checkpoint, self._trial["checkpoints"]
             self._note = self._patiently(lambda: _resume(trainer, latest, checkpoints)) or self._note
@@ -201,6 +207,22 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
         """Continue from there with the next step: what fails then is the trial's failure, and no loss."""
         self._checkpoint = checkpoint
         self._trainer = None
+
+
+def check_data(trainer: Trainer, base: dict[str, Any], expected: str) -> None:
+    """Raise OtherDataError where the study's data are not those to which its results are bound.
+
+    base: the study's experiment. Its data, too, are looked at where a trial searches for other ones.
+    """
+    data = Experiment.model_validate(base).data
+    is_same = trainer.experiment.data == data
+    found = trainer.data_fingerprint if is_same else fingerprint(data)
+    if found != expected:
+        raise OtherDataError(
+            f"{described(data)} have changed since the study began: their fingerprint was {expected}, on "
+            f"{ray.util.get_node_ip_address()} it is now {found}. Trials on both could not be compared\n"
+            "help: put the data back, and run the study again; or begin another one with --name"
+        )
 
 
 def _resume(trainer: Trainer, latest: str, checkpoints: str) -> str | None:

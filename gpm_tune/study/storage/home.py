@@ -19,7 +19,7 @@ class Home:
     optuna.db                    every study and its trials: the source of truth
     cache/                       statistics of real data, by content
     studies/NAME/                a study: study.yaml, its tracking spool, its checkpoints
-    experiments/NAME/            single experiments
+    experiments/NAME-DIGESTS/    single experiments, by experiment and data
 
     On a cluster it is on the disk of the machine that runs the study; checkpoints are in its storage.
     """

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 from filelock import FileLock
 
+from gpm_tune.data.fingerprint import fingerprint
 from gpm_tune.errors import UserError
 from gpm_tune.metrics import check_features
 from gpm_tune.study.storage import shared_storage
 from gpm_tune.study.storage.home import Home
 from gpm_tune.training import Experiment, checkpoint
 from gpm_tune.training.teacher import is_trained, teacher_checkpoint, teacher_folder
+
+_log = logging.getLogger("gpm_tune")
 
 
 def prepare(experiment: Experiment, home: Home) -> None:
@@ -24,8 +28,11 @@ def prepare(experiment: Experiment, home: Home) -> None:
         check_features(experiment.features, experiment.evaluation.inception_weights)
     if experiment.teacher is not None:
         prepare(experiment.teacher, home)
-    else:
-        teacher_checkpoint(experiment, home.cache)
+        return
+    data = fingerprint(experiment.data)
+    teacher = teacher_checkpoint(experiment, home.cache, data)
+    if teacher and checkpoint.read_record(teacher)["data"] != data:
+        _log.warning("model.teacher: %s was trained on other data than the experiment's", teacher)
 
 
 def prepare_data(experiment: Experiment, storage: str | None = None) -> None:

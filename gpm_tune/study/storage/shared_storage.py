@@ -4,7 +4,7 @@ A location is a path or a URI: /mnt/shared/x, s3://BUCKET/x, gs://BUCKET/x. Buck
 reaches them, through Arrow, with the credentials that the machine has.
 
 STORAGE/data/                a data set's files, for nodes that lack them
-STORAGE/teachers/            trained teachers, by their experiment
+STORAGE/teachers/            trained teachers, by their experiment and its data
 STORAGE/studies/NAME/        checkpoints/ of its trials; and what only the driver's machine had
                              besides: optuna.db, study.yaml, spool/
 """

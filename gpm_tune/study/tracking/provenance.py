@@ -1,4 +1,4 @@
-"""Where results come from: versions, machine, git commit and data, recorded with every study."""
+"""Where results come from: versions, machine and git commit, recorded with every study."""
 
 from __future__ import annotations
 
@@ -12,21 +12,20 @@ from pathlib import Path
 import torch
 
 import gpm_tune
-from gpm_tune.data import DataConfig
 from gpm_tune.plugins import packages
 from gpm_tune.training import Experiment
 from gpm_tune.version import __version__
 
 PACKAGES = ("torch", "torchvision", "ray", "optuna", "mlflow")
 GIT_SECONDS = 5.0
-CHUNK = 4096  # samples that are hashed at a time
 
 
-def run_tags(experiment: Experiment) -> dict[str, str]:
-    """What runs are filtered by in MLflow."""
+def run_tags(experiment: Experiment, data: str) -> dict[str, str]:
+    """What runs are filtered by in MLflow. data: fingerprint of what was read."""
     tags = {
         "gpm.model": experiment.model.name,
         "gpm.data": experiment.data_label,
+        "gpm.data_fingerprint": data,
         "gpm.version": __version__,
     }
     if experiment.features:
@@ -65,23 +64,6 @@ def code_digest() -> str:
         digest.update(file.relative_to(package).as_posix().encode())
         digest.update(hashlib.sha256(file.read_bytes()).digest())
     return digest.hexdigest()[:12]
-
-
-def data_fingerprint(experiment: Experiment) -> str:
-    """Digest of the samples that an experiment trains on and is measured against."""
-    return _fingerprint(experiment.data, experiment.seed)
-
-
-@cache
-def _fingerprint(config: DataConfig, seed: int) -> str:
-    """Both stages of a study ask for it, and it takes as long as reading the data."""
-    data = config.load(seed)
-    digest = hashlib.sha256()
-    for samples in (data.train, data.validation):
-        digest.update(str((tuple(samples.shape), samples.dtype)).encode())
-        for start in range(0, len(samples), CHUNK):
-            digest.update(samples[start : start + CHUNK].contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 def _git(folder: Path, *words: str) -> str:

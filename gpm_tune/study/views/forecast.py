@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from statistics import mean
 from typing import Any
 
@@ -60,8 +61,9 @@ def forecast(study: Study, home: Home, address: str) -> Forecast:
     """
     study.experiment.check_data()
     experiments = [study.experiment]
-    if study.experiment.teacher and not is_trained(study.experiment.teacher, home.cache):
-        experiments.append(study.experiment.teacher)
+    teacher = study.experiment.teacher
+    if teacher and not _has_trained(teacher, home):
+        experiments.append(teacher)
     if address == "local":
         totals = this_machine()
         check_resources(study.resources, totals, "this machine")
@@ -82,6 +84,12 @@ def forecast(study: Study, home: Home, address: str) -> Forecast:
                 raise UserError(str(error.cause)) from None
             raise
         return extrapolate(study, paces, trials_at_a_time(study.resources, totals))
+
+
+def _has_trained(teacher: Experiment, home: Home) -> bool:
+    """Whether a teacher need not be trained; its data are not fetched to tell."""
+    files: Path | None = getattr(teacher.data, "files", None)
+    return (files is None or files.exists()) and is_trained(teacher, home.cache)
 
 
 def _measure(experiments: Sequence[Experiment], resources: Resources) -> list[Pace]:

@@ -155,6 +155,7 @@ def plain(record: StudyRecord) -> dict[str, Any]:
         "name": record.name,
         "objectives": [objective.model_dump() for objective in record.objectives],
         "features": record.features,
+        "data_fingerprint": record.data_fingerprint,
         "hours": record.hours,
         "gpu_hours": record.gpu_hours,
         "pareto_front": [trial.number for trial in record.front()],

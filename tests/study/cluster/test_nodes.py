@@ -105,7 +105,8 @@ def test_a_look_at_this_machine(tmp_path: Path) -> None:
     assert len(report.data) == 16
     assert report.free[str(folder)] > 0
     assert not folder.parent.exists()
-    assert report.data != look("here", experiment_of(seed=1).model_dump(mode="json")).data
+    assert report.data == look("here", experiment_of(seed=1).model_dump(mode="json")).data
+    assert report.data != look("here", experiment_of(data__samples=1999).model_dump(mode="json")).data
     assert (
         "the data set mnist is damaged"
         in look("here", space.put(MNIST, {"data.root": str(damaged(tmp_path))})).lacks

@@ -6,11 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from examples import experiment_of
 from mlflow import MlflowClient
 
 import gpm_tune
-from gpm_tune.study.tracking.provenance import code_digest, data_fingerprint, environment_tags, requirements
+from gpm_tune.study.tracking.provenance import code_digest, environment_tags, requirements
 from gpm_tune.study.tracking.tracker import Tracker
 
 
@@ -38,11 +37,6 @@ def test_the_code_is_named_by_its_content_and_its_commit() -> None:
     assert tags["gpm.code"] == code_digest()
     if (Path(gpm_tune.__file__).parents[1] / ".git").exists():
         assert len(tags["gpm.git_commit"].removesuffix("-dirty")) == 40
-
-
-def test_the_fingerprint_is_the_datas() -> None:
-    assert data_fingerprint(experiment_of()) == data_fingerprint(experiment_of(training__steps=5))
-    assert data_fingerprint(experiment_of()) != data_fingerprint(experiment_of(data__samples=1999))
 
 
 def test_a_curve_is_drawn_over_nfe_and_a_checkpoint_registered_once(tmp_path: Path) -> None:
