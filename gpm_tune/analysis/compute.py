@@ -43,7 +43,9 @@ def progress(home: Home, names: Sequence[str], metric: str) -> pd.DataFrame:
     frame = pd.concat(frames, ignore_index=True)
     if frame.empty:
         raise UserError(f"no trial of {', '.join(names)} has measured '{metric}' yet; see --metric")
-    refuse_mixed(frame, f"{metric} of {', '.join(names)}", ["data", "features", "samples"])
+    refuse_mixed(
+        frame, f"{metric} of {', '.join(names)}", ["data", "data_fingerprint", "features", "samples"]
+    )
     ends = frame.groupby(["label", "run"])["best_value"].last()
     best = ends.groupby("label").idxmin() if _is_min(metric) else ends.groupby("label").idxmax()
     frame["is_best"] = frame["run"].isin([run for _, run in best])
@@ -63,7 +65,8 @@ def _of_study(home: Home, data: StudyData, metric: str) -> pd.DataFrame:
     gpu = float("nan") if data.gpu is None else data.gpu
     wide["gpu_hours"] = wide["seconds"] * gpu / SECONDS_PER_HOUR
     wide = wide.merge(runs[["run", "study", "trial", "state", "seed"]], on="run")
-    return wide.assign(data=str(data.record.experiment["data"]), **data.measure(metric))
+    origin = {"data": str(data.record.experiment["data"]), "data_fingerprint": data.record.data_fingerprint}
+    return wide.assign(**origin, **data.measure(metric))
 
 
 def _is_min(metric: str) -> bool:

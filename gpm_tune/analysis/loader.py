@@ -30,6 +30,7 @@ COLUMNS = [
     "reason",
     "model",
     "data",
+    "data_fingerprint",
     "features",
     "samples",  # generated for each evaluation
     "seed",
@@ -143,6 +144,7 @@ def _row(name: str, run: Run) -> dict[str, Any]:
         "reason": tags.get("gpm.reason"),
         "model": tags.get("gpm.model"),
         "data": tags.get("gpm.data"),
+        "data_fingerprint": tags.get("gpm.data_fingerprint"),
         "features": tags.get("gpm.features"),
         "samples": values.get(f"{PARAM}evaluation.samples"),
         "seed": values.get(f"{PARAM}seed"),

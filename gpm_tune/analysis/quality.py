@@ -13,9 +13,11 @@ from gpm_tune.analysis.subjects import Subject
 from gpm_tune.config import nearest
 from gpm_tune.errors import UserError
 from gpm_tune.study.storage.home import Home
+from gpm_tune.training.checkpoint import read_record
 from gpm_tune.training.sweep import Conditions, Measurement, evaluate
 
-CONDITIONS = ["features", "samples", "split"]  # and the data: what values must share to be compared
+# What values must share to be compared, besides the name of the data.
+CONDITIONS = ["data_fingerprint", "features", "samples", "split"]
 RESAMPLES = 50
 
 
@@ -58,6 +60,7 @@ def refuse_different(subjects: Sequence[Subject], samples: int | None) -> None:
         {
             "label": subject.label,
             "data": subject.experiment.data_label,
+            "data_fingerprint": read_record(subject.folder)["data"],
             "shape": subject.experiment.data.shape,
             "evaluation.features": subject.experiment.features,
             "evaluation.samples": samples or subject.experiment.evaluation.samples,
@@ -73,6 +76,7 @@ def _row(subject: Subject, measured: Measurement) -> dict[str, Any]:
         "label": subject.label,
         "model": subject.model,
         "data": subject.experiment.data_label,
+        "data_fingerprint": measured.data_fingerprint,
         "origin": subject.origin,
         "checkpoint": str(subject.folder),
         "seed": subject.experiment.seed,

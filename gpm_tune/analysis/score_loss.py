@@ -5,7 +5,6 @@ Figure 6 and appendix C.4.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import shutil
 from collections.abc import Mapping, Sequence
@@ -31,6 +30,7 @@ from gpm_tune.study.storage.home import Home
 from gpm_tune.study.storage.locks import only_once
 from gpm_tune.training import Experiment, Trainer, checkpoint
 from gpm_tune.training.resuming import resume
+from gpm_tune.training.saved import note_of_other_data, run_name
 
 LOSS = "denoising"  # the term of the score's loss
 KEPT_EVERY = 5000  # steps of training between states that are kept on the way
@@ -70,6 +70,9 @@ def follow(
     assert isinstance(experiment.model, ScoreGANConfig)
     k = experiment.model.score_steps
     folder = kept_in(experiment, home)
+    note = note_of_other_data(folder, experiment.data)
+    if note:
+        _log.warning("%s", note)
     frames = []
     with only_once(f"the training in {folder}", folder):
         trainer = start(experiment, home, device)
@@ -93,8 +96,7 @@ def follow(
 
 def kept_in(experiment: Experiment, home: Home) -> Path:
     """Where the states of a run that was trained for this figure are kept; its length makes no difference."""
-    plain = experiment.model_dump_json(exclude={"training": {"steps"}, "evaluation": True})
-    return home.cache / "score_loss" / hashlib.sha256(plain.encode()).hexdigest()[:16]
+    return home.cache / "score_loss" / run_name(experiment, {"training": {"steps"}, "evaluation": True})
 
 
 def reach(trainer: Trainer, step: int, folder: Path) -> Path:
@@ -181,7 +183,7 @@ def best_by_run(home: Home, names: Sequence[str], metric: str | None) -> pd.Data
         _log.warning("left out: %d runs that are not finished score_gans", len(runs) - len(found))
     found["samples"] = [_samples(row) for row in found.to_dict("records")]
     found["label"] = found["name"]
-    refuse_mixed(found, "quality against K", ["data", "features", "samples"])
+    refuse_mixed(found, "quality against K", ["data", "data_fingerprint", "features", "samples"])
     directions = PointMetrics.directions if found["features"].isna().all() else ImageMetrics.directions
     chosen = metric or next(iter(directions))
     if chosen not in directions:

@@ -18,7 +18,7 @@ from mlflow.exceptions import MlflowException
 from pydantic import TypeAdapter, ValidationError
 
 from gpm_tune.analysis.figures import MEASURE, metric_title
-from gpm_tune.analysis.loader import COLUMNS, PARAM, load_bests, load_points, load_runs
+from gpm_tune.analysis.loader import COLUMNS, PARAM, load_bests, load_points, load_runs, refuse_mixed
 from gpm_tune.errors import UserError
 from gpm_tune.study.accounts.records import (
     StudyRecord,
@@ -92,9 +92,14 @@ class StudyData:
 
 
 def read_data(home: Home, name: str) -> StudyData:
-    """What is known of a study. Raises UserError where neither Optuna's storage nor MLflow knows it."""
+    """What is known of a study.
+
+    Raises UserError where neither Optuna's storage nor MLflow knows it, or its trials read different data.
+    """
     notes: list[str] = []
     runs = _attempt(lambda: load_runs(home, [name]), pd.DataFrame(columns=COLUMNS), notes)
+    searched = runs[runs["stage"] == "search"].assign(label=runs["name"])
+    refuse_mixed(searched, f"the trials of '{name}'", ["data_fingerprint"])
     known = name in study_names(home.optuna_uri)
     if not known and runs.empty:
         read_study(home.optuna_uri, name)  # says which names there are
@@ -206,7 +211,16 @@ def _from_mlflow(
     ]
     curves = points[points["metric"] == study.objective.metric][CURVES].reset_index(drop=True)
     record = StudyRecord(
-        name, "", study.goals, study.experiment.features, study.base, list(study.search), 0.0, 0.0, trials
+        name,
+        "",
+        study.goals,
+        study.experiment.features,
+        study.base,
+        list(study.search),
+        0.0,
+        0.0,
+        trials,
+        next(iter(searched["data_fingerprint"].dropna()), None),
     )
     of_ended = searched.dropna(subset="ended")
     ended = dict(zip(of_ended["trial"].astype(int), of_ended["ended"], strict=True))

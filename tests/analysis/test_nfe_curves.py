@@ -33,7 +33,14 @@ def test_exactly_the_points_that_no_other_beats_are_on_the_front(points: list[tu
 
 def measured(**changes: Any) -> dict[str, Any]:
     row = {"label": "GAN", "model": "gan", "data": "digits", "solver": "generator", "sampling_steps": None}
-    row |= {"nfe": 1, "features": "small", "samples": 20, "split": "test", "origin": "a"}
+    row |= {
+        "nfe": 1,
+        "data_fingerprint": "da7a",
+        "features": "small",
+        "samples": 20,
+        "split": "test",
+        "origin": "a",
+    }
     return {**row, "fid": 10.0, "fid_error": 0.5, **changes}
 
 
