@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from gpm_tune.models import FreeParticleModel, ParticleModelConfig, TaxonomyRow
-from gpm_tune.models.flow import NOTHING, Flow, Given, Particles, Terms, evaluating, per_sample
+from gpm_tune.models.flow import NO_INPUTS, Flow, FlowInputs, Particles, Terms, evaluating, per_sample
 from gpm_tune.models.flows.discriminator import DiscriminatorFlow
 from gpm_tune.models.particle_model import GaussianPrior, UniformTime
 from gpm_tune.networks import DenoiserConfig, DiscriminatorConfig, MLPConfig
@@ -60,8 +60,8 @@ class StraightConfig(ParticleModelConfig):
     solver: SolverConfig = Field(HeunConfig(name="heun"), description="How particles follow the flow.")
     network: DenoiserConfig = Field(SMALL, description="The network v.")
 
-    def build(self, shape: tuple[int, ...], given: Given = NOTHING) -> FreeParticleModel:
-        del given
+    def build(self, shape: tuple[int, ...], inputs: FlowInputs = NO_INPUTS) -> FreeParticleModel:
+        del inputs
         flow = Straight(self.network.build_denoiser(shape, EMBEDDING.size))
         schedule = UniformTime(1.0, GaussianPrior(), any_grid=True)
         return FreeParticleModel(flow, schedule, self.solver, self.sampling_steps, shape)
@@ -77,8 +77,8 @@ class HeunsDiscriminatorConfig(ParticleModelConfig):
     sampling_steps: int = Field(4, ge=1, description="N of the solver.")
     network: DiscriminatorConfig = Field(SMALL, description="The network f(x, t).")
 
-    def build(self, shape: tuple[int, ...], given: Given = NOTHING) -> FreeParticleModel:
-        del given
+    def build(self, shape: tuple[int, ...], inputs: FlowInputs = NO_INPUTS) -> FreeParticleModel:
+        del inputs
         network = self.network.build_discriminator(shape, EMBEDDING.size)
         flow = DiscriminatorFlow(network, EMBEDDING.build(), "vanilla", None)
         schedule = UniformTime(5.0, GaussianPrior())
@@ -118,7 +118,7 @@ class PullConfig(ParticleModelConfig):
     def kept_samples(self) -> int:
         return 100
 
-    def build(self, shape: tuple[int, ...], given: Given = NOTHING) -> FreeParticleModel:
-        mean = torch.zeros(shape) if given.samples is None else given.samples.mean(0)
+    def build(self, shape: tuple[int, ...], inputs: FlowInputs = NO_INPUTS) -> FreeParticleModel:
+        mean = torch.zeros(shape) if inputs.samples is None else inputs.samples.mean(0)
         schedule = UniformTime(1.0, GaussianPrior())
         return FreeParticleModel(Pull(mean), schedule, EulerConfig(name="euler"), 5, shape)

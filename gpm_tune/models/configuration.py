@@ -20,7 +20,7 @@ class ParticleModelConfig(Config):
     """A model that an experiment chooses by `name`.
 
     What differs between kinds of models is asked here; members override what their answer differs in. They
-    add `taxonomy`, and `build(shape, given)`: the untrained ParticleModel for samples of this shape, which
+    add `taxonomy`, and `build(shape, inputs)`: the untrained ParticleModel for samples of this shape, which
     uses torch's global random state.
     """
 

@@ -9,7 +9,7 @@ from pydantic import Field, field_validator
 
 from gpm_tune.config import GREATEST, MOST_STEPS
 from gpm_tune.models.configuration import ParticleModelConfig, TaxonomyRow
-from gpm_tune.models.flow import NOTHING, Given
+from gpm_tune.models.flow import NO_INPUTS, FlowInputs
 from gpm_tune.models.flows.adversarial import GradientPenalty, LossName
 from gpm_tune.models.flows.discriminator import DiscriminatorFlow
 from gpm_tune.models.particle_model import FreeParticleModel, GaussianPrior, UniformTime
@@ -74,9 +74,9 @@ class DiscrFlowConfig(ParticleModelConfig):
         """Raise ValueError where a network cannot take samples of this shape."""
         self.discriminator.check_shape(shape)
 
-    def build(self, shape: tuple[int, ...], given: Given = NOTHING) -> FreeParticleModel:
+    def build(self, shape: tuple[int, ...], inputs: FlowInputs = NO_INPUTS) -> FreeParticleModel:
         """The untrained model for samples of this shape; uses torch's global random state."""
-        del given
+        del inputs
         embedding = None if self.ignore_time else self.time_embedding.build()
         size = 0 if self.ignore_time else self.time_embedding.size
         network = self.discriminator.build_discriminator(shape, size)

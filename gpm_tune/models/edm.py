@@ -8,7 +8,7 @@ from pydantic import Field
 
 from gpm_tune.config import GREATEST, MOST_STEPS, SMALLEST, Config
 from gpm_tune.models.configuration import ParticleModelConfig, TaxonomyRow
-from gpm_tune.models.flow import NOTHING, Given
+from gpm_tune.models.flow import NO_INPUTS, FlowInputs
 from gpm_tune.models.flows.score import DataScore, Denoiser, TrainingNoise
 from gpm_tune.models.particle_model import FreeParticleModel, NoiseLevels
 from gpm_tune.networks import DenoiserConfig, UNetConfig
@@ -87,9 +87,9 @@ class EDMConfig(ParticleModelConfig):
         """Raise ValueError where the network cannot take samples of this shape."""
         self.denoiser.network.check_shape(shape)
 
-    def build(self, shape: tuple[int, ...], given: Given = NOTHING) -> FreeParticleModel:
+    def build(self, shape: tuple[int, ...], inputs: FlowInputs = NO_INPUTS) -> FreeParticleModel:
         """The untrained model for samples of this shape; uses torch's global random state."""
-        del given
+        del inputs
         flow = DataScore(self.denoiser.build(shape), self.training_noise)
         schedule = NoiseLevels(self.sampling_noise)
         return FreeParticleModel(flow, schedule, self.solver, self.sampling_steps, shape)

@@ -21,14 +21,14 @@ class Particles(NamedTuple):
     t: Tensor | None
 
 
-class Given(NamedTuple):
+class FlowInputs(NamedTuple):
     """What a flow may take as it is, instead of learning it."""
 
     samples: Tensor | None = None  # of the data, (N, *shape)
     teacher: Denoise | None = None  # a denoiser of the data
 
 
-NOTHING = Given()
+NO_INPUTS = FlowInputs()
 
 
 class Flow(nn.Module, ABC):

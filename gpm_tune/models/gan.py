@@ -8,7 +8,7 @@ from pydantic import Field
 
 from gpm_tune.config import WIDEST
 from gpm_tune.models.configuration import ParticleModelConfig, TaxonomyRow
-from gpm_tune.models.flow import NOTHING, Given
+from gpm_tune.models.flow import NO_INPUTS, FlowInputs
 from gpm_tune.models.flows.adversarial import GradientPenalty, LossName
 from gpm_tune.models.flows.discriminator import DiscriminatorFlow
 from gpm_tune.models.particle_model import GeneratorModel
@@ -58,9 +58,9 @@ class GANConfig(ParticleModelConfig):
         self.discriminator.check_shape(shape)
         self.generator.check_shape(shape)
 
-    def build(self, shape: tuple[int, ...], given: Given = NOTHING) -> GeneratorModel:
+    def build(self, shape: tuple[int, ...], inputs: FlowInputs = NO_INPUTS) -> GeneratorModel:
         """The untrained model for samples of this shape; uses torch's global random state."""
-        del given
+        del inputs
         network = self.discriminator.build_discriminator(shape, 0)
         flow = DiscriminatorFlow(network, None, self.loss, self.gradient_penalty)
         generator = self.generator.build_generator(self.latent, shape)

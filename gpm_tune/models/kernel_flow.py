@@ -8,7 +8,7 @@ from pydantic import Field
 
 from gpm_tune.config import GREATEST, MOST_STEPS, WIDEST
 from gpm_tune.models.configuration import ParticleModelConfig, TaxonomyRow
-from gpm_tune.models.flow import NOTHING, Given
+from gpm_tune.models.flow import NO_INPUTS, FlowInputs
 from gpm_tune.models.flows.kernel import MMD, AnyFunctional, KernelFlow
 from gpm_tune.models.particle_model import (
     FreeParticleModel,
@@ -73,9 +73,11 @@ class KernelFlowConfig(ParticleModelConfig):
         if self.generator is not None:
             self.generator.check_shape(shape)
 
-    def build(self, shape: tuple[int, ...], given: Given = NOTHING) -> FreeParticleModel | GeneratorModel:
+    def build(
+        self, shape: tuple[int, ...], inputs: FlowInputs = NO_INPUTS
+    ) -> FreeParticleModel | GeneratorModel:
         """The model for samples of this shape; uses torch's global random state."""
-        flow = KernelFlow(self.functionals, shape, self.data_samples, given)
+        flow = KernelFlow(self.functionals, shape, self.data_samples, inputs)
         if self.generator is not None:
             generator = self.generator.build_generator(self.latent, shape)
             return GeneratorModel(flow, generator, self.latent, 1, shape)

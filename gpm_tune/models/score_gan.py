@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from gpm_tune.config import GREATEST, WIDEST, Config
 from gpm_tune.models.configuration import ParticleModelConfig, TaxonomyRow
 from gpm_tune.models.edm import DenoiserPart
-from gpm_tune.models.flow import NOTHING, Given
+from gpm_tune.models.flow import NO_INPUTS, FlowInputs
 from gpm_tune.models.flows.score import ScoreDifference
 from gpm_tune.models.particle_model import GeneratorModel
 from gpm_tune.networks import DCGANGeneratorConfig, GeneratorConfig, UNetConfig
@@ -103,11 +103,11 @@ class ScoreGANConfig(ParticleModelConfig):
         self.generated.network.check_shape(shape)
         self.generator.check_shape(shape)
 
-    def build(self, shape: tuple[int, ...], given: Given = NOTHING) -> GeneratorModel:
+    def build(self, shape: tuple[int, ...], inputs: FlowInputs = NO_INPUTS) -> GeneratorModel:
         """The untrained model for samples of this shape; uses torch's global random state."""
         flow = ScoreDifference(
             self.generated.build(shape),
-            given.teacher,
+            inputs.teacher,
             self.noise,
             alpha=self.alpha,
             beta=self.beta,

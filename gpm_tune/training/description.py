@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from gpm_tune.models import GeneratorModel, ParticleModel
-from gpm_tune.models.flow import Given, evaluating
+from gpm_tune.models.flow import FlowInputs, evaluating
 from gpm_tune.models.flows.score import DataScore
 from gpm_tune.training.experiment import Experiment
 
@@ -58,7 +58,7 @@ def build_empty(experiment: Experiment) -> tuple[ParticleModel, nn.Module | None
     """The model and its teacher's network, without values."""
     with META:
         teacher = untrained_teacher(experiment)
-        return experiment.model.build(experiment.data.shape, Given(teacher=teacher)), teacher
+        return experiment.model.build(experiment.data.shape, FlowInputs(teacher=teacher)), teacher
 
 
 def known_costs(experiment: Experiment) -> dict[str, float]:

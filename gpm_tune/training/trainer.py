@@ -19,7 +19,7 @@ from gpm_tune.data.fingerprint import read
 from gpm_tune.errors import DivergedError, UserError
 from gpm_tune.metrics import ImageMetrics, PointMetrics
 from gpm_tune.models import GeneratorModel, ParticleModel, Sampling, place
-from gpm_tune.models.flow import Denoise, Given, Terms, evaluating
+from gpm_tune.models.flow import Denoise, FlowInputs, Terms, evaluating
 from gpm_tune.models.particle_model import ITS_OWN
 from gpm_tune.training import checkpoint
 from gpm_tune.training.experiment import Experiment, OptimizerConfig
@@ -103,10 +103,10 @@ class Trainer:
     def _build_model(self, cache: Path | None) -> ParticleModel:
         experiment = self.experiment
         kept = experiment.model.kept_samples
-        given = Given(to_float(self._real[:kept]) if kept else None, self._load_teacher(cache))
+        inputs = FlowInputs(to_float(self._real[:kept]) if kept else None, self._load_teacher(cache))
         with torch.random.fork_rng():
             torch.manual_seed(experiment.seed)
-            model = experiment.model.build(experiment.data.shape, given)
+            model = experiment.model.build(experiment.data.shape, inputs)
         return place(model, self.device)
 
     def _build_optimizers(self) -> dict[str, torch.optim.Adam]:

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from gpm_tune.models import GANConfig, GeneratorModel, KernelFlowConfig, Sampling
-from gpm_tune.models.flow import Given
+from gpm_tune.models.flow import FlowInputs
 from gpm_tune.models.flows.adversarial import LOSSES, LossName
 from gpm_tune.models.flows.score import Denoiser, ScoreDifference
 from gpm_tune.sampling.schedules import NoiseRange
@@ -140,7 +140,7 @@ def test_a_combination_that_the_paper_does_not_train_needs_no_code_of_its_own() 
     torch.manual_seed(0)
     data = torch.tensor([2.0, -1.0]) + 0.4 * torch.randn(500, 2, generator=rng())
     keys = {"name": "kernel_flow", "data_samples": 500, "latent": 4, "generator": MLP}
-    model = KernelFlowConfig.model_validate(keys).build((2,), Given(samples=data))
+    model = KernelFlowConfig.model_validate(keys).build((2,), FlowInputs(samples=data))
     assert isinstance(model, GeneratorModel)
     assert model.fit(data[:8], rng()) == {}
     optimizer = torch.optim.Adam(model.generator.parameters(), lr=3e-3)

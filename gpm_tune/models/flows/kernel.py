@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from gpm_tune.config import GREATEST, SMALLEST, Config
-from gpm_tune.models.flow import Flow, Given
+from gpm_tune.models.flow import Flow, FlowInputs
 from gpm_tune.models.flows.adversarial import input_gradient
 from gpm_tune.plugins import Extensible
 
@@ -189,11 +189,11 @@ class KernelFlow(Flow):
     interacts = True
 
     def __init__(
-        self, functionals: tuple[AnyFunctional, ...], shape: tuple[int, ...], samples: int, given: Given
+        self, functionals: tuple[AnyFunctional, ...], shape: tuple[int, ...], samples: int, inputs: FlowInputs
     ) -> None:
-        """samples: of the data, kept with the flow; zeros without given ones, to be loaded later."""
+        """samples: of the data, kept with the flow; zeros without any, to be loaded later."""
         super().__init__()
-        data = torch.zeros(samples, *shape) if given.samples is None else given.samples[:samples]
+        data = torch.zeros(samples, *shape) if inputs.samples is None else inputs.samples[:samples]
         self.network = KernelDirection(functionals, data.clone())
 
     def direction(self, x: Tensor, t: Tensor | None, rng: torch.Generator) -> Tensor:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from gpm_tune.models.flow import Given
+from gpm_tune.models.flow import FlowInputs
 from gpm_tune.models.flows.kernel import (
     MMD,
     EnergyKernel,
@@ -158,12 +158,12 @@ def test_stein_follows_the_score_of_the_datas_density_estimate() -> None:
 def test_a_flow_is_the_weighted_sum_of_its_functionals_and_keeps_the_datas_samples() -> None:
     mmd, entropy = MMD(name="mmd", weight=2.0), Entropy(name="entropy", weight=0.5)
     images = DATA.view(-1, 1, 1, 2)
-    flow = KernelFlow((mmd, entropy), (1, 1, 2), 100, Given(samples=images))
+    flow = KernelFlow((mmd, entropy), (1, 1, 2), 100, FlowInputs(samples=images))
     x = START.view(-1, 1, 1, 2)
     expected = 2.0 * mmd.direction(START, DATA[:100]) + 0.5 * entropy.direction(START, DATA[:100])
     found = flow.direction(x, None, torch.Generator())
     torch.testing.assert_close(found, expected.view_as(x))
-    restored = KernelFlow((mmd, entropy), (1, 1, 2), 100, Given()).double()
+    restored = KernelFlow((mmd, entropy), (1, 1, 2), 100, FlowInputs()).double()
     restored.load_state_dict(flow.state_dict())
     torch.testing.assert_close(restored.direction(x, None, torch.Generator()), found)
 
