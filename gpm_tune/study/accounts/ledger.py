@@ -21,7 +21,7 @@ from pydantic import ValidationError
 from gpm_tune.study.accounts.meter import Meter
 from gpm_tune.study.accounts.opening import open_study
 from gpm_tune.study.accounts.population import Population
-from gpm_tune.study.accounts.records import as_costs, is_feasible, is_own, state_of
+from gpm_tune.study.accounts.records import as_costs, is_feasible, is_own
 from gpm_tune.study.definition import space
 from gpm_tune.study.definition.schedulers import PBT
 from gpm_tune.study.definition.specification import Study
@@ -123,8 +123,11 @@ class Ledger:
     def leader(self) -> int | None:
         """The best trial so far: feasible, by its best evaluation; None while there is none."""
         bests = self._bests
-        feasible = [n for n, best in bests.items() if is_feasible(self.study.constraints, best["metrics"])]
-        return min(feasible, key=lambda n: (as_costs(self.study.goals, bests[n]["scores"]), n), default=None)
+        return min(
+            filter(self.is_feasible, bests),
+            key=lambda n: (as_costs(self.study.goals, bests[n]["scores"]), n),
+            default=None,
+        )
 
     def best_of(self, number: int) -> dict[str, Any] | None:
         """Step, scores and metrics of the evaluation by which a trial is judged; None while there is none."""
@@ -135,9 +138,15 @@ class Ledger:
         """How many trials have been measured."""
         return len(self._bests)
 
-    def state(self, number: int) -> str:
-        """A trial's state, in the words of `TrialRecord`."""
-        return state_of(self._optuna.get_trials(deepcopy=False)[number])
+    def is_feasible(self, number: int) -> bool:
+        """Whether a trial keeps the constraints at its best evaluation, if it has one."""
+        best = self._bests.get(number)
+        return best is None or is_feasible(self.study.constraints, best["metrics"])
+
+    @property
+    def unfinished(self) -> set[int]:
+        """The trials that wait to be handed out again."""
+        return set(self._unfinished)
 
     def next(self) -> Assignment | None:
         """The next trial to run, unfinished ones first; None where there is none now."""

@@ -174,7 +174,7 @@ def _record(trial: FrozenTrial, constraints: list[Constraint]) -> TrialRecord:
     progress = attributes.get("progress", {})
     best = progress.get("best") or {}
     forked = attributes.get("forked_from")
-    state = state_of(trial)
+    state = _state(trial)
     return TrialRecord(
         number=trial.number,
         state=state,
@@ -192,8 +192,7 @@ def _record(trial: FrozenTrial, constraints: list[Constraint]) -> TrialRecord:
     )
 
 
-def state_of(trial: FrozenTrial) -> str:
-    """A trial's state in the words of `TrialRecord`."""
+def _state(trial: FrozenTrial) -> str:
     state = trial.state.name.lower()
     if state == "running" and trial.user_attrs.get("interrupted"):
         return "interrupted"

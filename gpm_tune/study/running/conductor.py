@@ -132,7 +132,7 @@ class Conductor:
             self._runs[number] = self._tracker.open_run(key, name=name, parent=self._ledger.id)
         donor = fork.forked_from["trial"] if fork.forked_from else None
         reason = f"replaced by trial {fork.number}, a fork of trial {donor}"
-        self._close(number, reason)
+        self._close(number, "pruned", reason)
 
     def measured(self, number: int, step: int, metrics: Mapping[str, float]) -> bool:
         """Record an evaluation. Returns whether the trial should be stopped here.
@@ -169,20 +169,21 @@ class Conductor:
     def ended(self, number: int, failure: str | None = None, *, all_steps: bool = False) -> None:
         """Close a trial that ran all its steps, was stopped early, pauses, or failed for the given reason."""
         verdict = self._verdicts.pop(number, Verdict.GO_ON)
+        # Told to MLflow first: a trial that the storage does not know to have ended is handed out again.
         if failure:
+            self._close(number, "fail", failure)
             self._ledger.fail(number, failure)
-            self._close(number, failure)
         elif verdict is Verdict.PAUSE and not all_steps:
             if self.interrupted:
                 self.suspended(number)
             else:
                 self._ledger.pause(number)
         elif verdict is Verdict.STOP:
+            self._close(number, "pruned")
             self._ledger.prune(number)
-            self._close(number)
         else:
+            self._close(number, "complete")
             self._ledger.complete(number)
-            self._close(number)
 
     def lost(self, number: int) -> None:
         """Hand a trial out again whose process was lost, unless it was to be stopped anyway."""
@@ -196,15 +197,14 @@ class Conductor:
 
     def suspended(self, number: int) -> None:
         """Leave a trial as it is, to be continued by a later run of the study."""
+        self._close(number, "interrupted")
         self._ledger.suspend(number)
-        self._close(number)
 
     def close(self) -> None:
         """Nothing more is run now: paused trials are left to the next run of the study."""
+        for number in self._ledger.unfinished & self._runs.keys():
+            self._close(number, "interrupted")
         self._ledger.close()
-        for number in list(self._runs):
-            if self._ledger.state(number) == "interrupted":
-                self._close(number)
 
     def refuse(self, number: int, reason: str) -> None:
         """End the study, because a trial was given to a node that would train it otherwise than others."""
@@ -248,11 +248,11 @@ class Conductor:
                 self._runs[number].curve(metric, dict(points))
                 return
 
-    def _close(self, number: int, reason: str | None = None) -> None:
-        state = self._ledger.state(number)
+    def _close(self, number: int, state: str, reason: str | None = None) -> None:
         self._log_best(number)
-        if state in ("complete", "pruned", "infeasible"):
+        if state in ("complete", "pruned"):
             self._draw_curve(number)
+            state = state if self._ledger.is_feasible(number) else "infeasible"
         run = self._runs.pop(number)
         run.tags({"gpm.state": state} | ({"gpm.reason": reason} if reason else {}))
         run.end(STATUSES[state])

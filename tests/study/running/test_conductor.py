@@ -205,6 +205,23 @@ def test_after_a_restart_the_best_so_far_is_known_and_told_once(scene: Scene, tm
     assert Scene(tmp_path).bests(None) == again.bests(None), "a third time nothing is new"
 
 
+def test_an_end_is_tracked_though_the_process_is_killed_before_it_is_stored(
+    scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    number = scene.start()
+    scene.measure(number, 3.0, 1.0, 2.0)
+    monkeypatch.setattr(scene.ledger, "complete", exit)
+    with pytest.raises(SystemExit):
+        scene.conductor.ended(number)
+    again = Scene(tmp_path)
+    assert again.start() == number, "it is handed out again"
+    again.conductor.ended(number, all_steps=True)
+    assert again.states() == ["complete"]
+    assert again.events(number)[-1].payload == {"status": "FINISHED"}
+    assert again.bests(number) == [(4, 3.0), (8, 1.0)]
+    assert sum(event.kind == "curve" for event in again.events(number)) == 1
+
+
 def test_a_trial_out_of_bounds_is_told_to_be_so_and_leads_no_longer(tmp_path: Path) -> None:
     scene = Scene(tmp_path, constraints=[{"metric": "frechet", "max": 5.0}], scheduler={"name": "none"})
     first, second = scene.start(), scene.start()
