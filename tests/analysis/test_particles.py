@@ -180,7 +180,7 @@ def test_the_script_writes_stills_and_an_animation(
 
 def test_what_cannot_be_shown_is_refused(tmp_path: Path) -> None:
     image = Origin("digits.yaml", experiment_of(**IMAGES), None)
-    with pytest.raises(UserError, match=r"its data, 'digits', are images"):
+    with pytest.raises(UserError, match=r"its data, 'digits', have the shape \(1, 16, 16\)"):
         new_scene(image, 10, 0, None)
     with pytest.raises(UserError, match=r"small.yaml is a 'gan'"):
         new_scene(origin_of(model=MODELS["gan"]), 10, 0, 0.5)
