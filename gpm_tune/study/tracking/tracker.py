@@ -7,6 +7,8 @@ import logging
 import re
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -64,8 +66,10 @@ class Tracker:
 
     def __enter__(self) -> Tracker:
         # Imported here and not in the thread: a module that two threads import at once can be
-        # seen half made.
+        # seen half made. MLflow imports IPython later, where it is installed, and matplotlib looks at it.
         import_mlflow()
+        with suppress(ImportError):
+            import_module("IPython")
         with self._lock:
             for events in sorted(self._folder.glob("*/events.jsonl")):
                 spool = Spool(events.parent)

@@ -360,3 +360,17 @@ def is_healthy(port: int) -> bool:
             return answer.status == 200
     except OSError:
         return False
+
+
+def test_nothing_that_others_look_at_is_left_to_be_imported_by_the_thread(tmp_path):
+    """Matplotlib asks a half made IPython for its version, and a training would end by it."""
+    pytest.importorskip("IPython")
+    script = (
+        "import sys; from pathlib import Path; from gpm_tune.study.tracking.tracker import Tracker\n"
+        "with Tracker(Path('spool'), 'sqlite:///mlflow.db', 'small'):\n"
+        "    print(sys.modules['IPython'].version_info)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
