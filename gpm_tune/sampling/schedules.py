@@ -25,14 +25,16 @@ class NoiseRange(Config):
     @model_validator(mode="after")
     def _refuse_levels_that_are_too_close(self) -> NoiseRange:
         if self.sigma_min >= self.sigma_max:
-            raise ValueError(f"sigma_min ({self.sigma_min}) must be below sigma_max ({self.sigma_max})")
+            raise ValueError(
+                f"sigma_min ({self.sigma_min:.9g}) must be below sigma_max ({self.sigma_max:.9g})"
+            )
         # Relative to their size, the levels of a grid are closest at sigma_max.
         u = torch.tensor(1 / (MOST_STEPS - 1), dtype=torch.float64, device="cpu")  # whatever the default is
         if self.at(u) > (1 - TOLD_APART) * self.sigma_max:
             raise ValueError(
-                f"sigma_min ({self.sigma_min}), sigma_max ({self.sigma_max}) and rho ({self.rho}) give "
-                f"noise levels too close to each other for a grid of {MOST_STEPS:,} steps: "
-                "choose a wider range, or a larger rho"
+                f"sigma_min ({self.sigma_min:.9g}), sigma_max ({self.sigma_max:.9g}) and rho "
+                f"({self.rho:.9g}) give noise levels too close to each other for a grid of "
+                f"{MOST_STEPS:,} steps: choose a wider range, or a larger rho"
             )
         return self
 
