@@ -18,7 +18,7 @@ from gpm_tune.analysis.charts import Chart, for_plotly
 from gpm_tune.analysis.study_data import StudyData
 from gpm_tune.analysis.study_figures import study_charts
 from gpm_tune.study.tracking.provenance import PACKAGES
-from gpm_tune.study.views.results import failures, lineage, show_value, states
+from gpm_tune.study.views.results import failures, lineage, show_value, spent, states
 from gpm_tune.version import __version__
 
 HERE = Path(__file__).parent
@@ -67,7 +67,7 @@ def _facts(data: StudyData) -> Iterable[tuple[str, str]]:
         record.experiment["data"][key] for key in ("name", "root") if record.experiment["data"].get(key)
     ]
     yield "data", f"{' '.join(origin)}, fingerprint {tags.get('gpm.data_fingerprint', 'unknown')}"
-    yield "spent", f"{record.hours:.2f} hours, {record.gpu_hours:.2f} GPU-hours"
+    yield "spent", spent(record)
     yield "gpm_tune", ", ".join(data.versions()) or "unknown"
     found = [
         f"{package} {tags[f'gpm.{package}']}" for package in ("python", *PACKAGES) if f"gpm.{package}" in tags

@@ -107,12 +107,13 @@ class Ledger:
             left = min(left, self._waiting + len(self._proposals))
         return left + len(self._unfinished)
 
-    def used_up(self, training: int = 0) -> str | None:
+    def used_up(self, training: int = 0, price: float | None = None) -> str | None:
         """Which part of the budget is used up, besides the number of trials; None where none is.
 
-        training: how many trials have occupied GPUs since this was asked before.
+        training: how many trials have occupied GPUs since this was asked before. price: of the nodes that
+        were up, in US dollars an hour.
         """
-        self.meter.tick(training)
+        self.meter.tick(training, price)
         objective, target = self.study.objective, self.study.budget.target
         best = None if self.leader is None else self._bests[self.leader]
         if best is not None and target is not None and not objective.better(target, best["scores"][0]):

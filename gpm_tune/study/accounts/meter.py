@@ -13,7 +13,10 @@ SECONDS_PER_HOUR = 3600
 
 
 class Meter:
-    """Hours that a study has run, and that its trials have occupied GPUs; kept in Optuna's storage."""
+    """Hours that a study has run, and that its trials have occupied GPUs; kept in Optuna's storage.
+
+    Dollars are those of all nodes that were up meanwhile; None where no prices are known.
+    """
 
     def __init__(self, study: optuna.Study, budget: Budget, gpu: float) -> None:
         """gpu: GPUs that a trial occupies."""
@@ -23,16 +26,22 @@ class Meter:
         spent = study.user_attrs.get("spent", {})
         self.hours: float = spent.get("hours", 0.0)
         self.gpu_hours: float = spent.get("gpu_hours", 0.0)
+        self.dollars: float | None = spent.get("dollars")
         self._last: float | None = None
         self._kept = 0.0
 
-    def tick(self, live: int) -> None:
-        """Count the time since the last tick, in which so many trials were live. The first tick starts it."""
+    def tick(self, live: int, price: float | None = None) -> None:
+        """Count the time since the last tick, in which so many trials were live. The first tick starts it.
+
+        price: of the nodes that were up, in US dollars an hour.
+        """
         now = time.monotonic()
         if self._last is not None:
             passed = (now - self._last) / SECONDS_PER_HOUR
             self.hours += passed
             self.gpu_hours += passed * live * self._gpu
+            if price is not None:
+                self.dollars = (self.dollars or 0.0) + passed * price
         self._last = now
         if now - self._kept >= KEEP_EVERY:
             self.keep()
@@ -40,7 +49,8 @@ class Meter:
     def keep(self) -> None:
         """Write what was spent to the storage."""
         self._kept = time.monotonic()
-        self._study.set_user_attr("spent", {"hours": self.hours, "gpu_hours": self.gpu_hours})
+        spent = {"hours": self.hours, "gpu_hours": self.gpu_hours, "dollars": self.dollars}
+        self._study.set_user_attr("spent", spent)
 
     def used_up(self) -> str | None:
         """Which of the hours is used up, in words; None while there are some left."""

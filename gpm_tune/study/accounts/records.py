@@ -55,6 +55,7 @@ class StudyRecord:
     gpu_hours: float
     trials: list[TrialRecord]
     data_fingerprint: str | None = None  # of the samples that were read; None where nothing recorded it
+    dollars: float | None = None  # that the nodes cost meanwhile; None where no prices were known
 
     @property
     def objective(self) -> Objective:
@@ -136,6 +137,7 @@ def read_study(storage: str, name: str) -> StudyRecord:
         spent.get("gpu_hours", 0.0),
         [_record(trial, constraints) for trial in study.get_trials(deepcopy=False) if is_own(trial)],
         identity.get("fingerprints", {}).get("data"),
+        spent.get("dollars"),
     )
 
 

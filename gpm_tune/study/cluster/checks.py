@@ -18,7 +18,8 @@ import torch
 from gpm_tune.documents import Document
 from gpm_tune.errors import UserError, first_line
 from gpm_tune.study.accounts.records import study_names
-from gpm_tune.study.cluster.connection import check_resources, connected, this_machine, trials_at_a_time
+from gpm_tune.study.cluster.capacity import Capacity, Growth, this_machine
+from gpm_tune.study.cluster.connection import connected
 from gpm_tune.study.cluster.doctor import Finding, Findings, fail, ok, run_check, warn
 from gpm_tune.study.cluster.nodes import (
     NodeReport,
@@ -54,9 +55,14 @@ class Case:
     home: Home
     address: str
     study: Study | None
-    totals: Mapping[str, float]  # the resources of the cluster; empty where none answers
+    capacity: Capacity | None  # of this machine or the cluster; None where none answers
     own: NodeReport
     nodes: list[NodeReport]  # of the cluster; none for `local`
+
+    @property
+    def growth(self) -> Growth:
+        """What the cluster may start."""
+        return self.capacity.growth if self.capacity else Growth()
 
     @property
     def machines(self) -> list[NodeReport]:
@@ -80,12 +86,12 @@ def examine_case(file: Path | None, home: Home, address: str) -> Iterator[Findin
     """The findings of all checks, each as soon as it is made."""
     study = (yield from run_check("study", read_study_file, file)) if file else None
     with ExitStack() as stack:
-        totals = (yield from run_check("cluster", join, address, stack)) or {}
+        capacity = yield from run_check("cluster", join, address, stack)
         experiment = study.base if study else None
         folders = (str(home.root), tempfile.gettempdir())
         own = look(HERE, experiment, folders, home.storage)
-        nodes = look_everywhere(experiment, folders, home.storage) if totals and address != "local" else []
-        case = Case(home, address, study, totals, own, nodes)
+        nodes = look_everywhere(experiment, folders, home.storage) if capacity and address != "local" else []
+        case = Case(home, address, study, capacity, own, nodes)
         for name, check in CHECKS.items():
             yield from run_check(name, check, case)
 
@@ -97,13 +103,17 @@ def read_study_file(file: Path) -> Findings[Study]:
     return study
 
 
-def join(address: str, stack: ExitStack) -> Findings[Mapping[str, float]]:
-    """The resources of this machine, or of the cluster that is connected until the stack is unwound."""
+def join(address: str, stack: ExitStack) -> Findings[Capacity]:
+    """The capacity of this machine, or of the cluster that is connected until the stack is unwound."""
     if address == "local":
         return this_machine()
-    totals = stack.enter_context(connected(address))
-    yield ok(f"it answers, and has {totals.get('CPU', 0):g} CPU cores and {totals.get('GPU', 0):g} GPUs")
-    return totals
+    capacity = stack.enter_context(connected(address))()
+    cpus, gpus = (sum(node.resources.get(name, 0) for node in capacity.present) for name in ("CPU", "GPU"))
+    yield ok(f"it answers, and has {cpus:g} CPU cores and {gpus:g} GPUs")
+    if capacity.growth.types:
+        kinds = [f"up to {most} {node.type}" for node, most in capacity.growth.types if most]
+        yield ok(f"it starts nodes when trials wait, {capacity.growth.workers} in all: {', '.join(kinds)}")
+    return capacity
 
 
 def check_versions(case: Case) -> Findings[None]:
@@ -121,7 +131,10 @@ def check_versions(case: Case) -> Findings[None]:
 def check_gpus(case: Case) -> Findings[None]:
     """Whether torch fits the driver wherever there are GPUs, and whether these are free."""
     with_gpus = [machine for machine in case.machines if machine.gpus]
-    if not with_gpus:
+    growing = [node.type for node, most in case.growth.types if most and node.resources.get("GPU")]
+    if not with_gpus and growing:
+        yield ok(f"no node with a GPU is there yet; the cluster may start {', '.join(growing)}")
+    elif not with_gpus:
         found = f"no NVIDIA GPU on {HERE if not case.nodes else 'any node'}"
         if case.study is None or case.study.resources.gpu:
             yield warn(found, "Trials can train on the CPU only, with resources.gpu at 0")
@@ -339,11 +352,12 @@ def check_disks(case: Case) -> Findings[None]:
 
 def check_room(case: Case) -> Findings[None]:
     """Whether a trial of the study fits."""
-    if case.study is None or not case.totals:
+    if case.study is None or case.capacity is None:
         return
     wanted = case.study.resources
-    check_resources(wanted, case.totals, HERE if case.address == "local" else "the Ray cluster")
-    together = trials_at_a_time(wanted, case.totals)
+    where = HERE if case.address == "local" else "the Ray cluster"
+    case.capacity.check(wanted, where)
+    together = case.capacity.trials_at_a_time(wanted)
     yield ok(f"a trial takes {wanted.cpu} CPU and {wanted.gpu:g} GPU; {together} can run at a time")
 
 

@@ -8,13 +8,12 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-import torch
-
 from gpm_tune.errors import UserError, first_line
-from gpm_tune.study.definition.specification import Resources
+from gpm_tune.study.cluster.capacity import Capacity, Growth, growth_of_cluster, present_nodes
 
 # Read when ray is imported. What Tune would print, log or send besides is ours to do, or nobody's.
 RAY_SETTINGS = {
@@ -38,15 +37,14 @@ CONNECT_SECONDS = 5.0  # for the head to take a call
 HEAD_SILENCE = 45.0  # seconds; after 60 Ray ends the process from C++, and says nothing of use
 LOOK_EVERY = 5.0  # seconds between looks at the head
 HEAD_LOST = 3  # exit code
-ACCELERATOR = "accelerator_type:"  # begins Ray's resource for a kind of GPU
 
 
 @contextmanager
-def connected(address: str) -> Iterator[dict[str, float]]:
-    """Ray, started here for `local` or joined; gives the cluster's resources by Ray's names.
+def connected(address: str) -> Iterator[Callable[[], Capacity]]:
+    """Ray, started here for `local` or joined; gives what tells the capacity that the cluster has now.
 
-    They are those that it may grow to, where it starts nodes by itself. What is started here listens on
-    127.0.0.1 only. Raises UserError where no cluster answers, or it runs another Ray or Python.
+    What is started here listens on 127.0.0.1 only. Raises UserError where no cluster answers, or it runs
+    another Ray or Python.
     """
     is_verbose = logging.getLogger("ray").isEnabledFor(logging.INFO)  # before Ray sets its own level
     os.environ.update(RAY_SETTINGS | (ALONE if address == "local" else {}))
@@ -83,9 +81,11 @@ def connected(address: str) -> Iterator[dict[str, float]]:
     leaving = threading.Event()
     if address != "local":
         head = ray.get_runtime_context().gcs_address
-        threading.Thread(target=_watch_head, args=(head, leaving), daemon=True).start()
+        for watch in (_watch_head, _watch_launches):
+            threading.Thread(target=watch, args=(head, leaving), daemon=True).start()
     try:
-        yield totals()
+        growth = Growth() if address == "local" else growth_of_cluster()
+        yield lambda: Capacity(present_nodes(), growth)
     finally:
         leaving.set()
         ray.shutdown()
@@ -96,16 +96,6 @@ def _call(address: str) -> None:
     host, _, port = address.rpartition(":")
     if host and port.isdecimal():
         socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
-
-
-def totals() -> dict[str, float]:
-    """The resources of the cluster; where it starts nodes by itself, of the largest that it may become."""
-    import ray
-    from ray._private.state import state  # no public interface tells what the autoscaler may start
-
-    now: dict[str, float] = ray.cluster_resources()
-    largest = state.get_max_resources_from_cluster_config() or {}
-    return {name: max(now.get(name, 0), largest.get(name, 0)) for name in {*now, *largest}}
 
 
 def _watch_head(address: str, leaving: threading.Event) -> None:
@@ -131,33 +121,23 @@ def _watch_head(address: str, leaving: threading.Event) -> None:
                 os._exit(HEAD_LOST)
 
 
-def this_machine() -> dict[str, float]:
-    """What Ray would find here, but for the kind of GPU."""
-    return {"CPU": float(os.cpu_count() or 1), "GPU": float(torch.cuda.device_count())}
+def _watch_launches(address: str, leaving: threading.Event) -> None:
+    """Say which nodes the cluster starts, and why it cannot start one."""
+    from ray.autoscaler.v2.sdk import get_cluster_status
 
-
-def check_resources(wanted: Resources, totals: Mapping[str, float], where: str) -> None:
-    """Raise UserError where no trial could ever start."""
-    cpus, gpus = totals.get("CPU", 0), totals.get("GPU", 0)
-    if wanted.gpu > gpus:
-        raise UserError(
-            f"resources.gpu: a trial asks for {wanted.gpu:g} GPU, {where} has {gpus:g}. "
-            "Set resources.gpu=0 to train on the CPU"
-        )
-    if wanted.cpu > cpus:
-        raise UserError(f"resources.cpu: a trial asks for {wanted.cpu} CPU cores, {where} has {cpus:g}")
-    kinds = sorted(name.removeprefix(ACCELERATOR) for name in totals if name.startswith(ACCELERATOR))
-    if kinds and wanted.accelerator_type and wanted.accelerator_type not in kinds:
-        raise UserError(
-            f"resources.accelerator_type: a trial asks for {wanted.accelerator_type}, {where} has "
-            f"{', '.join(kinds)}"
-        )
-
-
-def trials_at_a_time(wanted: Resources, totals: Mapping[str, float]) -> int:
-    """How many trials fit, and are allowed, at the same time."""
-    fitting = int(totals.get("CPU", 0) // wanted.cpu)
-    if wanted.gpu:
-        gpus = totals.get("GPU", 0)
-        fitting = min(fitting, int(gpus // wanted.gpu if wanted.gpu >= 1 else gpus * int(1 / wanted.gpu)))
-    return min(fitting, wanted.concurrent or fitting)
+    said: set[str] = set()
+    while not leaving.wait(LOOK_EVERY):
+        try:
+            status = get_cluster_status(address)
+        except Exception:  # the head is away, which is said elsewhere
+            continue
+        starting = Counter(launch.ray_node_type_name for launch in status.pending_launches)
+        starting.update(node.ray_node_type_name for node in status.pending_nodes)
+        news = [f"the cluster is starting {kind} ({count})" for kind, count in starting.items()]
+        news += [
+            f"the cluster cannot start {f.ray_node_type_name}: {f.details}" for f in status.failed_launches
+        ]
+        for sentence in news:
+            if sentence not in said:
+                print(sentence, file=sys.stderr, flush=True)
+        said.update(news)

@@ -74,6 +74,12 @@ class Resources(Config):
             wanted[f"accelerator_type:{self.accelerator_type}"] = 0.001  # a mark, of which nodes have 1
         return wanted
 
+    @property
+    def for_task(self) -> dict[str, Any]:
+        """The same as options of one of Ray's tasks."""
+        others = self.for_ray
+        return {"num_cpus": others.pop("CPU"), "num_gpus": others.pop("GPU"), "resources": others}
+
 
 class Study(Config):
     """One search: the keys at the top of a study file."""

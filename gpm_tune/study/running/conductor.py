@@ -44,6 +44,7 @@ class Conductor:
         self.refused: str | None = None  # why a node cannot run its trials
         self.is_asked_to_stop: Callable[[], bool] = bool  # by another process
         self.on_stop: Callable[[], object] = bool  # called once, when trials have to checkpoint and stop
+        self.price: Callable[[], float | None] = lambda: None  # of the nodes, in US dollars an hour
         self._ledger = ledger
         self._tracker = tracker
         self._observer = observer
@@ -86,7 +87,7 @@ class Conductor:
         """
         if self.is_asked_to_stop():
             self.interrupt()
-        reason = None if self.interrupted else self._ledger.used_up(training)
+        reason = None if self.interrupted else self._ledger.used_up(training, self.price())
         if reason:
             self.used_up = reason
             self.interrupt()

@@ -22,7 +22,7 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from gpm_tune.study.accounts.ledger import Assignment
-from gpm_tune.study.cluster.connection import totals, trials_at_a_time
+from gpm_tune.study.cluster.capacity import Capacity
 from gpm_tune.study.cluster.nodes import NodeReport
 from gpm_tune.study.definition.specification import Study
 from gpm_tune.study.running.conductor import Conductor
@@ -139,17 +139,27 @@ class CheckpointCallback(Callback):  # type: ignore[misc]
 
 
 def build_tuner(
-    study: Study, home: Home, conductor: Conductor, switch: Any, own: NodeReport | None
+    study: Study,
+    home: Home,
+    conductor: Conductor,
+    switch: Any,
+    capacity: Callable[[], Capacity],
+    own: NodeReport | None,
 ) -> tune.Tuner:
     """What runs the trials that the conductor assigns.
 
-    own: what nodes must have of software and data; None on a single machine.
+    capacity: of the cluster, now. own: what nodes must have of software and data; None on a single machine.
     """
     resources = study.resources
     # Tune would hand credentials to trials in a way that Ray logs. Nodes have their own.
     ENV_VARS_TO_PROPAGATE.difference_update({name for name in ENV_VARS_TO_PROPAGATE if "AWS" in name})
-    # All that there is room for may wait for nodes at the same time, which are then started together.
-    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(max(1, trials_at_a_time(resources, totals())))
+
+    def room() -> int:
+        return capacity().trials_at_a_time(resources)
+
+    # Trials that wait for a place are what makes an autoscaler start nodes, and cease to with the study. All
+    # that there may be room for wait at the same time, for nodes that are then started together.
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(max(1, room()))
     trainable = tune.with_parameters(TrialTrainable, switch=switch)
     checkpoints = home.checkpoints(study.name)
     files, folder = shared_storage.opened(checkpoints)
@@ -168,7 +178,7 @@ def build_tuner(
     return tune.Tuner(
         tune.with_resources(trainable, resources.for_ray),
         tune_config=tune.TuneConfig(
-            search_alg=ConductedSearcher(conductor, lambda: trials_at_a_time(resources, totals()), shared),
+            search_alg=ConductedSearcher(conductor, room, shared),
             scheduler=ConductedScheduler(conductor),
             num_samples=-1,  # the searcher says when to end
             reuse_actors=True,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 
 from rich.console import Console
 
@@ -13,10 +14,11 @@ from gpm_tune.study.accounts.confirmation import ConfirmationLedger
 from gpm_tune.study.accounts.ledger import Ledger
 from gpm_tune.study.accounts.records import read_study
 from gpm_tune.study.accounts.runs import find_start_points, find_teacher
-from gpm_tune.study.cluster.connection import check_resources, connected, this_machine, totals
+from gpm_tune.study.cluster.capacity import Capacity, this_machine
+from gpm_tune.study.cluster.connection import connected
 from gpm_tune.study.cluster.fetching import take_over
 from gpm_tune.study.cluster.nodes import NodeReport, check_same, look, look_everywhere
-from gpm_tune.study.definition.specification import CONFIRMATION, Study
+from gpm_tune.study.definition.specification import CONFIRMATION, Resources, Study
 from gpm_tune.study.running.conductor import STATUSES, Conductor
 from gpm_tune.study.running.interrupts import interruptible
 from gpm_tune.study.running.progress import StudyProgress
@@ -50,7 +52,7 @@ def run_study(study: Study, home: Home, address: str, console: Console) -> bool:
     study = find_start_points(study, home)
     prepare(study.experiment, home)
     if address == "local":
-        check_resources(study.resources, this_machine(), "this machine")
+        this_machine().check(study.resources, "this machine")
     folder = home.study(study.name)
     with only_once(f"study '{study.name}'", folder):
         home.stop_file(study.name).unlink(missing_ok=True)  # it was meant for an earlier run
@@ -140,8 +142,7 @@ def _register_best(ledger: Ledger, home: Home, tracker: Tracker) -> None:
 
 
 def _run_trials(study: Study, home: Home, address: str, conductor: Conductor, console: Console) -> None:
-    with connected(address) as found:
-        check_resources(study.resources, found if found.get("CPU") else _joined(console), "the Ray cluster")
+    with connected(address) as capacity:
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -149,25 +150,33 @@ def _run_trials(study: Study, home: Home, address: str, conductor: Conductor, co
         from gpm_tune.study.running.teaching import teach
         from gpm_tune.study.running.trainable import Switch
 
+        if capacity().is_empty:
+            _wait_for_node(study.resources, capacity, console)
+        capacity().check(study.resources, "the Ray cluster")
         own = None if address == "local" else _check_nodes(study, home)
         # On the driver's own node: elsewhere it would vanish with its node, and all trials would fail.
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         switch = Switch.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]
         conductor.on_stop = switch.turn_on.remote
+        conductor.price = lambda: capacity().price
         with interruptible(conductor.interrupt):
             if teach(study, home, switch, console):
-                build_tuner(study, home, conductor, switch, own).fit()
+                build_tuner(study, home, conductor, switch, capacity, own).fit()
     if conductor.refused:
         raise UserError(f"the study was interrupted: {conductor.refused}")
 
 
-def _joined(console: Console) -> dict[str, float]:
-    """The resources of a cluster that had no CPUs, once its first node has joined, or after a while."""
+def _wait_for_node(wanted: Resources, capacity: Callable[[], Capacity], console: Console) -> None:
+    """Wait for the first node of a cluster that has none for trials, and does not say what it may start."""
+    import ray
+
     console.print("the cluster has no node for trials yet; waiting for one", highlight=False)
+    # Something that waits for a place: to an autoscaler that cannot be asked it says what is wanted.
+    knock = ray.remote(bool).options(**wanted.for_task).remote()
     end = time.monotonic() + JOIN_SECONDS
-    while not totals().get("CPU") and time.monotonic() < end:
+    while capacity().is_empty and time.monotonic() < end:
         time.sleep(JOIN_LOOK_SECONDS)
-    return totals()
+    ray.cancel(knock)
 
 
 def _check_nodes(study: Study, home: Home) -> NodeReport:

@@ -41,7 +41,7 @@ def teach(study: Study, home: Home, switch: Any, console: Console) -> bool:
     if note:
         console.print(f"teacher: {note}", highlight=False)
     resources = study.resources
-    place = _train.options(num_cpus=resources.cpu, num_gpus=resources.gpu, max_retries=NODE_LOSSES)
+    place = _train.options(**resources.for_task, max_retries=NODE_LOSSES)
     task = place.remote(
         teacher.model_dump(mode="json"),
         str(home.cache),

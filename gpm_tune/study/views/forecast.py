@@ -13,7 +13,8 @@ from rich.table import Table
 
 from gpm_tune.errors import UserError
 from gpm_tune.study.accounts.ledger import Ledger
-from gpm_tune.study.cluster.connection import check_resources, connected, this_machine, trials_at_a_time
+from gpm_tune.study.cluster.capacity import Capacity, price_of, this_machine
+from gpm_tune.study.cluster.connection import connected
 from gpm_tune.study.definition.specification import Resources, Study
 from gpm_tune.study.storage.home import Home
 from gpm_tune.training import Experiment
@@ -27,12 +28,13 @@ HOUR = 3600
 
 @dataclass(frozen=True)
 class Part:
-    """Trainings of one kind; hours of the whole part from the least to the most."""
+    """Trainings of one kind; hours of the whole part, and what they cost, from the least to the most."""
 
     name: str
     trainings: int
     hours: tuple[float, float]
     gpu_hours: tuple[float, float]
+    dollars: tuple[float, float] | None  # of the nodes; None where the cluster's file names no prices
 
 
 @dataclass(frozen=True)
@@ -65,25 +67,20 @@ def forecast(study: Study, home: Home, address: str) -> Forecast:
     if teacher and not _has_trained(teacher, home):
         experiments.append(teacher)
     if address == "local":
-        totals = this_machine()
-        check_resources(study.resources, totals, "this machine")
-        paces = _measure(experiments, study.resources)
-        return extrapolate(study, paces, trials_at_a_time(study.resources, totals))
-    with connected(address) as totals:
-        check_resources(study.resources, totals, "the Ray cluster")
+        this_machine().check(study.resources, "this machine")
+        return extrapolate(study, _measure(experiments, study.resources), this_machine())
+    with connected(address) as capacity:
+        capacity().check(study.resources, "the Ray cluster")
         import ray
 
-        resources = study.resources.for_ray
-        task = ray.remote(_measure).options(
-            num_cpus=resources.pop("CPU"), num_gpus=resources.pop("GPU"), resources=resources
-        )
+        task = ray.remote(_measure).options(**study.resources.for_task)
         try:
             paces = ray.get(task.remote(experiments, study.resources))
         except ray.exceptions.RayTaskError as error:
             if isinstance(error.cause, UserError):
                 raise UserError(str(error.cause)) from None
             raise
-        return extrapolate(study, paces, trials_at_a_time(study.resources, totals))
+        return extrapolate(study, paces, capacity())
 
 
 def _has_trained(teacher: Experiment, home: Home) -> bool:
@@ -97,8 +94,12 @@ def _measure(experiments: Sequence[Experiment], resources: Resources) -> list[Pa
     return [measure_pace(experiment, device, resources.cpu) for experiment in experiments]
 
 
-def extrapolate(study: Study, paces: Sequence[Pace], at_a_time: int) -> Forecast:
-    """The forecast from the pace of the base experiment, and of the teacher if it is to be trained."""
+def extrapolate(study: Study, paces: Sequence[Pace], capacity: Capacity) -> Forecast:
+    """The forecast from the pace of the base experiment, and of the teacher if it is to be trained.
+
+    capacity: of where the study is to run.
+    """
+    at_a_time = capacity.trials_at_a_time(study.resources)
     base, *teacher = paces
     trials_first = [(trial, count_costs(trial)) for trial in _first_trials(study)]
     own = count_costs(study.experiment)
@@ -109,7 +110,14 @@ def extrapolate(study: Study, paces: Sequence[Pace], at_a_time: int) -> Forecast
     def part(name: str, trainings: int, hours: float, least: float = 1.0, together: int = 1) -> Part:
         most = trainings * hours
         rounds = -(-trainings // together) * hours
-        return Part(name, trainings, (least * rounds, rounds), (least * most * gpu, most * gpu))
+        price = price_of(capacity.used_by(study.resources, min(trainings, together)))
+        return Part(
+            name,
+            trainings,
+            (least * rounds, rounds),
+            (least * most * gpu, most * gpu),
+            None if price is None else (least * rounds * price, rounds * price),
+        )
 
     parts = [part("teacher", 1, _hours(study.experiment.teacher, pace)) for pace in teacher]
     trials = study.budget.trials
@@ -181,12 +189,12 @@ def forecast_lines(found: Forecast, study: Study) -> list[object]:
     """For people: a sentence on what was measured, the parts, and what the budget leaves of them."""
     pace = found.pace
     table = Table("stage", title="forecast", box=SIMPLE_HEAD)
-    for column in ("trainings", "time", "GPU-hours"):
+    has_prices = any(part.dollars for part in found.parts)
+    for column in ("trainings", "time", "GPU-hours", *(["nodes, US$"] if has_prices else [])):
         table.add_column(column, justify="right")
     for part in found.parts:
-        table.add_row(
-            part.name, str(part.trainings), _range(part.hours, _duration), _range(part.gpu_hours, _number)
-        )
+        cells = [str(part.trainings), _range(part.hours, _duration), _range(part.gpu_hours, _number)]
+        table.add_row(part.name, *cells, *([_range(part.dollars, _number)] if part.dollars else []))
     lines: list[object] = [
         f"measured on {pace.device}: {pace.step * 1000:.3g} ms a step, {pace.evaluation:.3g} s an "
         f"evaluation; a trial takes {_duration(found.trial_hours)} on average, {found.at_a_time} at a time",
@@ -196,6 +204,10 @@ def forecast_lines(found: Forecast, study: Study) -> list[object]:
         lines.append(f"the lower figure: {study.scheduler.name} stops as many trials as it is built to stop")
     if 0 < study.resources.gpu < 1:
         lines.append("measured with the GPU to itself: trials that share one slow each other")
+    if has_prices:
+        lines.append(
+            "US$ at the prices of the cluster's file, for the head and the nodes that the trials need"
+        )
     return lines + list(found.ends_early) + ([found.too_large] if found.too_large else [])
 
 

@@ -117,10 +117,18 @@ def pareto(record: StudyRecord) -> list[str]:
 def report(storage: str, record: StudyRecord) -> list[object]:
     """All that a person is shown of a study."""
     things: list[object] = [trials_table(record), *failures(record), *lineage(record), *pareto(record)]
+    if record.dollars is not None:
+        things.append(f"spent: {spent(record)}")
     stage = read_confirmation(storage, record.name)
     if stage is not None:
         things += [confirmation_table(record, confirmed(record, stage)), *failures(stage)]
     return things
+
+
+def spent(record: StudyRecord) -> str:
+    """Hours, GPU-hours, and what the nodes cost where that is known."""
+    dollars = "" if record.dollars is None else f", US$ {record.dollars:.2f} for the nodes that were up"
+    return f"{record.hours:.2f} hours, {record.gpu_hours:.2f} GPU-hours{dollars}"
 
 
 def confirmation_table(search: StudyRecord, rows: list[Confirmed]) -> Table:
@@ -158,6 +166,7 @@ def plain(record: StudyRecord) -> dict[str, Any]:
         "data_fingerprint": record.data_fingerprint,
         "hours": record.hours,
         "gpu_hours": record.gpu_hours,
+        "dollars": record.dollars,
         "pareto_front": [trial.number for trial in record.front()],
         "trials": [_plain_trial(trial) for trial in record.trials],
     }

@@ -15,8 +15,8 @@ from program import COMMAND, gpm_tune, write_study
 
 from gpm_tune.errors import UserError
 from gpm_tune.study.cluster import checks
+from gpm_tune.study.cluster.capacity import this_machine
 from gpm_tune.study.cluster.checks import Case, within
-from gpm_tune.study.cluster.connection import this_machine
 from gpm_tune.study.cluster.doctor import Finding, Findings, examine, ok, run_check
 from gpm_tune.study.cluster.nodes import Gpu, NodeReport
 from gpm_tune.study.cluster.probe import file_system, round_trip

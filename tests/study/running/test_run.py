@@ -276,10 +276,11 @@ def test_a_teacher_that_is_an_mlflow_run_is_found(tmp_path: Path) -> None:
 PENDING = """
 import sys
 from gpm_tune.cli import main
-from gpm_tune.study.cluster import connection as cluster
+from gpm_tune.study.cluster import connection
+from gpm_tune.study.cluster.capacity import Capacity, Node
 from gpm_tune.study.running import run
-def more(): return {"CPU": 1000.0}
-cluster.totals = run.totals = run.this_machine = more
+connection.present_nodes = lambda: [Node({"CPU": 1000.0})]
+run.this_machine = lambda: Capacity(connection.present_nodes())
 main()
 """
 

@@ -8,12 +8,16 @@ from examples import MODELS, experiment_of, shipped_experiment, study_of
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpm_tune.study.cluster.connection import trials_at_a_time
+from gpm_tune.study.cluster.capacity import Capacity, Growth, Node
 from gpm_tune.study.definition.schedulers import ASHA, HyperBand, Median, NoScheduler
-from gpm_tune.study.definition.specification import Resources
 from gpm_tune.study.storage.home import Home
 from gpm_tune.study.views.forecast import extrapolate, forecast
 from gpm_tune.training.rehearsal import GPUMemory, Pace, measure_pace
+
+
+def capacity_of(trials: int) -> Capacity:
+    """A machine on which so many trials fit."""
+    return Capacity([Node({"CPU": float(trials), "GPU": float(trials)})])
 
 
 def test_successive_halving_trains_what_its_rungs_let_through() -> None:
@@ -43,7 +47,7 @@ def test_hours_follow_from_the_pace() -> None:
         scheduler={"name": "asha", "grace_steps": 4, "reduction_factor": 3},
     )
     # 12 steps, of which every fourth is evaluated: 1 hour.
-    found = extrapolate(study, [Pace("GPU", 240.0, 240.0)], at_a_time=4)
+    found = extrapolate(study, [Pace("GPU", 240.0, 240.0)], capacity_of(4))
     assert found.trial_hours == pytest.approx(1)
     search, confirm = found.parts
     share = (4 + 8 / 3) / 12
@@ -56,9 +60,19 @@ def test_hours_follow_from_the_pace() -> None:
     assert found.ends_early == []
 
 
+def test_nodes_cost_what_the_file_says_while_they_are_needed() -> None:
+    study = study_of(search={"seed": {"int": [0, 99]}}, budget={"trials": 6}, resources={"cpu": 2})
+    spot = Node({"CPU": 4.0}, "spot", price=0.5)
+    cluster = Capacity([Node({}, "head", price=0.25)], Growth(((spot, 2),), workers=2))
+    (search,) = extrapolate(study, [Pace("CPU", 240.0, 240.0)], cluster).parts
+    assert search.hours == pytest.approx((2, 2))  # two rounds of four
+    assert search.dollars == pytest.approx((2 * 1.25, 2 * 1.25))
+    assert extrapolate(study, [Pace("CPU", 240.0, 240.0)], capacity_of(8)).parts[0].dollars is None
+
+
 def test_a_budget_that_ends_the_search_is_named() -> None:
     study = study_of(search={"seed": {"int": [0, 99]}}, budget={"trials": 8, "hours": 2.0})
-    found = extrapolate(study, [Pace("CPU", 240.0, 240.0)], at_a_time=1)
+    found = extrapolate(study, [Pace("CPU", 240.0, 240.0)], capacity_of(1))
     assert found.ends_early == ["budget.hours (2) suffices for 2 of 8 trials"]
 
 
@@ -66,7 +80,7 @@ def test_larger_trials_are_forecast_to_take_longer() -> None:
     def hours(width: int) -> float:
         search = {"model.discriminator.width": {"choice": [width]}, "seed": {"int": [0, 99]}}
         study = study_of(search=search, start_from=[])
-        return extrapolate(study, [Pace("CPU", 1.0, 1.0)], at_a_time=1).trial_hours
+        return extrapolate(study, [Pace("CPU", 1.0, 1.0)], capacity_of(1)).trial_hours
 
     assert hours(16) == pytest.approx((12 + 3) / 3600)
     assert hours(64) > 4 * hours(16)
@@ -83,10 +97,10 @@ def test_a_trial_that_exceeds_its_share_of_a_gpu_is_named() -> None:
             resources={"cpu": 1, "gpu": gpu},
         )
         pace = Pace("GPU", 1.0, 1.0, GPUMemory(int(taken), int(1e9), int(total)))
-        return extrapolate(study, [pace], at_a_time=1).too_large
+        return extrapolate(study, [pace], capacity_of(1)).too_large
 
     assert warning(0.5, 6.1e9) is None
-    assert warning(2, 3.1e9) is None
+    assert warning(1, 3.1e9) is None
     found = warning(0.25, 8e9)
     assert found is not None
     assert "about 3 GB" in found
@@ -95,22 +109,7 @@ def test_a_trial_that_exceeds_its_share_of_a_gpu_is_named() -> None:
 
 
 def test_a_cpu_has_no_share_to_exceed() -> None:
-    assert extrapolate(study_of(), [Pace("CPU", 1.0, 1.0)], at_a_time=1).too_large is None
-
-
-@pytest.mark.parametrize(
-    ("resources", "expected"),
-    [
-        ({"cpu": 3}, 2),
-        ({"gpu": 0.3}, 6),
-        ({"gpu": 2}, 1),
-        ({"gpu": 0.3, "concurrent": 4}, 4),
-        ({"cpu": 9}, 0),
-    ],
-)
-def test_trials_at_a_time(resources: dict[str, Any], expected: int) -> None:
-    """A GPU of 0.3 a trial holds three of them, not ten thirds."""
-    assert trials_at_a_time(Resources.model_validate(resources), {"CPU": 8.0, "GPU": 2.0}) == expected
+    assert extrapolate(study_of(), [Pace("CPU", 1.0, 1.0)], capacity_of(1)).too_large is None
 
 
 @pytest.mark.parametrize("name", MODELS)
