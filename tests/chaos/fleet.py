@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import psutil
@@ -37,9 +38,9 @@ class Fleet:
         """Of the head."""
         return str(self._cluster.address)
 
-    def add(self) -> None:
-        """Let one more worker node join."""
-        self._cluster.add_node(num_cpus=1)
+    def add(self, **options: Any) -> Node:
+        """Let one more worker node join. options: of `Cluster.add_node`."""
+        return self._cluster.add_node(num_cpus=1, **options)
 
     def busy(self) -> list[Node]:
         """The nodes that train."""

@@ -7,7 +7,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ class Node:
 
     resources: Mapping[str, float]
     type: str = ""
+    id: str = ""  # Ray's, of a node that is there
     price: float | None = None  # US dollars an hour; None where the cluster's file does not say
 
     def places(self, wanted: Resources) -> int:
@@ -150,13 +151,15 @@ def this_machine() -> Capacity:
 
 
 def present_nodes() -> list[Node]:
-    """The nodes of the cluster that is connected."""
+    """The nodes of the cluster that is connected, but for those that get no more work."""
     import ray
+    from ray._private.state import state
 
+    leaving = state.get_draining_nodes()
     return [
-        _node(node["Resources"], node["Labels"].get(TYPE, ""), node["Labels"])
+        replace(_node(node["Resources"], node["Labels"].get(TYPE, ""), node["Labels"]), id=node["NodeID"])
         for node in ray.nodes()
-        if node["Alive"]
+        if node["Alive"] and node["NodeID"] not in leaving
     ]
 
 
@@ -208,7 +211,7 @@ def _node(resources: Mapping[str, float], kind: str, labels: Mapping[str, str]) 
         price = float(labels[PRICE])
     except (KeyError, ValueError):
         price = None
-    return Node(resources, kind, price)
+    return Node(resources, kind, price=price)
 
 
 def _accelerators(node: Node) -> list[str]:

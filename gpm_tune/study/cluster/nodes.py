@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import platform
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import version
@@ -26,6 +27,9 @@ from gpm_tune.version import __version__
 LOOK_SECONDS = 600.0  # for a node to make its report: it may have to get the data first
 CLOCK_SECONDS = 10.0
 CLOCK_PROBES = 5
+NOT_IMPORTED = "gpm_tune of this version cannot be imported there"
+
+_log = logging.getLogger("gpm_tune")
 
 T = TypeVar("T")
 
@@ -65,6 +69,7 @@ class Difference(NamedTuple):
     about: str  # node, versions or data
     sentence: str
     advice: str  # empty where the sentence has it
+    may_pass: bool = False  # at another try
 
 
 @dataclass(frozen=True)
@@ -133,23 +138,32 @@ def _look_plain(
     return asdict(look("", experiment, folders, storage))
 
 
-def check_same(own: NodeReport, others: Iterable[NodeReport]) -> None:
-    """Raise UserError that names every node which has not what the process that runs the study has."""
+def check_same(own: NodeReport, others: Sequence[NodeReport]) -> None:
+    """Raise UserError that names every node which has not what the process that runs the study has.
+
+    What may pass, such as a download that failed, is a warning where it is not so on all of them.
+    """
     nodes: dict[str, list[str]] = {}
-    advice = []
+    advice, able = [], 0
+    is_for_good = False
     for other in others:
-        for difference in differences(own, other):
+        found = list(differences(own, other))
+        able += not found
+        is_for_good = is_for_good or not all(difference.may_pass for difference in found)
+        for difference in found:
             nodes.setdefault(difference.sentence, []).append(other.node)
             advice.append(difference.advice)
-    if nodes:
-        lines = [f"{listed(names)}: {sentence}" for sentence, names in nodes.items()]
+    lines = [f"{listed(names)}: {sentence}" for sentence, names in nodes.items()]
+    if lines and able and not is_for_good:
+        _log.warning("%s; trials that start there try again, then go elsewhere", "; ".join(lines))
+    elif lines:
         title = "no trial was started: the nodes lack what the process that runs the study has"
         raise UserError("\n".join([title, *lines, *filter(None, dict.fromkeys(advice))]))
 
 
 def misfit(own: NodeReport, other: NodeReport) -> str | None:
-    """Why a node that has joined later cannot take part; None where it can."""
-    found = list(differences(own, other))
+    """Why a node that has joined later must not take part; None where it may, or what it lacks may pass."""
+    found = [difference for difference in differences(own, other) if not difference.may_pass]
     if not found:
         return None
     advice = " ".join(filter(None, dict.fromkeys(difference.advice for difference in found)))
@@ -160,7 +174,8 @@ def differences(own: NodeReport, other: NodeReport) -> Iterator[Difference]:
     """What keeps trials on another node from being the same as on this one."""
     advice = "`ray up` of the cluster's file again installs the same versions on every node"
     if other.error:
-        yield Difference("node", other.error, f"{advice}, and starts those that are down")
+        may_pass = not other.error.startswith(NOT_IMPORTED)
+        yield Difference("node", other.error, f"{advice}, and starts those that are down", may_pass)
         return
     for name, expected, found in [
         ("gpm_tune", _code(own), _code(other)),
@@ -175,7 +190,7 @@ def differences(own: NodeReport, other: NodeReport) -> Iterator[Difference]:
         if expected != found:
             yield Difference("versions", f"{name}: expected {expected}, found {found}", advice)
     if other.lacks:
-        yield Difference("data", other.lacks, "")
+        yield Difference("data", other.lacks, "", may_pass=True)
     elif own.data and own.data != other.data:
         sentence = f"data: expected the fingerprint {own.data}, found {other.data}"
         advice = "Delete the data set on the nodes whose copy is wrong, and it is fetched again"
@@ -271,8 +286,19 @@ def _why(error: Exception) -> str:
     cause = getattr(error, "cause", None) or error  # of what Ray wraps
     lines = [line for line in str(cause).splitlines() if line.strip()] or [""]
     if "failed to import" in lines[0]:
-        return f"gpm_tune of this version cannot be imported there ({lines[-1].strip()})"
+        return f"{NOT_IMPORTED} ({lines[-1].strip()})"
     return lines[0] if isinstance(cause, UserError) else f"{type(cause).__name__}: {lines[0]}"
+
+
+def drain(node: str, reason: str, seconds: float) -> None:
+    """Let a node get no more work; it may go on with what it has for so long."""
+    import ray
+    from ray._raylet import GcsClient  # type: ignore[attr-defined]
+    from ray.core.generated.autoscaler_pb2 import DrainNodeReason
+
+    why = DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")  # the only one that Ray always accepts
+    deadline = int((time.time() + seconds) * 1000)
+    GcsClient(ray.get_runtime_context().gcs_address).drain_node(node, why, reason, deadline)
 
 
 def _make_ready(plain: Mapping[str, Any], storage: str | None) -> tuple[str, str]:

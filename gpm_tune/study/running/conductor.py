@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
@@ -21,6 +22,10 @@ STATUSES = {"fail": "FAILED", "interrupted": "KILLED"} | dict.fromkeys(
     ("complete", "pruned", "infeasible"), "FINISHED"
 )
 """How the run of a trial in each state ends, in MLflow's words."""
+
+PROCESS_LOSSES = 10  # of one trial: a node may vanish, but not for ever
+SICK_TRIALS = 3  # that a node could not run, before it gets no more
+SICK_NODES = 3  # before a study that has measured nothing ends
 
 _log = logging.getLogger("gpm_tune")
 
@@ -44,6 +49,7 @@ class Conductor:
         self.refused: str | None = None  # why a node cannot run its trials
         self.is_asked_to_stop: Callable[[], bool] = bool  # by another process
         self.on_stop: Callable[[], object] = bool  # called once, when trials have to checkpoint and stop
+        self.on_sick: Callable[[str, str], object] | None = None  # called once for a node, with the reason
         self.price: Callable[[], float | None] = lambda: None  # of the nodes, in US dollars an hour
         self._ledger = ledger
         self._tracker = tracker
@@ -54,6 +60,10 @@ class Conductor:
         self._leader: tuple[int, int] | None = None  # the best trial, and its best step
         self._notes: dict[int, str] = {}
         self._verdicts: dict[int, Verdict] = {}  # on trials that are to stop here
+        self._leaving: dict[int, str] = {}  # why trials go on elsewhere, whose processes are about to end
+        self._losses: Counter[int] = Counter()  # of a trial's process
+        self._sick: Counter[str] = Counter()  # trials that a node could not run
+        self._has_results = False
 
     def __reduce__(self) -> tuple[type, tuple[()]]:
         """Tune pickles whatever it is given, for a way of resuming that is not ours: give it nothing."""
@@ -143,6 +153,7 @@ class Conductor:
         if step <= self._steps[number]:
             return False
         self._steps[number] = step
+        self._has_results = True
         self._runs[number].metrics(step, metrics)
         self._observer.measured(number, step, metrics)
         verdict = self._ledger.report(number, step, metrics)
@@ -186,15 +197,38 @@ class Conductor:
             self._close(number, "complete")
             self._ledger.complete(number)
 
+    def leaves(self, number: int, reason: str, node: str, *, is_sick: bool) -> None:
+        """Expect the end of a trial's process, because of its node: it is sick, or about to vanish."""
+        self._leaving[number] = reason
+        if not is_sick:
+            self._losses[number] -= 1  # which the end of its process will be, and is not
+            return
+        self._sick[node] += 1
+        if self._sick[node] == SICK_TRIALS:
+            if self.on_sick:
+                self.on_sick(node, reason)
+            if (
+                not self._has_results
+                and sum(count >= SICK_TRIALS for count in self._sick.values()) == SICK_NODES
+            ):
+                self.give_up(f"{SICK_NODES} nodes, and none could train. The last one was {reason}")
+
     def lost(self, number: int) -> None:
         """Hand a trial out again whose process was lost, unless it was to be stopped anyway."""
         if self._verdicts.get(number) is Verdict.STOP:
             self.ended(number)
             return
         self._verdicts.pop(number, None)
+        reason = self._leaving.pop(number, None)
+        self._losses[number] += 1
+        if self._losses[number] > PROCESS_LOSSES:
+            last = f"; the last time: {reason}" if reason else ""
+            self.ended(number, f"its process was lost {self._losses[number]} times{last}")
+            return
         del self._runs[number]
         self._ledger.requeue(number)
-        self._observer.noted(number, "its process was lost; it goes on from its latest checkpoint")
+        lost = reason or "its process was lost"
+        self._observer.noted(number, f"{lost}; it goes on from its latest checkpoint")
 
     def suspended(self, number: int) -> None:
         """Leave a trial as it is, to be continued by a later run of the study."""
@@ -209,9 +243,13 @@ class Conductor:
 
     def refuse(self, number: int, reason: str) -> None:
         """End the study, because a trial was given to a node that would train it otherwise than others."""
+        self.give_up(reason)
+        self.suspended(number)
+
+    def give_up(self, reason: str) -> None:
+        """End the study: there is nowhere to run its trials."""
         self.refused = reason
         self.interrupt()
-        self.suspended(number)
 
     def _log_best(self, number: int) -> None:
         """Tell the trial's run of the evaluation by which it is judged; said again, it changes nothing."""

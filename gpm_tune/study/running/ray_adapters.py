@@ -30,8 +30,6 @@ from gpm_tune.study.running.trainable import TrialTrainable
 from gpm_tune.study.storage import shared_storage, trial_checkpoints
 from gpm_tune.study.storage.home import Home
 
-PROCESS_LOSSES = 10  # of one trial: a node may vanish, but not for ever
-
 LOOK_EVERY = 0.5  # seconds between looks around
 
 
@@ -51,7 +49,6 @@ class ConductedSearcher(Searcher):  # type: ignore[misc]
         self._room = room
         self._shared = dict(shared)
         self._numbers: dict[str, int] = {}  # of live trials, by Tune's name for them
-        self._losses: Counter[int] = Counter()
         self._handed_out: Counter[int] = Counter()
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
@@ -73,11 +70,7 @@ class ConductedSearcher(Searcher):  # type: ignore[misc]
         if error and self._conductor.interrupted:
             self._conductor.suspended(number)
         elif error:
-            self._losses[number] += 1
-            if self._losses[number] > PROCESS_LOSSES:
-                self._conductor.ended(number, f"its process was lost {self._losses[number]} times")
-            else:
-                self._conductor.lost(number)
+            self._conductor.lost(number)
         elif result and "refused" in result:
             self._conductor.refuse(number, result["refused"])
         elif result is None or "interrupted" in result:
@@ -213,6 +206,8 @@ def _config(assignment: Assignment, shared: Mapping[str, Any]) -> dict[str, Any]
 
 def _tell(conductor: Conductor, number: int, result: Mapping[str, Any]) -> bool:
     """Tell what a result holds. Returns whether the trial should be stopped here."""
+    if "leaves" in result:
+        conductor.leaves(number, result["leaves"], result["node"], is_sick=result["is_sick"])
     if "note" in result:
         conductor.noted(number, result["note"])
     return "step" in result and conductor.measured(number, result["step"], _metrics(result))

@@ -17,7 +17,7 @@ from gpm_tune.study.accounts.runs import find_start_points, find_teacher
 from gpm_tune.study.cluster.capacity import Capacity, this_machine
 from gpm_tune.study.cluster.connection import connected
 from gpm_tune.study.cluster.fetching import take_over
-from gpm_tune.study.cluster.nodes import NodeReport, check_same, look, look_everywhere
+from gpm_tune.study.cluster.nodes import NodeReport, check_same, drain, look, look_everywhere
 from gpm_tune.study.definition.specification import CONFIRMATION, Resources, Study
 from gpm_tune.study.running.conductor import STATUSES, Conductor
 from gpm_tune.study.running.interrupts import interruptible
@@ -33,6 +33,7 @@ from gpm_tune.study.tracking.tracker import RunLog, Tracker
 
 JOIN_SECONDS = 900.0  # for the first node of a cluster, whose set-up may install everything
 JOIN_LOOK_SECONDS = 2.0
+DRAIN_SECONDS = 60.0  # that other trials may go on where some could not
 
 _log = logging.getLogger("gpm_tune")
 
@@ -159,6 +160,17 @@ def _run_trials(study: Study, home: Home, address: str, conductor: Conductor, co
         switch = Switch.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]
         conductor.on_stop = switch.turn_on.remote
         conductor.price = lambda: capacity().price
+
+        def exclude(node: str, reason: str) -> None:
+            """Give a sick node no more trials."""
+            others = [other for other in capacity().nodes_for(study.resources) if other.id != node]
+            if not others:
+                conductor.give_up(f"no node can train. The last one was {reason}")
+            elif address != "local":
+                console.print(f"{reason}; it gets no more trials", highlight=False, soft_wrap=True)
+                drain(node, reason, DRAIN_SECONDS)
+
+        conductor.on_sick = exclude
         with interruptible(conductor.interrupt):
             if teach(study, home, switch, console):
                 build_tuner(study, home, conductor, switch, capacity, own).fit()

@@ -17,7 +17,9 @@ from ray import tune
 
 from gpm_tune.data.fingerprint import described, fingerprint
 from gpm_tune.errors import DivergedError, OtherDataError, UserError, first_line
-from gpm_tune.study.cluster.nodes import NodeReport, look, misfit
+from gpm_tune.study.cluster.nodes import NodeReport, drain, look, misfit
+from gpm_tune.study.running.health import is_of_machine, why_sick
+from gpm_tune.study.running.spot import SpotWatch
 from gpm_tune.study.running.time_limit import TimeLimit
 from gpm_tune.study.storage import shared_storage, trial_checkpoints
 from gpm_tune.study.storage.inputs import fetch_teacher
@@ -26,6 +28,8 @@ from gpm_tune.training.machine import return_freed_memory
 from gpm_tune.training.resuming import resume
 
 POLL_SECONDS = 0.5  # how often a trial looks whether the study was interrupted
+PAUSES = (5.0, 20.0)  # seconds before a node tries again to get what it lacks
+NOTICE_SECONDS = 120.0  # that a spot node has left, at most
 OUT_OF_MEMORY = re.compile(r"out of memory|can't allocate memory", re.IGNORECASE)
 
 T = TypeVar("T")
@@ -82,13 +86,16 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
     study is bound to, and `expected`: the report that nodes must equal and the study's base
     experiment, or None on a single machine. A result has `step`, `metrics` and a
     `picture`, or `failure` with a reason, or `interrupted`, or `refused` with the reason why this node,
-    or its data, do not fit; and a `note` where the trial did not continue where it should have.
+    or its data, do not fit, or `leaves` with the reason why the trial must go on elsewhere, after which
+    the process ends; and a `note` where the trial did not continue where it should have.
     Exceptions become failures: only a lost process is worth a retry.
     """
 
     def setup(self, config: dict[str, Any], switch: Any) -> None:
         self._interrupted = Interruption(switch)
-        self._refusal = self._look(config)
+        self._spot = None if config["expected"] is None else SpotWatch()
+        self._obstacle = self._look(config)
+        self._has_left = False
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -111,14 +118,33 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
         in_bucket = shared_storage.is_bucket(self._trial["checkpoints"])
         return Path(self._trial["cache"], "hangs", session) if in_bucket else Path(session)
 
-    @staticmethod
-    def _look(config: dict[str, Any]) -> str | None:
-        """Why this node, which may have joined after the study had started, cannot run its trials."""
+    @classmethod
+    def _look(cls, config: dict[str, Any]) -> dict[str, Any] | None:
+        """The result where this node, which may have joined late, cannot run the study's trials."""
         if config["expected"] is None:
-            return None
+            sickness = why_sick(config["device"])
+            return cls._leaves(sickness) if sickness else None
         report, base = config["expected"]
-        here = look(ray.util.get_node_ip_address(), base, storage=config["storage"])
-        return misfit(NodeReport(**report), here)
+        for pause in (*PAUSES, None):
+            here = look(ray.util.get_node_ip_address(), base, storage=config["storage"])
+            if pause is None or not here.lacks:
+                break
+            time.sleep(pause)
+        refusal = misfit(NodeReport(**report), here)
+        if refusal:
+            return {"refused": refusal, "done": True}
+        folders = (config["cache"], tempfile.gettempdir())
+        sickness = here.lacks or why_sick(config["device"], folders)
+        return cls._leaves(sickness) if sickness else None
+
+    @staticmethod
+    def _leaves(reason: str, *, is_sick: bool = True) -> dict[str, Any]:
+        """The result of a trial that has to go on elsewhere. is_sick: the node cannot run others either."""
+        return {
+            "leaves": f"node {ray.util.get_node_ip_address()}: {reason}",
+            "node": ray.get_runtime_context().get_node_id(),
+            "is_sick": is_sick,
+        }
 
     def _forget(self) -> None:
         """Free the memory of a trial that has ended, for the next one in this process."""
@@ -129,8 +155,13 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
 
     def step(self) -> dict[str, Any]:
         """Train up to the next evaluation, or until the study is interrupted."""
-        if self._refusal:
-            return {"refused": self._refusal, "done": True}
+        if self._has_left:
+            raise RuntimeError("the trial goes on elsewhere")  # ends the process, which no trial may reuse
+        result = self._obstacle or self._train()
+        self._has_left = "leaves" in result
+        return result
+
+    def _train(self) -> dict[str, Any]:
         failure = self._limit.verdict
         if failure is None:
             try:
@@ -140,19 +171,21 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
                 self._forget()
                 return {"refused": str(error), "done": True}
             except Exception as error:
+                if is_of_machine(error):
+                    return self._leaves(f"{type(error).__name__}: {first_line(error)}")
                 failure = reason_of(error, Experiment.model_validate(self._trial["experiment"]))
         self._forget()
         return {"failure": failure, "done": True}
 
     def _interval(self) -> dict[str, Any]:
         if self._trainer is None:
-            if self._interrupted():
-                return {"interrupted": True}
+            if self._has_to_stop():
+                return self._stopped()
             self._trainer = self._build()
-        evaluation = self._trainer.run_interval(self._interrupted)
+        evaluation = self._trainer.run_interval(self._has_to_stop)
         note = {"note": self._note} if self._note else {}
         if evaluation is None:
-            return {"interrupted": True, "should_checkpoint": True, **note}
+            return {**self._stopped(), "should_checkpoint": True, **note}
         return {
             "step": evaluation.step,
             "metrics": evaluation.metrics,
@@ -162,6 +195,16 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
             "should_checkpoint": True,
             **note,
         }
+
+    def _has_to_stop(self) -> bool:
+        return self._interrupted() or bool(self._spot and self._spot.notice)
+
+    def _stopped(self) -> dict[str, Any]:
+        """The result of a trial that was told to stop, here or everywhere."""
+        if self._spot and self._spot.notice and not self._interrupted():
+            drain(ray.get_runtime_context().get_node_id(), self._spot.notice, NOTICE_SECONDS)
+            return self._leaves(self._spot.notice, is_sick=False)
+        return {"interrupted": True}
 
     def _build(self) -> Trainer:
         experiment = Experiment.model_validate(self._trial["experiment"])

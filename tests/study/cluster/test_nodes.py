@@ -26,6 +26,7 @@ from gpm_tune.errors import UserError
 from gpm_tune.study.accounts.records import read_study
 from gpm_tune.study.cluster.connection import connected
 from gpm_tune.study.cluster.nodes import (
+    NOT_IMPORTED,
     NodeReport,
     ask_every_node,
     check_same,
@@ -33,6 +34,7 @@ from gpm_tune.study.cluster.nodes import (
     differences,
     look,
     look_everywhere,
+    misfit,
 )
 from gpm_tune.study.definition import space
 from gpm_tune.study.storage.home import Home
@@ -73,8 +75,7 @@ def test_a_node_is_alike_whatever_its_patch_of_python_and_its_build_of_torch() -
         ({"plugins": {"gpm-tune-moons": "1.1"}}, "plug-in gpm-tune-moons: expected 1.0, found 1.1"),
         ({"plugins": {}}, "plug-in gpm-tune-moons: expected 1.0, found none"),
         ({"data": "0ther"}, "data: expected the fingerprint da7a, found 0ther"),
-        ({"data": "", "lacks": "MNIST is not in /data"}, "MNIST is not in /data"),
-        ({"error": "it has not answered within 600 s"}, "it has not answered within 600 s"),
+        ({"error": f"{NOT_IMPORTED} (no module)"}, f"{NOT_IMPORTED} (no module)"),
     ],
 )
 def test_what_differs_is_said_with_what_was_expected(changes: dict[str, Any], sentence: str) -> None:
@@ -83,6 +84,21 @@ def test_what_differs_is_said_with_what_was_expected(changes: dict[str, Any], se
     with pytest.raises(UserError) as refusal:
         check_same(OWN, [OWN, replace(OWN, node="10.0.0.2", **changes)])
     assert f"node 10.0.0.2: {sentence}" in str(refusal.value).splitlines()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"data": "", "lacks": "MNIST is not in /data"}, {"error": "it has not answered within 600 s"}],
+)
+def test_what_may_pass_on_one_node_keeps_no_study_from_starting(
+    changes: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    other = replace(OWN, node="10.0.0.2", **changes)
+    check_same(OWN, [OWN, other])
+    assert f"node 10.0.0.2: {other.lacks or other.error}; trials that start there try again" in caplog.text
+    assert misfit(OWN, other) is None
+    with pytest.raises(UserError, match=r"node 10.0.0.2: "):
+        check_same(OWN, [other])  # on all of them
 
 
 def test_all_nodes_that_differ_are_named_and_advice_is_given_once() -> None:

@@ -10,7 +10,7 @@ from ledgers import PBT, write_checkpoint
 
 from gpm_tune.study.accounts.ledger import Assignment, Ledger
 from gpm_tune.study.accounts.records import read_study
-from gpm_tune.study.running.conductor import Conductor
+from gpm_tune.study.running.conductor import PROCESS_LOSSES, Conductor
 from gpm_tune.study.tracking.spool import Event, Spool
 from gpm_tune.study.tracking.tracker import Tracker
 
@@ -133,6 +133,52 @@ def test_an_evaluation_measured_again_is_told_to_nobody(scene: Scene) -> None:
     before = len(scene.events(number)), list(scene.observer.lines)
     assert scene.conductor.measured(number, 4, {**METRICS, "sliced_wasserstein": 0.0}) is False
     assert (len(scene.events(number)), scene.observer.lines) == before
+
+
+def leave(scene: Scene, number: int, node: str, *, is_sick: bool) -> None:
+    """A trial's node cannot run it, or is about to vanish; its process ends."""
+    scene.conductor.leaves(number, f"node {node}: no GPU", node, is_sick=is_sick)
+    scene.conductor.lost(number)
+
+
+def test_a_trial_leaves_a_sick_node_and_costs_no_budget(scene: Scene) -> None:
+    number = scene.start()
+    leave(scene, number, "a", is_sick=True)
+    assert scene.states() == ["running"]
+    assert scene.observer.lines[-1] == f"{number} note: node a: no GPU; it goes on from its latest checkpoint"
+    assert scene.start() == number
+
+
+def test_a_sick_node_is_named_once_after_a_few_trials(scene: Scene) -> None:
+    told: list[tuple[str, str]] = []
+    scene.conductor.on_sick = lambda node, reason: told.append((node, reason))
+    scene.conductor.measured(scene.start(), 4, METRICS)
+    for node in "aabababb":
+        leave(scene, scene.start(), node, is_sick=True)
+    assert told == [("a", "node a: no GPU"), ("b", "node b: no GPU")]
+    assert not scene.conductor.interrupted
+
+
+def test_a_study_ends_where_node_after_node_is_sick(scene: Scene) -> None:
+    for node in "aaabbbcc":
+        leave(scene, scene.start(), node, is_sick=True)
+    assert scene.conductor.refused is None
+    leave(scene, scene.start(), "c", is_sick=True)
+    assert scene.conductor.refused == "3 nodes, and none could train. The last one was node c: no GPU"
+    assert scene.conductor.interrupted
+
+
+def test_nodes_that_vanish_with_notice_are_no_losses(scene: Scene) -> None:
+    number = scene.start()
+    for _ in range(PROCESS_LOSSES + 1):
+        leave(scene, number, "a", is_sick=False)
+        assert scene.start() == number
+    for _ in range(PROCESS_LOSSES):
+        scene.conductor.lost(number)
+        assert scene.start() == number
+    scene.conductor.lost(number)
+    assert scene.states() == ["fail"]
+    assert scene.tags(number)["gpm.reason"] == "its process was lost 11 times"
 
 
 def test_a_trial_that_lost_its_process_is_handed_out_again_first(scene: Scene) -> None:
