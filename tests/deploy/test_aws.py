@@ -2,29 +2,45 @@
 
 from __future__ import annotations
 
+import base64
 import copy
+import itertools
 import json
 import shlex
 import subprocess
-from collections import defaultdict
+import time
+from collections import Counter, defaultdict
 from pathlib import Path
 from types import SimpleNamespace
 
 import boto3
 import botocore.client
+import botocore.exceptions
 import pytest
 import yaml
 from moto import mock_aws
 from ray.autoscaler._private import commands
 from ray.autoscaler._private.aws import config as aws_config
-from ray.autoscaler._private.aws import node_provider, utils
-from ray.autoscaler.tags import NODE_KIND_WORKER, TAG_RAY_NODE_KIND, TAG_RAY_USER_NODE_TYPE
+from ray.autoscaler._private.aws import utils
+from ray.autoscaler._private.constants import RAY_AUTOSCALER_AVAILABILITY_RECOVERY_S
+from ray.autoscaler.tags import NODE_KIND_HEAD, NODE_KIND_WORKER, TAG_RAY_NODE_KIND, TAG_RAY_USER_NODE_TYPE
+from ray.autoscaler.v2 import autoscaler as ray_autoscaler
 from ray.autoscaler.v2.instance_manager.config import AutoscalingConfig
 from ray.autoscaler.v2.instance_manager.ray_installer import RayInstaller
+from ray.autoscaler.v2.instance_manager.subscribers import cloud_resource_monitor
 from ray.autoscaler.v2.scheduler import ResourceDemandScheduler, SchedulingRequest
-from ray.autoscaler.v2.utils import ResourceRequestUtil
-from ray.core.generated.autoscaler_pb2 import GangResourceRequest
+from ray.autoscaler.v2.schema import Stats
+from ray.autoscaler.v2.utils import ClusterStatusParser, ResourceRequestUtil
+from ray.core.generated.autoscaler_pb2 import (
+    ClusterResourceState,
+    GangResourceRequest,
+    GetClusterStatusReply,
+    NodeState,
+    NodeStatus,
+)
 from ray.core.generated.instance_manager_pb2 import Instance
+
+from gpm_tune.study.cluster.machines.aws import Provider
 
 pytestmark = pytest.mark.slow
 
@@ -122,7 +138,7 @@ def cloud(tmp_path_factory):
         commands.get_or_create_head_node(config, "cluster.yaml", False, False, True, None, _runner=head)
 
         by["who"] = "head"
-        provider = node_provider.AWSNodeProvider(config["provider"], config["cluster_name"])
+        provider = Provider(config["provider"], config["cluster_name"])
         _, file = commands._set_up_config_for_head_node(copy.deepcopy(config), provider, False)
         on_head = json.loads(Path(file.name).read_text())
         for kind in set(config["available_node_types"]) - {"head"}:
@@ -183,6 +199,20 @@ def test_every_type_is_asked_for_as_the_file_has_it(cloud):
         for key, value in written["node_config"].items():
             if key != "TagSpecifications":
                 assert asked[kind][key] == value, (kind, key)
+
+
+def test_workers_end_themselves_and_the_head_where_it_is_asked_to(cloud):
+    scripts = {
+        kind: base64.b64decode(asked["UserData"]).decode()
+        for kind, asked in launches(cloud).items()
+        if "UserData" in asked
+    }
+    assert scripts.keys() == launches(cloud).keys() - {"head"}
+    assert all(script.startswith("#!/bin/sh\nsystemd-run ") for script in scripts.values())
+    assert all(script.endswith(" watch 30 -x raylet\n") for script in scripts.values())
+    assert all(
+        asked["InstanceInitiatedShutdownBehavior"] == "terminate" for asked in launches(cloud).values()
+    )
 
 
 def test_head_is_on_demand_and_workers_are_spot(cloud):
@@ -294,3 +324,161 @@ def test_the_cheapest_type_that_is_to_be_had_is_launched(cloud):
     assert launched(cloud, ["l4_spot"]) == {"a10g_spot": 2}
     assert launched(cloud, SPOT) == {"l4_on_demand": 2}
     assert launched(cloud, **{"accelerator_type:L40S": 0.001}) == {"l40s_spot": 2}
+
+
+# What EC2 refuses
+
+L4, A10G, L40S = (f"{family}.2xlarge" for family in ("g6", "g5", "g6e"))
+SPOT_MACHINES = [(L4, "spot"), (A10G, "spot"), (L40S, "spot")]
+
+
+class AtOnce:
+    """Runs what Ray's autoscaler would leave to threads."""
+
+    def submit(self, function, *arguments):
+        function(*arguments)
+
+
+class Cluster:
+    """Ray's autoscaler on the head of a cluster whose trials wait for GPUs, and an EC2 that refuses."""
+
+    def __init__(self, config, patch):
+        self.config = copy.deepcopy(config) | {"file_mounts": {}, "cluster_name": "scarce"}
+        self.config["provider"]["disable_node_updaters"] = True
+        self.trials, self.refused, self.granted = 0, {}, 8
+        self.asked, self.now, self.version = [], time.time(), 0
+        really_call = botocore.client.BaseClient._make_api_call
+
+        def call(client, operation, parameters):
+            if operation == "RunInstances":
+                market = "spot" if "InstanceMarketOptions" in parameters else "on demand"
+                self.asked.append((parameters["InstanceType"], market, parameters["SubnetId"]))
+                if code := self.refused.get((parameters["InstanceType"], market)):
+                    answer = {"Error": {"Code": code, "Message": "Not now."}}
+                    raise botocore.exceptions.ClientError(answer, operation)
+                count = min(parameters["MaxCount"], self.granted)  # moto launches MinCount
+                parameters = parameters | {"MinCount": count, "MaxCount": count}
+            return really_call(client, operation, parameters)
+
+        patch.setattr(botocore.client.BaseClient, "_make_api_call", call)
+        patch.setattr(cloud_resource_monitor, "time", SimpleNamespace(time=lambda: self.now))
+        patch.setattr(ray_autoscaler, "get_cluster_resource_state", lambda _: self.ray_state())
+        self.provider = Provider(self.config["provider"], "scarce")
+        patch.setattr(ray_autoscaler, "_get_node_provider", lambda *_: self.provider)
+        tags = {TAG_RAY_NODE_KIND: NODE_KIND_HEAD, TAG_RAY_USER_NODE_TYPE: "head"}
+        head_config = self.config["available_node_types"]["head"]["node_config"]
+        (self.head,) = self.provider.create_node(head_config, tags, 1)
+        reader = SimpleNamespace(
+            get_cached_autoscaling_config=lambda: AutoscalingConfig(self.config, skip_content_hash=True),
+            refresh_cached_autoscaling_config=lambda: None,
+        )
+        gcs = SimpleNamespace(address="10.0.0.1:6379")
+        self.autoscaler = ray_autoscaler.Autoscaler("session", reader, gcs)
+        adapter = self.autoscaler._cloud_instance_provider
+        adapter._main_executor = adapter._node_launcher_executors = AtOnce()
+
+    def ray_state(self):
+        self.version += 1
+        trial = ResourceRequestUtil.make({"CPU": 2.0, "GPU": 0.25})
+        head = NodeState(
+            node_id=b"head",
+            instance_id=self.head,
+            ray_node_type_name="head",
+            status=NodeStatus.IDLE,
+            total_resources={"node:__internal_head__": 1.0},
+            node_state_version=self.version,
+        )
+        return ClusterResourceState(
+            cluster_resource_state_version=self.version,
+            node_states=[head],
+            pending_gang_resource_requests=[
+                GangResourceRequest(requests=[trial]) for _ in range(self.trials)
+            ],
+        )
+
+    def ask(self, times=1):
+        """What EC2 is asked for in rounds of the autoscaler, five seconds apart, in order."""
+        self.asked.clear()
+        for _ in range(times):
+            self.now += 5
+            self.state = self.autoscaler.update_autoscaling_state()
+        return [asked for asked, _ in itertools.groupby(asked[:2] for asked in self.asked)]
+
+    def failures(self):
+        """Node type and reason of failed launches, as Ray's status has them."""
+        reply = GetClusterStatusReply(
+            autoscaling_state=self.state, cluster_resource_state=ClusterResourceState()
+        )
+        status = ClusterStatusParser.from_get_cluster_status_reply(reply, Stats())
+        return {failed.ray_node_type_name: failed.details for failed in status.failed_launches}
+
+    def workers(self):
+        nodes = self.provider.non_terminated_nodes({})
+        kinds = Counter(self.provider.node_tags(node)[TAG_RAY_USER_NODE_TYPE] for node in nodes)
+        return {kind: count for kind, count in kinds.items() if kind != "head"}
+
+
+@pytest.fixture
+def scarce(cloud, monkeypatch):
+    cluster = Cluster(cloud.config, monkeypatch)
+    assert cluster.ask(times=2) == []  # the autoscaler meets the head
+    cluster.trials = 8
+    yield cluster
+    cluster.provider.terminate_nodes(cluster.provider.non_terminated_nodes({}))
+
+
+def test_a_refused_type_leads_to_the_next_and_at_last_on_demand(scarce):
+    scarce.refused = dict.fromkeys(SPOT_MACHINES, "InsufficientInstanceCapacity")
+    assert scarce.ask(times=8) == [*SPOT_MACHINES, (L4, "on demand")]
+    assert scarce.workers() == {"l4_on_demand": 2}
+
+
+def test_every_zone_is_tried_before_the_next_type(scarce):
+    scarce.refused = {(L4, "spot"): "UnfulfillableCapacity"}
+    scarce.ask(times=3)
+    zones = {subnet for machine, _, subnet in scarce.asked if machine == L4}
+    assert zones == set(scarce.config["available_node_types"]["l4_spot"]["node_config"]["SubnetIds"])
+    assert len(zones) == 5
+    assert scarce.workers() == {"a10g_spot": 2}
+
+
+def test_the_first_type_is_tried_again_after_ten_minutes(scarce):
+    scarce.refused = {(L4, "spot"): "InsufficientInstanceCapacity"}
+    assert scarce.ask(times=4) == [(L4, "spot"), (A10G, "spot")]
+    scarce.refused, scarce.trials = {}, 12
+    assert scarce.ask(times=2) == [(A10G, "spot")]
+    scarce.now, scarce.trials = scarce.now + RAY_AUTOSCALER_AVAILABILITY_RECOVERY_S, 16
+    assert scarce.ask(times=2) == [(L4, "spot")]
+    assert scarce.workers() == {"a10g_spot": 3, "l4_spot": 1}
+
+
+def test_where_fewer_come_than_were_asked_for_the_next_type_makes_up(scarce):
+    scarce.granted = 1
+    assert scarce.ask(times=4) == [(L4, "spot"), (A10G, "spot")]
+    assert scarce.workers() == {"l4_spot": 1, "a10g_spot": 1}
+
+
+def test_ray_says_what_was_refused_and_what_to_do(scarce):
+    scarce.refused = {
+        (L4, "spot"): "MaxSpotInstanceCountExceeded",
+        (A10G, "spot"): "InsufficientInstanceCapacity",
+        (L40S, "spot"): "SpotMaxPriceTooLow",
+        (L4, "on demand"): "VcpuLimitExceeded",
+    }
+    scarce.ask(times=5)
+    reasons = scarce.failures()
+    zones = scarce.config["provider"]["availability_zone"]
+    assert reasons["l4_spot"] == (
+        f"AWS refused 2 g6.2xlarge (spot) in {zones}: MaxSpotInstanceCountExceeded: Not now. help: "
+        'ask for more of "All G and VT Spot Instance Requests" under Service Quotas, Amazon EC2, us-east-1'
+    )
+    assert '"Running On-Demand G and VT instances"' in reasons["l4_on_demand"]
+    assert "InsufficientInstanceCapacity: Not now. help: wait" in reasons["a10g_spot"]
+    assert reasons.keys() == {"l4_spot", "a10g_spot", "l40s_spot", "l4_on_demand"}
+
+
+def test_other_errors_are_said_and_cost_no_dearer_type(scarce):
+    scarce.refused = {(L4, "spot"): "InvalidAMIID.NotFound"}
+    assert scarce.ask(times=3) == [(L4, "spot")]
+    assert "InvalidAMIID.NotFound" in scarce.failures()["l4_spot"]
+    assert scarce.workers() == {}

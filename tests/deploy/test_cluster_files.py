@@ -12,6 +12,7 @@ import botocore.session
 import pytest
 import yaml
 from botocore.validate import ParamValidator
+from ray._private.label_utils import parse_node_labels_json, parse_node_labels_string
 from ray.autoscaler._private.command_runner import SSHCommandRunner
 from ray.autoscaler._private.util import prepare_config, validate_config
 
@@ -23,8 +24,9 @@ MANIFESTS = sorted((DEPLOY / "kubernetes").glob("*.yaml"))
 ALL = [*FOR_RAY_UP, *MANIFESTS, DEPLOY / "Dockerfile", *sorted((DEPLOY / "aws-iam").glob("*.json"))]
 
 # Ray accepts any key of a provider and passes node_config on unseen.
+OURS = {"type", "module", "minutes_without_ray", "hours_without_study"}
 PROVIDER_KEYS = {
-    "aws": {"type", "region", "availability_zone", "cache_stopped_nodes"},
+    "aws": OURS | {"region", "availability_zone", "cache_stopped_nodes"},
     "gcp": {"type", "region", "availability_zone", "project_id"},
     "local": {"type", "head_ip", "worker_ips"},
 }
@@ -41,6 +43,12 @@ def load(path):
     return yaml.safe_load(path.read_text())
 
 
+def cloud(config):
+    """Ray's name for the provider, or the last folder of ours."""
+    provider = config["provider"]
+    return provider["module"].split(".")[-2] if provider["type"] == "external" else provider["type"]
+
+
 def settled(path):
     """Without comments."""
     return re.sub(r"(^|\s)#.*", "", path.read_text(), flags=re.MULTILINE)
@@ -48,7 +56,7 @@ def settled(path):
 
 def misspelt(config):
     """Keys that no provider knows, though Ray would take them."""
-    provider = config["provider"]["type"]
+    provider = cloud(config)
     found = list(config["provider"].keys() - PROVIDER_KEYS[provider])
     for kind in config.get("available_node_types", {}).values():
         node = dict(kind["node_config"])
@@ -113,12 +121,30 @@ def test_head_has_no_gpu_and_workers_start_from_none(path):
     assert all(
         kind["min_workers"] == 0 < kind["max_workers"] <= config["max_workers"] for kind in kinds.values()
     )
-    machine = {"aws": "InstanceType", "gcp": "machineType"}[config["provider"]["type"]]
+    machine = {"aws": "InstanceType", "gcp": "machineType"}[cloud(config)]
     spot = [kind for name, kind in kinds.items() if name.endswith("_spot")]
     assert len({kind["node_config"][machine] for kind in spot}) >= 2
     cheapest = min(kind["priority"] for kind in spot)
     assert all(kind["priority"] < cheapest for kind in kinds.values() if kind not in spot)
     assert 0 < config["idle_timeout_minutes"] <= 15
+
+
+@pytest.mark.parametrize("path", named(IN_CLOUDS))
+def test_every_node_has_a_price_that_ray_takes(path):
+    for kind in load(path)["available_node_types"].values():
+        (label,) = kind["labels"].items()
+        parse_node_labels_json(json.dumps(kind["labels"]))  # as `ray start` reads what `ray up` hands to it
+        parse_node_labels_string("=".join(label))
+        assert label[0] == "gpm-tune/usd-per-hour"
+        assert 0.05 < float(label[1]) < 5
+
+
+def test_disks_are_of_a_kind_that_g2_machines_have():
+    config = load(DEPLOY / "gcp.yaml")
+    for kind in config["available_node_types"].values():
+        for disk in kind["node_config"]["disks"]:
+            zone = config["provider"]["availability_zone"]
+            assert disk["initializeParams"]["diskType"] == f"zones/{zone}/diskTypes/pd-balanced"
 
 
 @pytest.mark.parametrize("path", named(IN_CLOUDS))
@@ -153,6 +179,7 @@ def test_workers_cannot_launch_machines():
 @pytest.mark.parametrize("path", named(IN_CLOUDS))
 def test_image_has_the_pinned_ray_and_python(path):
     assert load(path)["docker"]["image"] == f"rayproject/ray:{image_tag()}-cu128"
+    assert load(path)["docker"]["head_image"] == f"rayproject/ray:{image_tag()}-cpu"
 
 
 def test_docker_image_is_built_from_the_same():
@@ -320,6 +347,15 @@ def test_every_right_has_its_reason():
     for column, policy in enumerate(("laptop", "head", "worker"), start=1):
         granted = [row[0].strip(" `") for row in rows if row[column].strip() == "x"]
         assert sorted(granted) == sorted(actions(policy))
+
+
+@pytest.mark.parametrize(
+    ("policy", "most"),
+    [("laptop", 6_144), ("head", 10_240), ("worker", 10_240)],  # a managed policy; all inline ones of a role
+)
+def test_policies_are_as_short_as_aws_wants_them(policy, most):
+    text = (DEPLOY / "aws-iam" / f"{policy}.json").read_text().replace("CHANGE-bucket", "b" * 63)
+    assert len("".join(text.split())) <= most
 
 
 @pytest.mark.parametrize("policy", ["laptop", "head", "worker"])
