@@ -27,7 +27,7 @@ ALL = [*FOR_RAY_UP, *MANIFESTS, DEPLOY / "Dockerfile", *sorted((DEPLOY / "aws-ia
 OURS = {"type", "module", "minutes_without_ray", "hours_without_study"}
 PROVIDER_KEYS = {
     "aws": OURS | {"region", "availability_zone", "cache_stopped_nodes"},
-    "gcp": {"type", "region", "availability_zone", "project_id"},
+    "gcp": OURS | {"region", "availability_zone", "project_id"},
     "local": {"type", "head_ip", "worker_ips"},
 }
 TOKEN_MOUNTS = ("~/.ray", "~/.ray/auth_token")  # Docker mounts folders only
