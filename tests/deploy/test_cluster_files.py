@@ -381,10 +381,11 @@ def readme():
     return (DEPLOY / "README.md").read_text()
 
 
-def test_readme_replaces_every_placeholder():
+def test_the_documentation_replaces_every_placeholder():
     """What sed does not, the files ask for where it is."""
     placeholders = set()
     for path in [*IN_CLOUDS, *MANIFESTS, *(DEPLOY / "aws-iam").glob("*.json")]:
         placeholders |= set(re.findall(r"(?:\w+-)?CHANGE(?:-\w+)?", settled(path)))
     by_hand = {"CHANGE"}  # gcp.yaml's sourceImage
-    assert placeholders - by_hand == set(re.findall(r"s/((?:\w+-)?CHANGE(?:-\w+)?)/", readme()))
+    pages = readme() + (ROOT / "docs" / "howto" / "first_hour_aws.md").read_text()
+    assert placeholders - by_hand == set(re.findall(r"s/((?:\w+-)?CHANGE(?:-\w+)?)/", pages))
