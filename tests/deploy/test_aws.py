@@ -354,7 +354,7 @@ class Cluster:
                 market = "spot" if "InstanceMarketOptions" in parameters else "on demand"
                 self.asked.append((parameters["InstanceType"], market, parameters["SubnetId"]))
                 if code := self.refused.get((parameters["InstanceType"], market)):
-                    answer = {"Error": {"Code": code, "Message": "Not now."}}
+                    answer = {"Error": {"Code": code, "Message": "Not now"}}
                     raise botocore.exceptions.ClientError(answer, operation)
                 count = min(parameters["MaxCount"], self.granted)  # moto launches MinCount
                 parameters = parameters | {"MinCount": count, "MaxCount": count}

@@ -42,8 +42,8 @@ class Provider(AWSNodeProvider):  # type: ignore[misc]
         except NodeLaunchException as error:
             raise self._explained(error, node_config, count) from error
         if len(created) < count:
-            missing = f"AWS launched only {len(created)} of {count}"
-            raise Refusal("InsufficientInstanceCapacity", f"{missing} {_named(node_config)}")
+            few = f"AWS launched only {len(created)} of {count} {_named(node_config)}"
+            raise Refusal("InsufficientInstanceCapacity", f"{few}; the next type makes up for the others")
         return created
 
     def _explained(
@@ -57,8 +57,8 @@ class Provider(AWSNodeProvider):  # type: ignore[misc]
             advice = f'ask for more of "{_quota(node_config)}" under Service Quotas, Amazon EC2, {region}'
         else:
             return error
-        refused = f"AWS refused {count} {_named(node_config)} in {zones}: {code}: {error.description}"
-        return Refusal(code, f"{refused} help: {advice}")
+        refused = f"AWS refused {count} {_named(node_config)} in {zones}"
+        return Refusal(code, f"{refused}: {code}: {error.description.rstrip('.')}. help: {advice}")
 
 
 def _is_spot(node_config: dict[str, Any]) -> bool:

@@ -39,7 +39,8 @@ class Provider(GCPNodeProvider):  # type: ignore[misc]
 
     def _refusal(self, answer: dict[str, str], machine: str, count: int) -> Exception:
         code, zone = answer["code"], self.provider_config["availability_zone"]
-        refused = f"Google Cloud refused {count} {machine} in {zone}: {code}: {answer.get('message', '')}"
+        reason = answer.get("message", "no reason given").rstrip(".")
+        refused = f"Google Cloud refused {count} {machine} in {zone}: {code}: {reason}."
         if code.startswith("ZONE_RESOURCE_POOL_EXHAUSTED"):
             advice = "wait: the next type is tried now, this one again within minutes; or take another zone"
         elif code == "QUOTA_EXCEEDED":
