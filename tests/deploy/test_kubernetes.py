@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import http.server
 import json
 import os
 import re
 import socket
 import subprocess
 import sys
+import threading
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,6 +17,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 import yaml
+from moto.server import ThreadedMotoServer
 from ray._private.label_utils import parse_node_labels_string
 from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
 from ray.job_submission import JobStatus, JobSubmissionClient
@@ -206,6 +209,64 @@ def test_only_pods_of_the_two_accounts_take_the_role():
     (pods,) = trust["pod-identity"]
     assert pods["Principal"] == {"Service": "pods.eks.amazonaws.com"}
     assert pods["Action"] == ["sts:AssumeRole", "sts:TagSession"]
+
+
+class PodIdentityAgent(http.server.BaseHTTPRequestHandler):
+    """Gives credentials to the pod that shows its token, as the agent on each node of EKS."""
+
+    def do_GET(self):
+        is_known = self.headers["Authorization"] == "the-pods-token"
+        self.server.answers.append(is_known)
+        given = {
+            "AccessKeyId": "ASIAPOD",
+            "SecretAccessKey": "x",
+            "Token": "x",
+            "Expiration": "2099-01-01T00:00:00Z",
+        }
+        self.send_response(200 if is_known else 403)
+        self.end_headers()
+        self.wfile.write(json.dumps(given).encode() if is_known else b"")
+
+
+@pytest.fixture
+def pod_environment(tmp_path):
+    """What EKS sets in a pod whose account has a Pod Identity, and the agent's answers; S3 is simulated."""
+    (tmp_path / "token").write_text("the-pods-token")
+    moto = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), PodIdentityAgent) as agent:
+        agent.answers = []
+        threading.Thread(target=agent.serve_forever, daemon=True).start()
+        moto.start()
+        host, port = moto.get_host_and_port()
+        environment = {
+            "PATH": os.environ["PATH"],
+            "PYTHONPATH": str(ROOT),
+            "HOME": str(tmp_path),
+            "AWS_CONTAINER_CREDENTIALS_FULL_URI": f"http://127.0.0.1:{agent.server_port}/v1/credentials",
+            "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE": str(tmp_path / "token"),
+            "AWS_REGION": "us-east-1",
+            "AWS_EC2_METADATA_DISABLED": "true",
+            "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        }
+        yield environment, agent.answers
+        moto.stop()
+        agent.shutdown()
+
+
+def test_storage_takes_the_credentials_of_a_pod_identity(pod_environment):
+    """A pod has no others: no key, no profile, no instance's role."""
+    program = """
+import boto3
+from gpm_tune.study.storage import shared_storage
+boto3.client("s3").create_bucket(Bucket="my-bucket")
+shared_storage.write("s3://my-bucket/gpm-tune/x", b"kept")
+print(shared_storage.read("s3://my-bucket/gpm-tune/x").decode())
+"""
+    environment, answers = pod_environment
+    command = [sys.executable, "-c", program]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert result.stdout == "kept\n", result.stderr
+    assert answers.count(True) > 1  # boto3 asks once, and Arrow has a client of its own
 
 
 @pytest.fixture

@@ -225,6 +225,7 @@ def test_a_study_on_two_nodes_goes_on_after_the_limit(tmp_path, network):
     first.run("kill", "-USR1", (tmp_path / "pid").read_text().strip())
     assert job.wait(120) == 0, slurm.log.read_text()
     assert slurm.requeues() == [f"requeue {JOB}"]
+    assert {"--nodes=2", "--ntasks=2", "--cpus-per-task=1"} <= set((tmp_path / "srun").read_text().split())
     for host in (first, second):
         assert not any("raylet" in line or "gcs_server" in line for line in host.processes())
 
