@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 from accounting import STUDY, check_accounts, write_chaos_study
-from hosts import BIN, Network, network_of, why_not
+from hosts import BIN, Host, Network, network_of, why_not
 from mlflow.tracking import MlflowClient
 from program import gpm_tune
 
+Condition = Callable[[], object]
 Inside = Callable[..., list[str]]  # a command that runs another one on a host
 SCRIPTS = Path(__file__).parents[2] / "deploy" / "slurm"
 JOB = "4711"
@@ -90,10 +91,10 @@ class Slurm:
         path = self.folder / "requeues"
         return path.read_text().splitlines() if path.exists() else []
 
-    def wait_for(self, pattern: str, process: subprocess.Popen[bytes], seconds: float = 120) -> None:
-        """Wait until the job's log has something."""
+    def wait_for(self, what: str | Condition, process: subprocess.Popen[bytes], seconds: float = 180) -> None:
+        """Wait until the job's log has a pattern, or something holds."""
         deadline = time.monotonic() + seconds
-        while not re.search(pattern, self.log.read_text()):
+        while not (what() if callable(what) else re.search(what, self.log.read_text())):
             assert process.poll() is None, self.log.read_text()
             assert time.monotonic() < deadline, self.log.read_text()
             time.sleep(0.1)
@@ -201,13 +202,17 @@ def network(tmp_path_factory) -> Iterator[Network]:
         yield network
 
 
+def trains(host: Host) -> bool:
+    return any("Trainable" in line for line in host.processes())
+
+
 OBSTACLE = why_not()
 
 
 @pytest.mark.slow
 @pytest.mark.launcher
 @pytest.mark.skipif(bool(OBSTACLE), reason=OBSTACLE)
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(600)
 def test_a_study_on_two_nodes_goes_on_after_the_limit(tmp_path, network):
     slurm = Slurm(tmp_path, "several_nodes.sh")
     study = write_chaos_study(tmp_path, TRIALS, resources={"cpu": 1})
@@ -219,12 +224,12 @@ def test_a_study_on_two_nodes_goes_on_after_the_limit(tmp_path, network):
         "KEY": str(network.laptop.home / ".ssh" / "id_ed25519"),
     }
     job = slurm.sbatch(study, first.inside, **nodes)
-    slurm.wait_for(r"trial \d: step 800/", job)
-    for host in (first, second):
-        assert any("Trainable" in line for line in host.processes())
+    slurm.wait_for(lambda: trains(first) and trains(second), job)
+    slurm.wait_for(r"trial \d: step", job)
     first.run("kill", "-USR1", (tmp_path / "pid").read_text().strip())
-    assert job.wait(120) == 0, slurm.log.read_text()
+    assert job.wait(200) == 0, slurm.log.read_text()
     assert slurm.requeues() == [f"requeue {JOB}"]
+    assert "interrupted; continue with" in slurm.log.read_text()
     assert {"--nodes=2", "--ntasks=2", "--cpus-per-task=1"} <= set((tmp_path / "srun").read_text().split())
     for host in (first, second):
         assert not any("raylet" in line or "gcs_server" in line for line in host.processes())
