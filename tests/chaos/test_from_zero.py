@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from autoscaling import Autoscaling, autoscaling
+from autoscaling import NODE_TYPES, Autoscaling, autoscaling
 from examples import POINTS
 from processes import Driver
 from program import gpm_tune, write_study
@@ -80,7 +80,6 @@ def test_two_studies_grow_a_cluster_from_nothing_and_leave_nothing(
     finally:
         for driver in drivers:
             driver.clear()
-    assert "the cluster is starting spot" in drivers[0].output
     for name, trials in (("first", 5), ("second", 2)):
         record = read_study(Home(home).optuna_uri, name)
         assert [trial.state for trial in record.trials] == ["complete"] * trials
@@ -89,3 +88,14 @@ def test_two_studies_grow_a_cluster_from_nothing_and_leave_nothing(
     assert "US$" in gpm_tune("status", "first", home=home).stdout
     cluster.wait_for_workers(0)
     assert "Removing 2 nodes of type spot (idle)" in cluster.monitor or cluster.monitor.count("(idle)") >= 2
+
+
+def test_a_type_that_cannot_be_had_is_said_and_the_next_one_is_started(tmp_path: Path) -> None:
+    study = write(tmp_path, "second_choice", trials=2)
+    scarce = {**NODE_TYPES["spot"], "priority": 1}
+    with autoscaling("refusing.Provider", available_node_types={**NODE_TYPES, "scarce": scarce}) as cluster:
+        result = gpm_tune("run", study, "--address", cluster.address, home=tmp_path / "home")
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "the cluster cannot start scarce: the cloud has none. help: wait" in result.stderr
+    assert "the cluster is starting spot" in result.stderr
+    assert "study second_choice: 2 complete" in result.stdout

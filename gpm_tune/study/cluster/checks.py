@@ -7,7 +7,7 @@ import re
 import tempfile
 import threading
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -163,12 +163,40 @@ def _fit(machine: NodeReport) -> Finding:
             f"torch {machine.torch} is built for CUDA {machine.cuda}; {runs}",
             f"Install a newer NVIDIA driver, or a torch built for CUDA {_major(machine.driver_cuda)}",
         )
+    for gpu in machine.gpus:
+        if machine.kernels and not has_kernels(machine.kernels, gpu["capability"]):
+            return fail(
+                f"torch {machine.torch} has no kernels for {gpu['name']}, of compute capability "
+                f"{gpu['capability']}: it is built for {', '.join(machine.kernels)}",
+                "Use nodes with other GPUs, or install a torch that is built for these",
+            )
     kinds = {gpu["name"]: gpu["memory"] for gpu in machine.gpus}
     counts = [
         f"{sum(gpu['name'] == name for gpu in machine.gpus)} x {name} ({memory / 2**30:.0f} GiB)"
         for name, memory in kinds.items()
     ]
     return ok(f"{', '.join(counts)}; torch is built for CUDA {machine.cuda}, {runs}")
+
+
+def has_kernels(built_for: Sequence[str], capability: str) -> bool:
+    """Whether code that torch was built with runs on a GPU of this compute capability.
+
+    That of a GPU (sm_80) runs on newer ones of the same major version, but for that of its features alone
+    (sm_90a); intermediate code (compute_80) runs on all newer ones. CUDA's programming guide, section
+    "Application Compatibility".
+    """
+    major, minor = map(int, capability.split("."))
+    for kind in built_for:
+        form, _, number = kind.partition("_")
+        if not number.isdecimal():
+            if number[:-1] == f"{major}{minor}":
+                return True
+            continue
+        other_major, other_minor = divmod(int(number), 10)
+        is_older = (other_major, other_minor) <= (major, minor)
+        if is_older and (other_major == major or form == "compute"):
+            return True
+    return False
 
 
 def _major(cuda: str) -> int:

@@ -36,6 +36,7 @@ ALONE = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 CONNECT_SECONDS = 5.0  # for the head to take a call
 HEAD_SILENCE = 45.0  # seconds; after 60 Ray ends the process from C++, and says nothing of use
 LOOK_EVERY = 5.0  # seconds between looks at the head
+LAUNCH_LOOK_EVERY = 1.0  # and at the nodes that are started
 HEAD_LOST = 3  # exit code
 
 
@@ -126,7 +127,7 @@ def _watch_launches(address: str, leaving: threading.Event) -> None:
     from ray.autoscaler.v2.sdk import get_cluster_status
 
     said: set[str] = set()
-    while not leaving.wait(LOOK_EVERY):
+    while not leaving.wait(LAUNCH_LOOK_EVERY):
         try:
             status = get_cluster_status(address)
         except Exception:  # the head is away, which is said elsewhere

@@ -38,6 +38,7 @@ class Gpu(TypedDict):
     """A GPU as its driver describes it; memory in bytes."""
 
     name: str
+    capability: str  # its compute capability: 8.9
     memory: int
     free: int
 
@@ -54,6 +55,7 @@ class NodeReport:
     ray: str = ""
     torch: str = ""
     cuda: str = ""  # for which torch is built; empty in a build for CPUs
+    kernels: list[str] = field(default_factory=list)  # for which kinds of GPU: sm_80, sm_90a, compute_120
     driver: str = ""  # NVIDIA's; empty where there is none
     driver_cuda: str = ""  # the newest CUDA that the driver runs
     gpus: list[Gpu] = field(default_factory=list)
@@ -102,6 +104,8 @@ def look(
         ray=version("ray"),
         torch=torch.__version__,
         cuda=torch.version.cuda or "",
+        # What torch.cuda.get_arch_list() gives, but on a head without a GPU, too.
+        kernels=(torch._C._cuda_getArchFlags() or "").split() if torch.version.cuda else [],
         driver=driver,
         driver_cuda=driver_cuda,
         gpus=gpus,
@@ -344,4 +348,10 @@ def _gpu(handle: Any) -> Gpu:
     import pynvml
 
     memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
-    return Gpu(name=str(pynvml.nvmlDeviceGetName(handle)), memory=int(memory.total), free=int(memory.free))
+    major, minor = pynvml.nvmlDeviceGetCudaComputeCapability(handle)
+    return Gpu(
+        name=str(pynvml.nvmlDeviceGetName(handle)),
+        capability=f"{major}.{minor}",
+        memory=int(memory.total),
+        free=int(memory.free),
+    )

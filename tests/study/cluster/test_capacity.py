@@ -9,6 +9,7 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
 
 from gpm_tune.errors import UserError
 from gpm_tune.study.cluster.capacity import Capacity, Growth, Node, price_of
@@ -76,6 +77,20 @@ def test_the_shipped_cluster_has_room_for_no_more_than_its_workers() -> None:
         kind["resources"] = {} if name == config["head_node_type"] else L4
     assert sum(most for _, most in Growth.of(config).types) > 8
     assert Capacity([HEAD], Growth.of(config)).trials_at_a_time(wanted(**QUARTER)) == 32
+
+
+def test_a_cluster_of_kuberay_is_read_by_rays_own_code() -> None:
+    manifests = (Path(__file__).parents[3] / "deploy" / "kubernetes" / "raycluster.yaml").read_text()
+    (cluster,) = (doc for doc in yaml.safe_load_all(manifests) if doc["kind"] == "RayCluster")
+    cluster["metadata"]["namespace"] = "default"
+    growth = Growth.of(_derive_autoscaling_config_from_ray_cr(cluster))
+    capacity = Capacity([HEAD], growth)
+    groups = cluster["spec"]["workerGroupSpecs"]
+    assert {node.type for node, _ in growth.types} == {group["groupName"] for group in groups}
+    assert growth.workers == sum(group["maxReplicas"] for group in groups)
+    assert capacity.trials_at_a_time(wanted(**QUARTER)) == 4 * growth.workers
+    for group in groups:
+        assert capacity.trials_at_a_time(wanted(gpu=1, accelerator_type=group["groupName"].upper()))
 
 
 def test_an_empty_cluster_counts_what_it_may_start() -> None:

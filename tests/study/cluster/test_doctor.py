@@ -22,7 +22,7 @@ from gpm_tune.study.cluster.nodes import Gpu, NodeReport
 from gpm_tune.study.cluster.probe import file_system, round_trip
 from gpm_tune.study.storage.home import Home
 
-H100 = Gpu(name="NVIDIA H100", memory=80 * 2**30, free=79 * 2**30)
+H100 = Gpu(name="NVIDIA H100", capability="9.0", memory=80 * 2**30, free=79 * 2**30)
 NODE = NodeReport(
     "10.0.0.1",
     torch="2.14.1+cu130",
@@ -160,6 +160,12 @@ def test_what_a_check_raises_is_a_finding_of_its() -> None:
         ({"cuda": "", "torch": "2.14.1+cpu"}, "fail", "torch 2.14.1+cpu is built without CUDA"),
         ({"gpus": [H100, {**H100, "free": 60 * 2**30}]}, "warn", "GPU 1: 20.0 of its 80.0 GiB are in use"),
         ({"gpus": []}, "warn", "no NVIDIA GPU on any node"),
+        ({"kernels": ["sm_80", "sm_90"]}, "ok", "1 x NVIDIA H100"),
+        (
+            {"kernels": ["sm_100", "sm_120"]},
+            "fail",
+            "no kernels for NVIDIA H100, of compute capability 9.0: it is built for sm_100, sm_120",
+        ),
     ],
 )
 def test_gpus_are_held_against_torch_and_the_driver(
@@ -168,6 +174,23 @@ def test_gpus_are_held_against_torch_and_the_driver(
     (*_, finding) = checks.check_gpus(case(home, replace(NODE, **changes)))  # type: ignore[arg-type]
     assert finding.level == level
     assert found in finding.found
+
+
+@pytest.mark.parametrize(
+    ("built_for", "capability", "expected"),
+    [
+        ("sm_75 sm_80 sm_86 sm_90", "8.9", True),  # an L4
+        ("sm_75 sm_80 sm_86 sm_90", "7.0", False),  # a V100
+        ("sm_75 sm_80 sm_86 sm_90", "10.0", False),
+        ("sm_86", "8.0", False),  # older than what it is built for
+        ("sm_80 compute_80", "12.0", True),  # compiled when it starts
+        ("compute_90", "8.9", False),
+        ("sm_90a", "9.0", True),
+        ("sm_100a", "10.3", False),
+    ],
+)
+def test_kernels_run_on_newer_gpus_of_the_same_kind(built_for: str, capability: str, expected: bool) -> None:
+    assert checks.has_kernels(built_for.split(), capability) is expected
 
 
 def test_nodes_of_which_the_same_is_true_share_a_line(home: Home) -> None:
