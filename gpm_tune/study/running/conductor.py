@@ -197,20 +197,22 @@ class Conductor:
             self._close(number, "complete")
             self._ledger.complete(number)
 
-    def leaves(self, number: int, reason: str, node: str, *, is_sick: bool) -> None:
-        """Expect the end of a trial's process, because of its node: it is sick, or about to vanish."""
+    def leaves(self, number: int, reason: str, sick_node: str | None, *, is_loss: bool) -> None:
+        """Expect the end of a trial's process, because of its node.
+
+        sick_node: a node that can run no trial, if it is. is_loss: whether the end of the process counts.
+        """
         self._leaving[number] = reason
-        if not is_sick:
-            self._losses[number] -= 1  # which the end of its process will be, and is not
+        if not is_loss:
+            self._losses[number] -= 1  # as its end adds one
+        if sick_node is None:
             return
-        self._sick[node] += 1
-        if self._sick[node] == SICK_TRIALS:
+        self._sick[sick_node] += 1
+        if self._sick[sick_node] == SICK_TRIALS:
             if self.on_sick:
-                self.on_sick(node, reason)
-            if (
-                not self._has_results
-                and sum(count >= SICK_TRIALS for count in self._sick.values()) == SICK_NODES
-            ):
+                self.on_sick(sick_node, reason)
+            excluded = sum(trials >= SICK_TRIALS for trials in self._sick.values())
+            if excluded == SICK_NODES and not self._has_results:
                 self.give_up(f"{SICK_NODES} nodes, and none could train. The last one was {reason}")
 
     def lost(self, number: int) -> None:

@@ -20,7 +20,11 @@ GPU_FAILS = re.compile(
     r"No CUDA GPUs|no CUDA-capable|Torch not compiled with CUDA",
     re.IGNORECASE,
 )
-OF_TRIAL = re.compile(r"out of memory|device-side assert", re.IGNORECASE)  # CUDA's, and yet the trial's own
+OF_TRIAL = re.compile(  # CUDA's, and yet the trial's own
+    r"out of memory|device-side assert|invalid (configuration )?argument|"
+    r"NOT_SUPPORTED|BAD_PARAM|INVALID_VALUE",
+    re.IGNORECASE,
+)
 
 
 def why_sick(device: str, folders: Sequence[str] = ()) -> str | None:

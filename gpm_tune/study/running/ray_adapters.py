@@ -207,7 +207,7 @@ def _config(assignment: Assignment, shared: Mapping[str, Any]) -> dict[str, Any]
 def _tell(conductor: Conductor, number: int, result: Mapping[str, Any]) -> bool:
     """Tell what a result holds. Returns whether the trial should be stopped here."""
     if "leaves" in result:
-        conductor.leaves(number, result["leaves"], result["node"], is_sick=result["is_sick"])
+        conductor.leaves(number, result["leaves"], result["sick_node"], is_loss=result["is_loss"])
     if "note" in result:
         conductor.noted(number, result["note"])
     return "step" in result and conductor.measured(number, result["step"], _metrics(result))

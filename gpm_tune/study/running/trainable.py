@@ -28,7 +28,7 @@ from gpm_tune.training.machine import return_freed_memory
 from gpm_tune.training.resuming import resume
 
 POLL_SECONDS = 0.5  # how often a trial looks whether the study was interrupted
-PAUSES = (5.0, 20.0)  # seconds before a node tries again to get what it lacks
+PAUSES = (0.0, 5.0, 20.0)  # seconds before each try of a node to get what it needs
 NOTICE_SECONDS = 120.0  # that a spot node has left, at most
 OUT_OF_MEMORY = re.compile(r"out of memory|can't allocate memory", re.IGNORECASE)
 
@@ -123,27 +123,30 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
         """The result where this node, which may have joined late, cannot run the study's trials."""
         if config["expected"] is None:
             sickness = why_sick(config["device"])
-            return cls._leaves(sickness) if sickness else None
+            return cls._leaves(sickness, is_sick=True) if sickness else None
         report, base = config["expected"]
-        for pause in (*PAUSES, None):
-            here = look(ray.util.get_node_ip_address(), base, storage=config["storage"])
-            if pause is None or not here.lacks:
-                break
+        for pause in PAUSES:
             time.sleep(pause)
+            here = look(ray.util.get_node_ip_address(), base, storage=config["storage"])
+            if not here.lacks:
+                break
         refusal = misfit(NodeReport(**report), here)
         if refusal:
             return {"refused": refusal, "done": True}
         folders = (config["cache"], tempfile.gettempdir())
         sickness = here.lacks or why_sick(config["device"], folders)
-        return cls._leaves(sickness) if sickness else None
+        return cls._leaves(sickness, is_sick=True) if sickness else None
 
     @staticmethod
-    def _leaves(reason: str, *, is_sick: bool = True) -> dict[str, Any]:
-        """The result of a trial that has to go on elsewhere. is_sick: the node cannot run others either."""
+    def _leaves(reason: str, *, is_sick: bool = False, is_loss: bool = True) -> dict[str, Any]:
+        """The result of a trial that has to go on elsewhere.
+
+        is_sick: the node can run no other trial either. is_loss: it counts among the trial's lost processes.
+        """
         return {
             "leaves": f"node {ray.util.get_node_ip_address()}: {reason}",
-            "node": ray.get_runtime_context().get_node_id(),
-            "is_sick": is_sick,
+            "sick_node": ray.get_runtime_context().get_node_id() if is_sick else None,
+            "is_loss": is_loss,
         }
 
     def _forget(self) -> None:
@@ -203,7 +206,7 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
         """The result of a trial that was told to stop, here or everywhere."""
         if self._spot and self._spot.notice and not self._interrupted():
             drain(ray.get_runtime_context().get_node_id(), self._spot.notice, NOTICE_SECONDS)
-            return self._leaves(self._spot.notice, is_sick=False)
+            return self._leaves(self._spot.notice, is_loss=False)
         return {"interrupted": True}
 
     def _build(self) -> Trainer:

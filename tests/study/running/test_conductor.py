@@ -135,15 +135,15 @@ def test_an_evaluation_measured_again_is_told_to_nobody(scene: Scene) -> None:
     assert (len(scene.events(number)), scene.observer.lines) == before
 
 
-def leave(scene: Scene, number: int, node: str, *, is_sick: bool) -> None:
-    """A trial's node cannot run it, or is about to vanish; its process ends."""
-    scene.conductor.leaves(number, f"node {node}: no GPU", node, is_sick=is_sick)
+def leave(scene: Scene, number: int, node: str | None, *, is_loss: bool = True) -> None:
+    """A trial cannot go on on its node, which is sick if it is named; its process ends."""
+    scene.conductor.leaves(number, f"node {node}: no GPU", node, is_loss=is_loss)
     scene.conductor.lost(number)
 
 
 def test_a_trial_leaves_a_sick_node_and_costs_no_budget(scene: Scene) -> None:
     number = scene.start()
-    leave(scene, number, "a", is_sick=True)
+    leave(scene, number, "a")
     assert scene.states() == ["running"]
     assert scene.observer.lines[-1] == f"{number} note: node a: no GPU; it goes on from its latest checkpoint"
     assert scene.start() == number
@@ -154,24 +154,37 @@ def test_a_sick_node_is_named_once_after_a_few_trials(scene: Scene) -> None:
     scene.conductor.on_sick = lambda node, reason: told.append((node, reason))
     scene.conductor.measured(scene.start(), 4, METRICS)
     for node in "aabababb":
-        leave(scene, scene.start(), node, is_sick=True)
+        leave(scene, scene.start(), node)
     assert told == [("a", "node a: no GPU"), ("b", "node b: no GPU")]
     assert not scene.conductor.interrupted
 
 
 def test_a_study_ends_where_node_after_node_is_sick(scene: Scene) -> None:
     for node in "aaabbbcc":
-        leave(scene, scene.start(), node, is_sick=True)
+        leave(scene, scene.start(), node)
     assert scene.conductor.refused is None
-    leave(scene, scene.start(), "c", is_sick=True)
+    leave(scene, scene.start(), "c")
     assert scene.conductor.refused == "3 nodes, and none could train. The last one was node c: no GPU"
     assert scene.conductor.interrupted
+
+
+def test_errors_of_machines_exclude_none_and_in_the_end_fail_the_trial(scene: Scene) -> None:
+    """As the trial may be what the machines cannot do."""
+    scene.conductor.on_sick = lambda *_: pytest.fail("no node was found to be sick")
+    number = scene.start()
+    for _ in range(PROCESS_LOSSES):
+        leave(scene, number, None)
+        assert scene.start() == number
+    leave(scene, number, None)
+    assert scene.states() == ["fail"]
+    reason = scene.tags(number)["gpm.reason"]
+    assert reason == "its process was lost 11 times; the last time: node None: no GPU"
 
 
 def test_nodes_that_vanish_with_notice_are_no_losses(scene: Scene) -> None:
     number = scene.start()
     for _ in range(PROCESS_LOSSES + 1):
-        leave(scene, number, "a", is_sick=False)
+        leave(scene, number, None, is_loss=False)
         assert scene.start() == number
     for _ in range(PROCESS_LOSSES):
         scene.conductor.lost(number)
