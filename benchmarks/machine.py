@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from gpm_tune.cores import usable_cores
+
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -25,7 +27,7 @@ def machine(packages: Sequence[str]) -> dict[str, Any]:
     gpu = {"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}
     return {
         "cpu": models[0] if models else platform.machine(),
-        "cores": os.cpu_count(),
+        "cores": usable_cores(),
         **gpu,
         "load_at_start": round(os.getloadavg()[0], 1),
         "python": platform.python_version(),

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from filelock import FileLock
 
+from gpm_tune.cores import usable_cores
 from gpm_tune.errors import UserError
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ def decode_all(files: Sequence[Path], channels: int, side: int, to: Path) -> Non
             return f"{file}: cannot be read as an image: {error or type(error).__name__}"
 
     # Written one after the other and not through a map, in which a full disk would kill the process.
-    with to.open("wb") as out, ThreadPoolExecutor() as pool:
+    with to.open("wb") as out, ThreadPoolExecutor(usable_cores()) as pool:
         header = {"descr": "|u1", "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(out, header)
         for result in pool.map(attempt, files):

@@ -10,9 +10,11 @@ from typing import Any
 
 import torch
 
+from gpm_tune.cores import usable_cores
 from gpm_tune.errors import UserError
 
 JOULES_PER_MILLIJOULE = 1e-3
+CUDA_CONTEXT = 500 * 2**20  # bytes of a GPU that CUDA takes for each process, besides tensors
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 
 
@@ -77,6 +79,25 @@ def return_freed_memory() -> None:
     malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if malloc_trim is not None:
         malloc_trim(0)
+
+
+def limit_threads() -> None:
+    """Let torch use no more threads than this process may keep busy: it sees no control group's limit."""
+    torch.set_num_threads(min(torch.get_num_threads(), usable_cores()))
+
+
+def limit_gpu_memory(share: float) -> None:
+    """Let this process's tensors take its share of the GPU's memory, less what CUDA takes, and no more.
+
+    What exceeds it is torch.OutOfMemoryError here, and not in a process that shares the GPU.
+    """
+    total = torch.cuda.get_device_properties(0).total_memory
+    torch.cuda.set_per_process_memory_fraction(memory_fraction(share, total))
+
+
+def memory_fraction(share: float, total: int) -> float:
+    """The part of a GPU's memory, in bytes, that tensors may take for a share of the GPU."""
+    return 1.0 if share >= 1 else max(share - CUDA_CONTEXT / total, share / 2)
 
 
 def has_bfloat16(device: torch.device) -> bool:

@@ -17,10 +17,10 @@ from gpm_tune.models import GeneratorModel, place
 from gpm_tune.models.flow import Denoise
 from gpm_tune.training.description import untrained_teacher
 from gpm_tune.training.experiment import Experiment
+from gpm_tune.training.machine import CUDA_CONTEXT
 from gpm_tune.training.teacher import freeze
 from gpm_tune.training.trainer import Trainer
 
-CONTEXT = 500 * 2**20  # bytes of a GPU that CUDA takes for each process, besides tensors
 SECONDS = 2.0  # how long steps are measured, and at least two rounds of them
 
 
@@ -60,10 +60,10 @@ def measure_pace(experiment: Experiment, device: str, threads: int) -> Pace:
             step,
             trainer.time_evaluation() * full / part,
         )
-    of_steps = torch.cuda.max_memory_reserved(trainer.device) + CONTEXT
+    of_steps = torch.cuda.max_memory_reserved(trainer.device) + CUDA_CONTEXT
     torch.cuda.reset_peak_memory_stats(trainer.device)
     whole_evaluation = trainer.time_evaluation() * full / part
-    of_evaluation = torch.cuda.max_memory_reserved(trainer.device) + CONTEXT
+    of_evaluation = torch.cuda.max_memory_reserved(trainer.device) + CUDA_CONTEXT
     gpu = torch.cuda.get_device_properties(trainer.device)
     memory = GPUMemory(of_steps, of_evaluation, gpu.total_memory)
     return Pace(gpu.name, step, whole_evaluation, memory)

@@ -17,7 +17,7 @@ from gpm_tune.errors import OtherDataError, UserError
 from gpm_tune.models import ParticleModel, place
 from gpm_tune.training import checkpoint
 from gpm_tune.training.experiment import Experiment
-from gpm_tune.training.machine import keep_freed_memory
+from gpm_tune.training.machine import keep_freed_memory, limit_threads
 
 
 def run_name(experiment: Experiment, exclude: Mapping[str, Any] | None = None) -> str:
@@ -71,6 +71,7 @@ def load_model(
     Raises UserError where the folder holds no whole checkpoint, or it has no such weights yet.
     """
     keep_freed_memory()
+    limit_threads()
     experiment = read_experiment(folder)
     found = checkpoint.read(folder, torch.device(device))[0]
     if weights == "best" and "best" not in found:

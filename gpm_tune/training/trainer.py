@@ -23,7 +23,7 @@ from gpm_tune.models.flow import Denoise, FlowInputs, Terms, evaluating
 from gpm_tune.models.particle_model import ITS_OWN
 from gpm_tune.training import checkpoint
 from gpm_tune.training.experiment import Experiment, OptimizerConfig
-from gpm_tune.training.machine import Machine, has_bfloat16, keep_freed_memory
+from gpm_tune.training.machine import Machine, has_bfloat16, keep_freed_memory, limit_threads
 from gpm_tune.training.objectives import Objective, derive
 from gpm_tune.training.pictures import picture
 from gpm_tune.training.saved import refuse_other_data
@@ -71,6 +71,7 @@ class Trainer:
         self._wanted = [self.objective.metric, *wanted]
         self.device = torch.device(device)
         keep_freed_memory()
+        limit_threads()
         precision = experiment.training.precision
         self._bfloat16 = precision == "bfloat16" or (precision == "auto" and has_bfloat16(self.device))
         data, self.data_fingerprint = self._load_data()

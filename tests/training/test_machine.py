@@ -11,7 +11,7 @@ import torch
 from examples import experiment_of
 
 from gpm_tune.training import Trainer, machine
-from gpm_tune.training.machine import Machine
+from gpm_tune.training.machine import CUDA_CONTEXT, Machine, limit_gpu_memory, memory_fraction
 
 CPU = torch.device("cpu")
 
@@ -33,6 +33,29 @@ def test_memory_is_in_bytes() -> None:
     block = torch.ones(size, dtype=torch.uint8)
     assert Machine(CPU).measure()["system/memory"] > size
     del block
+
+
+@pytest.mark.parametrize("share", [0.1, 0.25, 1 / 3, 0.5])
+@pytest.mark.parametrize("total", [24 * 2**30, 80 * 2**30])
+def test_trials_that_share_a_gpu_fit_on_it_with_what_cuda_takes_for_each(share: float, total: int) -> None:
+    trials = int(1 / share)
+    assert 0 < trials * (memory_fraction(share, total) * total + CUDA_CONTEXT) <= total + trials
+
+
+def test_a_gpu_of_its_own_is_a_trials_whole() -> None:
+    assert memory_fraction(1.0, 2**30) == 1
+    assert memory_fraction(0.25, 2**30) == 0.125, "of a GPU so small that CUDA alone exceeds the share"
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+def test_more_than_the_share_is_out_of_memory() -> None:
+    total = torch.cuda.get_device_properties(0).total_memory
+    limit_gpu_memory(0.01)
+    try:
+        with pytest.raises(torch.OutOfMemoryError):
+            torch.empty(total // 50, dtype=torch.uint8, device="cuda")
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
 
 
 @pytest.fixture

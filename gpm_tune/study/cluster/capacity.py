@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import yaml
 
+from gpm_tune.cores import usable_cores
 from gpm_tune.errors import UserError, first_line
 from gpm_tune.study.definition.specification import Resources
 
@@ -147,7 +148,7 @@ def price_of(nodes: Iterable[Node]) -> float | None:
 
 def this_machine() -> Capacity:
     """What Ray would find here, but for the kind of GPU."""
-    return Capacity([Node({"CPU": float(os.cpu_count() or 1), "GPU": float(torch.cuda.device_count())})])
+    return Capacity([Node({"CPU": float(usable_cores()), "GPU": float(torch.cuda.device_count())})])
 
 
 def present_nodes() -> list[Node]:

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from gpm_tune.cores import usable_cores
 from gpm_tune.errors import UserError, first_line
 from gpm_tune.study.cluster.capacity import Capacity, Growth, growth_of_cluster, present_nodes
 
@@ -58,6 +59,7 @@ def connected(address: str) -> Iterator[Callable[[], Capacity]]:
         _call(address)
         ray.init(
             address=address,
+            num_cpus=usable_cores() if address == "local" else None,
             log_to_driver=is_verbose,
             logging_level=logging.INFO if is_verbose else logging.ERROR,
             include_dashboard=False if address == "local" else None,
