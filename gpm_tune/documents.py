@@ -323,8 +323,10 @@ def printable(text: str) -> str:
 
 
 def _sentence(location: Location, problem: str) -> str:
+    """A problem, and what to do about it where the problem says so, on a line each."""
     key = ".".join(map(str, location))
-    return printable(f"{key}: {problem}" if key else problem)
+    lines = (f"{key}: {problem}" if key else problem).split("\nhelp: ", 1)
+    return "\nhelp: ".join(map(printable, lines))
 
 
 def _quoted(value: object) -> str:

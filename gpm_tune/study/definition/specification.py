@@ -43,7 +43,12 @@ class Resources(Config):
     """What one trial occupies, and how many run at a time."""
 
     cpu: int = Field(1, ge=1, description="CPU cores, and threads, per trial.")
-    gpu: float = Field(0.0, ge=0, description="GPUs per trial; a fraction shares one.")
+    gpu: float = Field(
+        0.0,
+        ge=0,
+        description="Share of a GPU, and of its memory, per trial: 0.25 lets four trials share one; 0 trains "
+        "on the CPU.",
+    )
     accelerator_type: str | None = Field(
         None,
         description="Kind of GPU that a trial needs, by Ray's name for it (A10G, H100, …); null for any.",
@@ -60,8 +65,11 @@ class Resources(Config):
 
     @model_validator(mode="after")
     def _check(self) -> Resources:
-        if self.gpu > 1 and self.gpu != int(self.gpu):
-            raise ValueError(f"gpu: {self.gpu:g}: a share of one GPU, or a whole number of them")
+        if self.gpu > 1:
+            raise ValueError(
+                f"gpu: {self.gpu:g}: a trial trains on one GPU, or on a share of it\n"
+                "help: set gpu to 1; the other GPUs train other trials at the same time"
+            )
         if self.accelerator_type and not self.gpu:
             raise ValueError("accelerator_type is for trials that ask for a GPU: set gpu")
         return self

@@ -24,7 +24,7 @@ from gpm_tune.study.running.time_limit import TimeLimit
 from gpm_tune.study.storage import shared_storage, trial_checkpoints
 from gpm_tune.study.storage.inputs import fetch_teacher
 from gpm_tune.training import Experiment, Objective, Trainer
-from gpm_tune.training.machine import return_freed_memory
+from gpm_tune.training.machine import limit_gpu_memory, return_freed_memory
 from gpm_tune.training.resuming import resume
 
 POLL_SECONDS = 0.5  # how often a trial looks whether the study was interrupted
@@ -210,6 +210,8 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
         return {"interrupted": True}
 
     def _build(self) -> Trainer:
+        if self._trial["device"] == "cuda":
+            limit_gpu_memory(ray.get_runtime_context().get_assigned_resources()["GPU"])
         experiment = Experiment.model_validate(self._trial["experiment"])
         cache = Path(self._trial["cache"])
         if self._trial["storage"]:
@@ -297,8 +299,8 @@ def reason_of(error: Exception, experiment: Experiment) -> str:
         return (
             f"out of memory: {text.splitlines()[0] if text else 'Python could not allocate'} Lower "
             f"training.batch_size ({experiment.training.batch_size}) or evaluation.batch_size "
-            f"({experiment.evaluation.batch_size}), search smaller networks, or let fewer trials share "
-            "a GPU: raise resources.gpu"
+            f"({experiment.evaluation.batch_size}), search smaller networks, or give a trial more of "
+            "a GPU and its memory: raise resources.gpu"
         )
     where = traceback.extract_tb(error.__traceback__)[-1]
     return f"{type(error).__name__}: {text} ({Path(where.filename).name}:{where.lineno})"

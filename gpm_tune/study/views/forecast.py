@@ -172,7 +172,7 @@ def _too_large(base: Pace, own: Description, trials: Sequence[Description], gpu:
         return None
     step, evaluation, total = base.gpu_memory
     needed = max(evaluation, step + max(found.memory - own.memory for found in trials))
-    share = min(gpu, 1.0) * total
+    share = gpu * total
     if needed <= share:
         return None
     return (
