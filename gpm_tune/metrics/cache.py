@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from filelock import FileLock
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -17,14 +18,20 @@ def cached(
 ) -> Mapping[str, Tensor]:
     """The tensors of these names from the file; computed and kept there where it is not whole.
 
-    file: None to compute them, and keep nothing.
+    Of several processes that want them one computes, while the others wait. file: None to compute them, and
+    keep nothing.
     """
     if file is None:
         return compute()
     found: Mapping[str, Tensor] | None = _load(file, names)
-    if found is None:
-        found = compute()
-        _store(file, found)
+    if found is not None:
+        return found
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(file.with_suffix(".lock")):
+        found = _load(file, names)  # another process may have been faster
+        if found is None:
+            found = compute()
+            _store(file, found)
     return found
 
 
@@ -38,8 +45,7 @@ def _load(file: Path, names: Sequence[str]) -> dict[str, Tensor] | None:
 
 
 def _store(file: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write the file, making its folder if need be."""
-    file.parent.mkdir(parents=True, exist_ok=True)
+    """Write the file."""
     with tempfile.NamedTemporaryFile(dir=file.parent, delete=False) as partial:
         pass
     save_file({name: tensor.contiguous().cpu() for name, tensor in tensors.items()}, partial.name)
