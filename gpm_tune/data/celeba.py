@@ -10,20 +10,21 @@ import torch
 from pydantic import Field
 
 from gpm_tune.config import Config
-from gpm_tune.data.dataset import Dataset, FolderPath, default_root
+from gpm_tune.data.dataset import Dataset, FolderPath, default_root, find_array
 from gpm_tune.data.fingerprint import digest, list_files
 from gpm_tune.data.images import decode_all, mapped
 from gpm_tune.errors import UserError
 
 SIDE = 64
+PARTITION = "list_eval_partition.txt"
 SPLITS = ("0", "1", "2")  # train, validation, test in list_eval_partition.txt
 
 
 class CelebAConfig(Config):
     """CelebA centre-cropped, resized to 64x64, scaled to [-1, 1], in its own partition.
 
-    The images are decoded once, into one array beside them, and again when they have changed. Where the array
-    is alone, without its images, it is taken as it is.
+    The images are decoded once, into one array beside them, and again when they have changed. Where array and
+    partition are alone, without the images, as on a cluster's nodes, they are taken as they are.
     """
 
     paper: ClassVar[str] = "appendix D.1"
@@ -46,8 +47,28 @@ class CelebAConfig(Config):
 
     @property
     def files(self) -> Path:
-        """The folder of its files."""
-        return (self.root.expanduser() if self.root else default_root()) / "celeba"
+        """The folder of its files, or of what has come in their place."""
+        array = None if self.has_files else find_array(self.packed)
+        return self._root / "celeba" if array is None else array.parent
+
+    @property
+    def has_files(self) -> bool:
+        """Whether partition and images, or their array, were put here."""
+        return (self._root / "celeba" / PARTITION).exists()
+
+    @property
+    def packed(self) -> Path:
+        """Where partition and array are that have come in place of the images."""
+        return self._root / "packed" / f"celeba-{SIDE}"
+
+    def pack(self) -> dict[str, Path]:
+        """The partition and the array. Raises UserError as `prepare` does."""
+        images = self._images([name for split in self._partition() for name in split])
+        return {PARTITION: self.files / PARTITION, f"gpm_tune_{SIDE}.npy": Path(str(images.filename))}
+
+    @property
+    def _root(self) -> Path:
+        return self.root.expanduser() if self.root else default_root()
 
     def prepare(self) -> None:
         """Decode, crop and resize all images once into celeba/gpm_tune_64-DIGEST.npy.
@@ -66,7 +87,7 @@ class CelebAConfig(Config):
 
     def _partition(self) -> list[list[str]]:
         """The file names of the training, validation and test images."""
-        file = self.files / "list_eval_partition.txt"
+        file = self.files / PARTITION
         try:
             rows = [line.split() for line in file.read_text().splitlines() if line.strip()]
         except OSError:
@@ -79,7 +100,7 @@ class CelebAConfig(Config):
             raise UserError(f"{file}: expected lines such as `000001.jpg 0`")
         return [sorted(name for name, split in rows if split == wanted) for wanted in SPLITS]
 
-    def _images(self, names: list[str]) -> np.ndarray:
+    def _images(self, names: list[str]) -> np.memmap:
         """The images of these files, (N, 3, 64, 64) in uint8, mapped into memory copy-on-write."""
         folder = self.files / "img_align_celeba"
         present = {file.name: file for file in list_files(folder)}

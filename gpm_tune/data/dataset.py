@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Protocol, runtime_checkable
 
 import torch
 from pydantic import AfterValidator
@@ -20,6 +20,27 @@ class Dataset:
     train: Tensor
     validation: Tensor
     test: Tensor
+
+
+@runtime_checkable
+class Packable(Protocol):
+    """A data set of many files, for which a few stand on machines that lack them."""
+
+    @property
+    def has_files(self) -> bool:
+        """Whether the files themselves are here."""
+
+    @property
+    def packed(self) -> Path:
+        """Where those few are kept, in a folder by the data's fingerprint; its name tells the data set."""
+
+    def pack(self) -> dict[str, Path]:
+        """Those few, by their names there, one an .npy. Raises UserError where they cannot be made."""
+
+
+def find_array(packed: Path) -> Path | None:
+    """The array among the few files that stand for a data set, if they are here."""
+    return min(packed.glob("*/*.npy"), default=None)
 
 
 def _absolute(path: Path) -> Path:

@@ -13,9 +13,9 @@ from pydantic import Field
 from torch import Tensor
 
 from gpm_tune.config import Config
-from gpm_tune.data.dataset import Dataset, FolderPath, default_root
+from gpm_tune.data.dataset import Dataset, FolderPath, default_root, find_array
 from gpm_tune.data.fingerprint import File, digest, list_files
-from gpm_tune.data.images import decode_all, mapped
+from gpm_tune.data.images import decode_all, mapped, open_array
 from gpm_tune.errors import UserError
 
 LEAST = 20  # pictures: two for validation, because of one there is no FID
@@ -34,9 +34,8 @@ class FolderConfig(Config):
 
     name: Literal["folder"]
     root: FolderPath = Field(
-        description="The folder. A relative path starts at the working folder; on a cluster the path is the "
-        "same on all nodes, and one that lacks the folder copies it from STORAGE/data/NAME, where NAME is "
-        "the last part of the path.",
+        description="The folder. A relative path starts at the working folder. On a cluster the machine "
+        "that starts the study needs it; nodes get the decoded pictures.",
     )
     size: int = Field(
         32, ge=4, le=1024, description="Side of the square images in pixels; networks say which they take."
@@ -51,12 +50,40 @@ class FolderConfig(Config):
     @property
     def validation_samples(self) -> int:
         """How many samples are held out for evaluations. Raises UserError where the folder has too few."""
-        return len(self._listing()) // 10
+        return len(self._listing() if self._array is None else self._images()) // 10
 
     @property
     def files(self) -> Path:
-        """The folder of its files."""
+        """The folder of its files, or of the array that has come in their place."""
+        return self._folder if self._array is None else self._array.parent
+
+    @property
+    def has_files(self) -> bool:
+        """Whether the folder is here."""
+        return self._folder.exists()
+
+    @property
+    def packed(self) -> Path:
+        """Where the array is that has come in place of the folder."""
+        place = hashlib.sha256(os.fsencode(self.root)).hexdigest()[:8]
+        return default_root() / "packed" / f"{self.root.name[:50]}-{self._form}-{place}"
+
+    def pack(self) -> dict[str, Path]:
+        """The array. Raises UserError as `prepare` does."""
+        return {"pictures.npy": Path(str(self._images().filename))}
+
+    @property
+    def _folder(self) -> Path:
         return self.root.expanduser()
+
+    @property
+    def _array(self) -> Path | None:
+        """The array that has come in place of the folder, where that is not here."""
+        return None if self.has_files else find_array(self.packed)
+
+    @property
+    def _form(self) -> str:
+        return "x".join(map(str, self.shape))
 
     @property
     def label(self) -> str:
@@ -79,21 +106,33 @@ class FolderConfig(Config):
         bring_forward(rest, order[:held_out])
         return Dataset(rest[held_out:], rest[:held_out], test)
 
-    def _images(self) -> np.ndarray:
+    def _images(self) -> np.memmap:
         """The pictures (N, *shape) in uint8 in the order of the listing, mapped into memory copy-on-write."""
+        if self._array is not None:
+            return self._unpacked(self._array)
         listing = self._listing()
-        form = "x".join(map(str, self.shape))
-        place = hashlib.sha256(os.fsencode(self.files)).hexdigest()[:8]
-        folder = default_root() / "folders" / f"{self.files.name[:50]}-{place}"
+        form = self._form
+        place = hashlib.sha256(os.fsencode(self._folder)).hexdigest()[:8]
+        folder = default_root() / "folders" / f"{self._folder.name[:50]}-{place}"
         array = folder / f"{form}-{digest((DECODING, listing))}.npy"
 
         def write(partial: Path) -> None:
-            decode_all([self.files / picture.name for picture in listing], self.channels, self.size, partial)
+            decode_all(
+                [self._folder / picture.name for picture in listing], self.channels, self.size, partial
+            )
             for file in folder.glob(f"{form}-*"):  # of what the folder was before
                 if file.stem != array.stem:
                     file.unlink(missing_ok=True)
 
         return mapped(array, (len(listing), *self.shape), write)
+
+    def _unpacked(self, array: Path) -> np.memmap:
+        found = open_array(array)
+        if found is None or found.shape[1:] != self.shape or len(found) < LEAST:
+            raise UserError(
+                f"{array} holds no pictures of {self._form}\nhelp: delete it: it is fetched again"
+            )
+        return found
 
     def _listing(self) -> list[File]:
         """The pictures in the folder, in an order of their names that mixes nested folders.
@@ -101,11 +140,11 @@ class FolderConfig(Config):
         Raises UserError where there are too few, or a folder cannot be read.
         """
         readable = _extensions()
-        files = list_files(self.files, visible=True, onerror=self._refuse)
+        files = list_files(self._folder, visible=True, onerror=self._refuse)
         found = [file for file in files if Path(file.name).suffix.lower() in readable]
         if len(found) < LEAST:
             raise UserError(
-                f"data.root: {self.files} has {len(found)} pictures, but at least {LEAST} are needed: "
+                f"data.root: {self._folder} has {len(found)} pictures, but at least {LEAST} are needed: "
                 "a tenth are held out for validation, a tenth for tests. Counted are files in formats "
                 "that Pillow reads, in nested folders, too; hidden ones, and folders that are links, are not"
             )
@@ -114,8 +153,8 @@ class FolderConfig(Config):
     def _refuse(self, error: OSError) -> None:
         raise UserError(
             f"data.root: {error.filename} cannot be read as a folder: {error.strerror}. Put the pictures "
-            "there, name the folder that has them in the key data.root, or, on a cluster, put them into "
-            f"STORAGE/data/{self.files.name}"
+            "there, or name the folder that has them in the key data.root; for a cluster, start the study "
+            "on a machine that has them"
         )
 
 

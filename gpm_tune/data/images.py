@@ -22,7 +22,7 @@ NAMED = 10  # unreadable pictures that an error names
 Shape = tuple[int, ...]
 
 
-def mapped(array: Path, shape: Shape, write: Callable[[Path], None]) -> np.ndarray:
+def mapped(array: Path, shape: Shape, write: Callable[[Path], None]) -> np.memmap:
     """The array (*shape) in uint8 that a file holds, mapped into memory copy-on-write.
 
     write: called with a path to write it to, where the file is not there, or not whole; of several
@@ -53,13 +53,19 @@ def mapped(array: Path, shape: Shape, write: Callable[[Path], None]) -> np.ndarr
         ) from None
 
 
-def _open(array: Path, shape: Shape) -> np.ndarray | None:
+def _open(array: Path, shape: Shape) -> np.memmap | None:
     """The array of a file; None where that is missing, truncated, or of another shape."""
+    found = open_array(array)
+    return found if found is not None and found.shape == shape else None
+
+
+def open_array(array: Path) -> np.memmap | None:
+    """The array in uint8 of a file, mapped into memory copy-on-write; None where there is no whole one."""
     try:
-        found: np.ndarray = np.load(array, mmap_mode="c")
+        found: np.memmap = np.load(array, mmap_mode="c")
     except (OSError, ValueError, EOFError):
         return None
-    return found if found.shape == shape and found.dtype == np.uint8 else None
+    return found if found.dtype == np.uint8 else None
 
 
 def decode_all(files: Sequence[Path], channels: int, side: int, to: Path) -> None:

@@ -24,7 +24,7 @@ from gpm_tune.study.running.interrupts import interruptible
 from gpm_tune.study.running.progress import StudyProgress
 from gpm_tune.study.storage import shared_storage
 from gpm_tune.study.storage.home import Home
-from gpm_tune.study.storage.inputs import prepare
+from gpm_tune.study.storage.inputs import prepare, share_inputs
 from gpm_tune.study.storage.locks import only_once
 from gpm_tune.study.storage.mirror import Mirror
 from gpm_tune.study.tracking.provenance import environment_tags, requirements, run_tags
@@ -52,6 +52,8 @@ def run_study(study: Study, home: Home, address: str, console: Console) -> bool:
     study = study.model_copy(update={"experiment": find_teacher(study.experiment, home)})
     study = find_start_points(study, home)
     prepare(study.experiment, home)
+    if home.storage and address != "local":
+        share_inputs(study.experiment, home.storage)
     if address == "local":
         this_machine().check(study.resources, "this machine")
     folder = home.study(study.name)

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import logging
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 from filelock import FileLock
 
+from gpm_tune.data import DataConfig
+from gpm_tune.data.dataset import Packable
 from gpm_tune.data.fingerprint import fingerprint
 from gpm_tune.errors import UserError
 from gpm_tune.metrics import check_features
@@ -14,6 +21,10 @@ from gpm_tune.study.storage import shared_storage
 from gpm_tune.study.storage.home import Home
 from gpm_tune.training import Experiment, checkpoint
 from gpm_tune.training.teacher import is_trained, teacher_checkpoint, teacher_folder
+
+PACKED = "data/packed"  # below the storage
+FINGERPRINT = re.compile(r"[0-9a-f]{16}")
+CURRENT = "current"  # names the file that says which of a data set's versions is complete, and wanted
 
 _log = logging.getLogger("gpm_tune")
 
@@ -40,29 +51,86 @@ def prepare_data(experiment: Experiment, storage: str | None = None) -> None:
 
     They are copied from the storage, where that has them. Raises UserError where they cannot be had.
     """
-    data = experiment.data
-    files: Path | None = getattr(data, "files", None)  # of the data sets that have some
-    if storage and files is not None and not files.exists():
-        _copy_from(f"{storage}/data/{files.name}", files)
-    data.prepare()
-    experiment.check_samples(len(data.load(experiment.seed).train))
+    if storage:
+        try:
+            _take(experiment.data, storage)
+        except OSError as error:
+            raise UserError(f"the data cannot be copied from {storage}: {error}") from None
+    experiment.data.prepare()
+    experiment.check_samples(len(experiment.data.load(experiment.seed).train))
 
 
-def _copy_from(source: str, files: Path) -> None:
-    """Copy a data set from the storage, if that has it; of several processes one does, others wait."""
-    try:
-        if not shared_storage.patiently(lambda: shared_storage.exists(source)):
+def _take(data: DataConfig, storage: str) -> None:
+    """Copy a data set whose files are not here from the storage, if that has it."""
+    if isinstance(data, Packable) and not data.has_files:
+        stored = f"{storage}/{PACKED}/{data.packed.name}"
+        current = shared_storage.patiently(lambda: read_current(stored))
+        if current:
+            _copy(f"{stored}/{current}", data.packed / current)
+            if (data.packed / current).exists():
+                for other in data.packed.glob("*/"):
+                    if other.name != current:  # what it was before; who has it open keeps it
+                        shutil.rmtree(other, ignore_errors=True)
             return
-        files.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{files}.lock"):
-            if not files.exists():
-                shared_storage.patiently(
-                    lambda: shared_storage.bring(
-                        lambda partial: shared_storage.copy(source, str(partial)), files
-                    )
-                )
+    files: Path | None = getattr(data, "files", None)  # of the data sets that have some
+    if files is not None and not files.exists():
+        _copy(f"{storage}/data/{files.name}", files)
+
+
+def read_current(stored: str) -> str | None:
+    """The fingerprint of a packed data set that the storage has, whole; None where it has none."""
+    if not shared_storage.exists(f"{stored}/{CURRENT}"):
+        return None
+    found = shared_storage.read(f"{stored}/{CURRENT}").decode(errors="replace")
+    return found if FINGERPRINT.fullmatch(found) else None
+
+
+def _copy(source: str, place: Path) -> None:
+    """Copy a folder from the storage, if that has it; of several processes one does, others wait."""
+    if place.exists() or not shared_storage.patiently(lambda: shared_storage.exists(source)):
+        return
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{place}.lock"):
+        if not place.exists():
+            shared_storage.patiently(
+                lambda: shared_storage.bring(lambda part: shared_storage.copy(source, str(part)), place)
+            )
+
+
+def share_inputs(experiment: Experiment, storage: str) -> None:
+    """Put what nodes need of the data into the storage, unless that has it: of many files the few.
+
+    Waits for a storage that is away. Raises UserError where it cannot be written.
+    """
+    try:
+        for file, place in to_share(experiment, lambda name: read_current(f"{storage}/{PACKED}/{name}")):
+            _log.info("copying %s to %s/%s/%s", file, storage, PACKED, place)
+            shared_storage.patiently(partial(shared_storage.send, file, f"{storage}/{PACKED}/{place}"))
     except OSError as error:
-        raise UserError(f"{source} cannot be copied to {files}: {error}") from None
+        raise UserError(
+            f"the data cannot be copied to {storage}: {error}\n"
+            "help: `gpm-tune doctor STUDY.yaml` says what the storage allows"
+        ) from None
+
+
+def to_share(experiment: Experiment, current: Callable[[str], str | None]) -> Iterator[tuple[Path, str]]:
+    """The files that are to be copied to the storage, each with its place below its folder of packed data.
+
+    current: the fingerprint that the storage has of a data set. The last file of each says that it is whole.
+    """
+    for needed in filter(None, (experiment, experiment.teacher)):
+        data = needed.data
+        if not (isinstance(data, Packable) and data.has_files):
+            continue
+        name, found = data.packed.name, fingerprint(needed.data)
+        if current(name) == found:
+            continue
+        for packed, file in data.pack().items():
+            yield file, f"{name}/{found}/{packed}"
+        with tempfile.TemporaryDirectory() as folder:
+            mark = Path(folder) / CURRENT
+            mark.write_text(found)
+            yield mark, f"{name}/{CURRENT}"
 
 
 def fetch_teacher(teacher: Experiment | None, cache: Path, storage: str) -> None:

@@ -3,7 +3,8 @@
 A location is a path or a URI: /mnt/shared/x, s3://BUCKET/x, gs://BUCKET/x. Buckets are reached as Ray
 reaches them, through Arrow, with the credentials that the machine has.
 
-STORAGE/data/                a data set's files, for nodes that lack them
+STORAGE/data/                data sets' files, for nodes that lack them; in packed/ few for many
+STORAGE/weights/             Inception's weights, likewise
 STORAGE/teachers/            trained teachers, by their experiment and its data
 STORAGE/studies/NAME/        checkpoints/ of its trials; and what only the driver's machine had
                              besides: optuna.db, study.yaml, spool/
@@ -12,15 +13,18 @@ STORAGE/studies/NAME/        checkpoints/ of its trials; and what only the drive
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 from gpm_tune.errors import UserError
 
 PATIENCE = 600.0  # seconds to wait for a storage that is away
+PIECE = 2**24  # bytes of a file that are in memory at a time
 LONGEST_PAUSE = 15.0  # seconds between attempts
 
 T = TypeVar("T")
@@ -77,12 +81,25 @@ def read(location: str) -> bytes:
 
 def write(location: str, content: bytes) -> None:
     """Write a file, which is there as a whole or not at all. Raises OSError where it cannot be written."""
+    with _written(location) as file:
+        file.write(content)
+
+
+def send(file: Path, location: str) -> None:
+    """Copy a file of any size to the storage. Raises OSError where that is not possible."""
+    with file.open("rb") as source, _written(location) as target:
+        shutil.copyfileobj(source, target, PIECE)
+
+
+@contextmanager
+def _written(location: str) -> Iterator[Any]:
+    """A stream to a file, which is there once everything is written."""
     files, path = opened(location)
     if not is_bucket(location):
         Path(path).parent.mkdir(parents=True, exist_ok=True)
     partial = path if is_bucket(location) else f"{path}.{os.getpid()}.partial"  # a bucket's files are whole
     with files.open_output_stream(partial) as file:
-        file.write(content)
+        yield file
     if partial != path:
         files.move(partial, path)
 

@@ -196,7 +196,7 @@ def test_where_a_copy_cannot_be_kept_is_said(tmp_path: Path) -> None:
     write_mnist(tmp_path / "storage" / "data", 0)
     (tmp_path / "file").touch()
     experiment = Experiment.model_validate(space.put(MNIST, {"data.root": str(tmp_path / "file" / "inside")}))
-    with pytest.raises(UserError, match=r"storage/data/MNIST cannot be copied to .*inside/MNIST"):
+    with pytest.raises(UserError, match=r"the data cannot be copied from .*storage: .*file/inside"):
         prepare_data(experiment, str(tmp_path / "storage"))
 
 
