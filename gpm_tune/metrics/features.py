@@ -7,10 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from filelock import FileLock
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, relu
 
+from gpm_tune.data.dataset import default_root
 from gpm_tune.errors import DivergedError, UserError
 
 SMALL_WEIGHTS = Path(__file__).with_name("small_features.safetensors")
@@ -61,10 +63,21 @@ def small_features() -> SmallFeatures:
     return network.eval().requires_grad_(False)
 
 
+def inception_file(weights: Path | None) -> Path:
+    """Where Inception's weights are, or belong.
+
+    weights: a local file; None for where torch keeps its downloads, if they are there, else the data folder.
+    """
+    if weights is not None:
+        return weights
+    torchs = Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION_FILE
+    return torchs if torchs.is_file() else default_root() / "weights" / INCEPTION_FILE
+
+
 def inception_features(weights: Path | None) -> nn.Module:
     """torchmetrics' Inception-v3, the standard network of FID.
 
-    weights: a local file; None to let torchmetrics download it.
+    weights: a local file; None to download it, unless that was done.
     Raises UserError where the weights cannot be had.
     """
     from torchmetrics.image.fid import NoTrainInceptionV3
@@ -73,20 +86,39 @@ def inception_features(weights: Path | None) -> nn.Module:
         f"Give evaluation.inception_weights the path of {INCEPTION_FILE} (from the releases of "
         "torch-fidelity), or choose evaluation.features: small"
     )
-    if weights is not None and not weights.is_file():
+    file = inception_file(weights)
+    if weights is not None and not file.is_file():
         raise UserError(f"evaluation.inception_weights: {weights} is not a file. {advice}")
     try:
-        if weights is not None:
-            torch.load(weights, weights_only=True)  # torch-fidelity itself would run any pickle
+        download_inception(file)
+    except Exception as error:  # whatever the download raises
+        raise UserError(f"Inception's weights could not be downloaded: {error}. {advice}") from error
+    try:
+        torch.load(file, weights_only=True)  # torch-fidelity itself would run any pickle
         network: nn.Module = NoTrainInceptionV3(
             name="inception-v3-compat",
             features_list=[str(INCEPTION_FEATURES)],
-            feature_extractor_weights_path=str(weights) if weights else None,
+            feature_extractor_weights_path=str(file),
         )
-    except Exception as error:  # whatever the download or the unpickling of a wrong file raises
-        source = f"read from {weights}" if weights else "downloaded"
-        raise UserError(f"Inception's weights could not be {source}: {error}. {advice}") from error
+    except Exception as error:  # whatever the unpickling of a wrong file raises
+        raise UserError(f"Inception's weights could not be read from {file}: {error}. {advice}") from error
     return network
+
+
+def download_inception(file: Path) -> None:
+    """Download Inception's weights, unless they are there; of several processes one does, others wait.
+
+    Raises OSError where that is not possible, RuntimeError where something else was downloaded.
+    """
+    if file.is_file():
+        return
+    from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
+
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{file}.lock"):
+        if not file.is_file():
+            digest = INCEPTION_FILE.removesuffix(".pth").rpartition("-")[2]
+            torch.hub.download_url_to_file(URL_INCEPTION_V3, str(file), digest, progress=False)
 
 
 def check_features(features: str, weights: Path | None) -> None:

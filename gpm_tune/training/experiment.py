@@ -85,7 +85,7 @@ class EvaluationConfig(Config):
         "small bundled one, which was trained on MNIST; null for Inception, and for points.",
     )
     inception_weights: Path | None = Field(
-        None, description="Local file of Inception's weights; null to download them."
+        None, description="Local file of Inception's weights; null to download them, once."
     )
     reference: Reference | None = Field(
         None, description="Worst corner of the curve METRIC/hypervolume; null where it is not wanted."

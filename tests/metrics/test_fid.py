@@ -192,6 +192,7 @@ def test_missing_inception_weights_are_refused_with_a_way_out(
     with pytest.raises(UserError, match="could not be read from"):
         check_features("inception", wrong)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setenv("GPM_TUNE_DATA", str(tmp_path))
     monkeypatch.setattr("torch.hub.download_url_to_file", _no_network)
     with pytest.raises(UserError, match="could not be downloaded: no route"):
         check_features("inception", None)

@@ -17,6 +17,7 @@ from gpm_tune.data.dataset import Packable
 from gpm_tune.data.fingerprint import fingerprint
 from gpm_tune.errors import UserError
 from gpm_tune.metrics import check_features
+from gpm_tune.metrics.features import inception_file
 from gpm_tune.study.storage import shared_storage
 from gpm_tune.study.storage.home import Home
 from gpm_tune.training import Experiment, checkpoint
@@ -49,11 +50,14 @@ def prepare(experiment: Experiment, home: Home) -> None:
 def prepare_data(experiment: Experiment, storage: str | None = None) -> None:
     """Make sure that this node has the experiment's data, and enough of them.
 
-    They are copied from the storage, where that has them. Raises UserError where they cannot be had.
+    They, and the weights of the features' network, are copied from the storage where that has them. Raises
+    UserError where the data cannot be had.
     """
     if storage:
         try:
             _take(experiment.data, storage)
+            if experiment.features == "inception":
+                _take_weights(inception_file(experiment.evaluation.inception_weights), storage)
         except OSError as error:
             raise UserError(f"the data cannot be copied from {storage}: {error}") from None
     experiment.data.prepare()
@@ -77,6 +81,18 @@ def _take(data: DataConfig, storage: str) -> None:
         _copy(f"{storage}/data/{files.name}", files)
 
 
+def _take_weights(file: Path, storage: str) -> None:
+    """Copy weights that are not here from the storage, if that has them; one process does, others wait."""
+    stored = f"{storage}/weights/{file.name}"
+    if file.is_file() or not shared_storage.patiently(lambda: shared_storage.exists(stored)):
+        return
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{file}.lock"):
+        if not file.is_file():
+            content = shared_storage.patiently(lambda: shared_storage.read(stored))
+            shared_storage.write(str(file), content)
+
+
 def read_current(stored: str) -> str | None:
     """The fingerprint of a packed data set that the storage has, whole; None where it has none."""
     if not shared_storage.exists(f"{stored}/{CURRENT}"):
@@ -98,7 +114,7 @@ def _copy(source: str, place: Path) -> None:
 
 
 def share_inputs(experiment: Experiment, storage: str) -> None:
-    """Put what nodes need of the data into the storage, unless that has it: of many files the few.
+    """Put what nodes need into the storage, unless that has it: of data of many files few, and weights.
 
     Waits for a storage that is away. Raises UserError where it cannot be written.
     """
@@ -106,11 +122,19 @@ def share_inputs(experiment: Experiment, storage: str) -> None:
         for file, place in to_share(experiment, lambda name: read_current(f"{storage}/{PACKED}/{name}")):
             _log.info("copying %s to %s/%s/%s", file, storage, PACKED, place)
             shared_storage.patiently(partial(shared_storage.send, file, f"{storage}/{PACKED}/{place}"))
+        if experiment.features == "inception":
+            file = inception_file(experiment.evaluation.inception_weights)
+            shared_storage.patiently(lambda: _share_weights(file, f"{storage}/weights/{file.name}"))
     except OSError as error:
         raise UserError(
             f"the data cannot be copied to {storage}: {error}\n"
             "help: `gpm-tune doctor STUDY.yaml` says what the storage allows"
         ) from None
+
+
+def _share_weights(file: Path, stored: str) -> None:
+    if file.is_file() and not shared_storage.exists(stored):
+        shared_storage.write(stored, file.read_bytes())
 
 
 def to_share(experiment: Experiment, current: Callable[[str], str | None]) -> Iterator[tuple[Path, str]]:

@@ -17,6 +17,7 @@ from PIL import Image
 
 from gpm_tune.data.fingerprint import fingerprint
 from gpm_tune.errors import UserError
+from gpm_tune.metrics.features import inception_file
 from gpm_tune.study.definition import space
 from gpm_tune.study.storage import shared_storage
 from gpm_tune.study.storage.inputs import prepare_data, share_inputs, to_share
@@ -228,3 +229,29 @@ def test_a_bucket_serves_as_well(experiment: Experiment, tmp_path: Path, driver:
     hide_originals(tmp_path, driver)
     said = start_node(tmp_path / "node", experiment, bucket).communicate(timeout=60)[0]
     assert said.split()[0] == found
+
+
+def test_weights_go_to_the_storage_and_from_there_to_nodes(
+    tmp_path: Path, driver: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    write_celeba(driver)
+    storage = str(tmp_path / "storage")
+    changes = {"data": {"name": "celeba"}, **FEW, "evaluation.features": "inception"}
+    experiment = Experiment.model_validate(space.put(PLAIN, changes))
+    weights = inception_file(None)
+    shared_storage.write(str(weights), b"weights")
+    share_inputs(experiment, storage)
+    (stored,) = (tmp_path / "storage" / "weights").iterdir()
+    assert (stored.name, stored.read_bytes()) == (weights.name, b"weights")
+    hide_originals(tmp_path, driver)
+    prepare_data(experiment, storage)
+    assert weights.read_bytes() == b"weights"
+
+    named = tmp_path / "elsewhere" / "mine.pth"
+    experiment = Experiment.model_validate(
+        space.put(PLAIN, {**changes, "evaluation.inception_weights": str(named)})
+    )
+    shared_storage.write(f"{storage}/weights/mine.pth", b"mine")  # as a person puts it there
+    prepare_data(experiment, storage)
+    assert named.read_bytes() == b"mine"
