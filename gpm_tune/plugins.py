@@ -14,7 +14,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import Distribution, EntryPoint, entry_points
 from typing import Annotated, Any, Union, get_args
 
 from pydantic import Field, GetCoreSchemaHandler
@@ -89,8 +89,16 @@ def installed(group: str) -> tuple[type[Config], ...]:
 
 def packages() -> dict[str, str]:
     """The installed packages that have plug-ins, and their versions."""
-    found = [entry.dist for group in NEEDS for entry in entry_points(group=group)]
-    return {dist.name: dist.version for dist in found if dist is not None}
+    return {package.name: package.version for package, _ in distributions()}
+
+
+def distributions() -> list[tuple[Distribution, set[str]]]:
+    """The installed packages that have plug-ins, each with the top-level modules in which these are."""
+    found: dict[str, tuple[Distribution, set[str]]] = {}
+    for entry in (entry for group in NEEDS for entry in entry_points(group=group)):
+        if entry.dist is not None:
+            found.setdefault(entry.dist.name, (entry.dist, set()))[1].add(entry.module.partition(".")[0])
+    return list(found.values())
 
 
 def _is_being_imported(module: str) -> bool:

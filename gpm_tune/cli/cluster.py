@@ -19,6 +19,7 @@ from gpm_tune.cli.common import (
     command,
     complete_file,
     home_at,
+    refuse_beside_cluster,
 )
 from gpm_tune.cli.output import output
 from gpm_tune.errors import UserError
@@ -52,6 +53,9 @@ def doctor(
 ) -> None:
     """Check this machine, or every node of a cluster, and say what to do; exit code 1 if anything fails."""
     if cluster is not None:
+        refuse_beside_cluster(cluster, home=home, tracking_uri=tracking_uri, storage=storage)
+        if address != "local":
+            raise UserError("--address cannot be combined with --cluster\nhelp: leave one of them out")
         _examine_on(cluster, file)
         return
     from gpm_tune.console import new_console
@@ -72,7 +76,7 @@ def _examine_on(file: Path, study: Path | None) -> None:
     from gpm_tune.study.cluster.remote import Cluster
 
     cluster = Cluster(file)
-    words = ["gpm-tune", "doctor", "--address", "auto", *(["--json"] if output.json else [])]
+    words = ["gpm-tune", "doctor", "--address", "auto", *output.flags]
     if study is not None:
         words.append(cluster.put(study) if study.is_file() else str(study))
     if not cluster.run(words):
@@ -103,6 +107,7 @@ def fetch(
         raise UserError(f"--checkpoints {checkpoints}: expected best, all or none")
     place = home_at(home, tracking_uri, storage)
     if cluster is not None:
+        refuse_beside_cluster(cluster, storage=storage)
         from gpm_tune.study.cluster.remote import Cluster
 
         get = Cluster(cluster).get()

@@ -154,6 +154,13 @@ DeviceOption = Annotated[
 ]
 
 
+CLUSTER_SETTINGS = {
+    "home": "GPM_TUNE_HOME",
+    "storage": "GPM_TUNE_STORAGE",
+    "tracking_uri": "MLFLOW_TRACKING_URI",
+}
+
+
 def _version(wanted: bool) -> None:
     if wanted:
         print(f"gpm-tune {__version__}")
@@ -210,13 +217,25 @@ def this_command() -> str:
     return join(["gpm-tune", *sys.argv[1:]])
 
 
-def is_done_on(cluster: Path | None) -> bool:
+def refuse_beside_cluster(cluster: Path, **options: object) -> None:
+    """Raise UserError where an option was given that names another place than the cluster's file does."""
+    for name, given in options.items():
+        if given:
+            option = f"--{name.replace('_', '-')}"
+            raise UserError(
+                f"{option} cannot be combined with --cluster: {cluster} says where its studies are and run\n"
+                f"help: leave {option} out, or set {CLUSTER_SETTINGS[name]} in {cluster}"
+            )
+
+
+def is_done_on(cluster: Path | None, home: Path | None) -> bool:
     """Whether this command was for a cluster: then it has been run on its head.
 
     It ends with exit code 1 where it fails there.
     """
     if cluster is None:
         return False
+    refuse_beside_cluster(cluster, home=home)
     from shutil import get_terminal_size
 
     from gpm_tune.console import LOG_WIDTH

@@ -45,6 +45,11 @@ class Output:
                 logging.getLogger(name).setLevel(logging.INFO)
 
     @property
+    def flags(self) -> list[str]:
+        """The flags, as they were given."""
+        return [f"--{name}" for name in FLAGS if getattr(self, name)]
+
+    @property
     def progress(self) -> Console:
         """Where progress is shown: bars on a terminal, lines in a log."""
         from gpm_tune.console import new_console

@@ -29,6 +29,7 @@ from gpm_tune.cli.common import (
     home_at,
     is_done_on,
     load,
+    refuse_beside_cluster,
     this_command,
     writable,
 )
@@ -69,6 +70,15 @@ def run(
     """Run a study to the end of its budget; the same command again continues it."""
     from gpm_tune.api import Study
 
+    if cluster is not None:
+        refuse_beside_cluster(cluster, home=home, tracking_uri=tracking_uri, storage=storage)
+        if address != "local" or dry_run:
+            raise UserError(
+                f"{'--dry-run' if dry_run else '--address'} cannot be combined with --cluster, which runs "
+                "the study on the cluster of that file\n"
+                "help: leave one of them out; `gpm-tune plan STUDY.yaml --address auto` on its head "
+                "forecasts the study"
+            )
     document = load(file, overrides, trials=trials, name=name)
     study = Study(document, home=home, tracking_uri=tracking_uri, storage=storage)
     if dry_run:
@@ -88,7 +98,7 @@ def _run_on(file: Path, study: Study) -> None:
     from gpm_tune.study.cluster.remote import Cluster
 
     cluster = Cluster(file)
-    job = cluster.submit(study.definition)
+    job = cluster.submit(study.definition, ["--verbose"] if output.verbose else [])
     output.advise(f"study {study.name} is Ray job {job}; Ctrl-C leaves it, the same command follows it again")
     try:
         code = cluster.follow(job, output.log)
@@ -166,7 +176,7 @@ def status(
     home: HomeOption = None,
 ) -> None:
     """Show how studies stand."""
-    if is_done_on(cluster):
+    if is_done_on(cluster, home):
         return
     if watch:
         _watch(study, home_at(home), interval)
@@ -272,7 +282,7 @@ def stop(
     home: HomeOption = None,
 ) -> None:
     """Ask a running study to stop, as its first Ctrl-C would, from any process that shares HOME."""
-    if is_done_on(cluster):
+    if is_done_on(cluster, home):
         return
     from gpm_tune.study.running.manage import stop as stop_study
 
@@ -315,6 +325,7 @@ def ui(
 ) -> None:
     """Open the MLflow UI on what was tracked, on 127.0.0.1."""
     if cluster is not None:
+        refuse_beside_cluster(cluster, home=home, tracking_uri=tracking_uri)
         _tunnel_ui(cluster, port)
         return
     place = home_at(home, tracking_uri)

@@ -5,6 +5,8 @@ The head's job server and MLflow listen on its 127.0.0.1, and are reached throug
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import os
 import re
 import signal
@@ -13,21 +15,32 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
-from shlex import join
+from shlex import join, quote
 from typing import Any
 
 from gpm_tune.documents import Document, as_yaml
 from gpm_tune.errors import UserError, first_line
 from gpm_tune.study.cluster.fetching import Get, from_storage
+from gpm_tune.study.cluster.plugin_copies import copy_plugins
 from gpm_tune.study.definition.specification import Study
+from gpm_tune.study.storage import shared_storage
+from gpm_tune.study.storage.inputs import (
+    CURRENT,
+    FINGERPRINT,
+    PACKED,
+    has_data_to_share,
+    read_current,
+    to_share,
+)
 from gpm_tune.study.storage.shared_storage import is_bucket
+from gpm_tune.training import Experiment
 
 JOB_SERVER, MLFLOW = 8265, 5000  # ports on the head's 127.0.0.1
 TUNNEL_SECONDS = 60.0  # for SSH to connect
-POLL_SECONDS = 2.0  # between looks at a job's log
+POLL_SECONDS = 2.0  # before the log of a job that goes on is asked for again
 PAUSE = 5.0  # seconds before a lost connection is tried again
 TUNNEL = (
     "import sys; from ray.autoscaler.sdk import run_on_cluster; "
@@ -73,17 +86,23 @@ class Cluster:
                 return False
         return True
 
-    def submit(self, study: Study) -> str:
-        """Submit a study as a Ray job, unless one is running that does the same; the job's id."""
+    def submit(self, study: Study, options: Sequence[str] = ()) -> str:
+        """Submit a study as a Ray job, unless one is running that does the same; the job's id.
+
+        The plug-ins that are installed here, and the data that the storage lacks, go along. options: of
+        `gpm-tune run` there.
+        """
         with self.tunnel(JOB_SERVER) as port, tempfile.TemporaryDirectory() as folder:
             client = _jobs(port)
             for job in client.list_jobs():
                 if (job.metadata or {}).get("study") == study.name and not job.status.is_terminal():
                     return str(job.submission_id)
+            self._share_data(study.experiment)
+            copy_plugins(Path(folder))
             text = as_yaml(study.model_dump(mode="json"))
             (Path(folder) / "study.yaml").write_text(text, encoding="utf-8")
             submitted: str = client.submit_job(
-                entrypoint="gpm-tune run study.yaml --address auto",
+                entrypoint=join(["gpm-tune", "run", "study.yaml", "--address", "auto", *options]),
                 submission_id=f"{study.name}-{time.time_ns() // 10**6}",
                 metadata={"study": study.name},
                 runtime_env={"working_dir": folder},
@@ -95,24 +114,26 @@ class Cluster:
 
         Raises UserError where the cluster does not know the job any more.
         """
-        printed, is_lost = 0, False
+        from aiohttp import ClientError
+
+        # It would tell of every connection that ends.
+        logging.getLogger("ray.dashboard.modules.job.sdk").setLevel(logging.WARNING)
+        log, is_lost = JobLog(job, show), False
         while True:
             try:
                 with self.tunnel(JOB_SERVER) as port:
                     client = _jobs(port)
                     while True:
-                        info = client.get_job_info(job)
+                        client.get_job_info(job)
                         is_lost = False
-                        log = client.get_job_logs(job)
-                        if len(log) > printed:
-                            show(log[printed:])
-                        printed = len(log)
+                        asyncio.run(log.follow(client))
+                        info = client.get_job_info(job)
                         if info.status.is_terminal():
                             if info.driver_exit_code is None:
                                 print(f"job {job}: {info.status}: {info.message}", file=sys.stderr)
                             return 1 if info.driver_exit_code is None else int(info.driver_exit_code)
                         time.sleep(POLL_SECONDS)
-            except (OSError, RuntimeError, UserError) as error:
+            except (OSError, RuntimeError, UserError, ClientError) as error:
                 reason = first_line(error)
                 if "does not exist" in reason:
                     raise UserError(f"{reason}; was the head of {self._file} started again?") from None
@@ -155,18 +176,65 @@ class Cluster:
 
     def get(self) -> Get:
         """How studies are brought here: from its bucket directly, else from its folder through SSH."""
-        with _reported(self._file):
-            said = self._launcher.run_on_cluster(
-                str(self._file), cmd="echo storage=$GPM_TUNE_STORAGE=", with_output=True
-            )
-        found = re.search(r"storage=(\S+)=", said.decode() if isinstance(said, bytes) else str(said))
-        if found is None:
+        storage = self._storage()
+        if storage is None:
             raise UserError(
                 f"--cluster {self._file}: GPM_TUNE_STORAGE is not set on its head; without a storage studies "
                 "stay there"
             )
-        storage = found[1].rstrip("/")
         return from_storage(storage) if is_bucket(storage) else self._through_ssh(storage)
+
+    def _storage(self) -> str | None:
+        """The storage of the cluster, as its head has it; None where it has none."""
+        return self._answer("echo gpm-tune=$GPM_TUNE_STORAGE=").rstrip("/") or None
+
+    def _answer(self, command: str) -> str:
+        """What a command on the head prints between `gpm-tune=` and `=`."""
+        with _reported(self._file):
+            said = self._launcher.run_on_cluster(str(self._file), cmd=command, with_output=True)
+        found = re.search(r"gpm-tune=(\S*)=", said.decode() if isinstance(said, bytes) else str(said))
+        return found[1] if found else ""
+
+    def _share_data(self, experiment: Experiment) -> None:
+        """Put the data into the cluster's storage, where this machine has them, and that has not.
+
+        Raises UserError where it cannot be written.
+        """
+        storage = self._storage() if has_data_to_share(experiment) else None
+        if storage is None:  # nodes have the data, or say that they lack them
+            return
+        folder = f"{storage}/{PACKED}"
+        try:
+            if is_bucket(storage):
+                for file, place in to_share(experiment, lambda name: read_current(f"{folder}/{name}")):
+                    self._announce(file, folder)
+                    shared_storage.send(file, f"{folder}/{place}")
+            else:
+                for file, place in to_share(experiment, lambda name: self._read_current(f"{folder}/{name}")):
+                    self._announce(file, folder)
+                    self._send(file, f"{folder}/{place}")
+        except OSError as error:
+            raise UserError(
+                f"the study's data cannot be copied to {storage}: {error}\n"
+                "help: give this machine the right to read and write there, below data/"
+            ) from None
+
+    @staticmethod
+    def _announce(file: Path, folder: str) -> None:
+        if file.name != CURRENT:
+            size = file.stat().st_size / 1e6
+            print(f"copying {file} to {folder}, once: {size:,.1f} MB", file=sys.stderr, flush=True)
+
+    def _read_current(self, stored: str) -> str | None:
+        found = self._answer(f"echo gpm-tune=$(cat {quote(f'{stored}/{CURRENT}')} 2> /dev/null)=")
+        return found if FINGERPRINT.fullmatch(found) else None
+
+    def _send(self, file: Path, location: str) -> None:
+        with _reported(self._file):
+            self._launcher.run_on_cluster(
+                str(self._file), cmd=join(["mkdir", "-p", str(Path(location).parent)])
+            )
+            self._launcher.rsync(str(self._file), source=str(file), target=location, down=False)
 
     def _through_ssh(self, storage: str) -> Get:
         def get(path: str, to: Path) -> None:
@@ -190,6 +258,24 @@ class Cluster:
         with _reported(self._file):
             self._launcher.rsync(str(self._file), source=str(file), target=target, down=False)
         return target
+
+
+class JobLog:
+    """The log of a job, each part of which is shown once, however often the connection is lost."""
+
+    def __init__(self, job: str, show: Callable[[str], None]) -> None:
+        self._job, self._show = job, show
+        self._shown = 0  # characters
+
+    async def follow(self, client: Any) -> None:
+        """Show what is new, until the job ends. Raises what a lost connection raises."""
+        read = 0
+        async for text in client.tail_job_logs(self._job):  # from the beginning at every connection
+            new = text[max(0, self._shown - read) :]
+            read += len(text)
+            if new:
+                self._shown = read
+                self._show(new)
 
 
 def _jobs(port: int) -> Any:

@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock
 
@@ -137,16 +138,24 @@ def _share_weights(file: Path, stored: str) -> None:
         shared_storage.write(stored, file.read_bytes())
 
 
+def has_data_to_share(experiment: Experiment) -> bool:
+    """Whether there are data here that nodes can get through the storage only."""
+    return bool(_to_share(experiment))
+
+
+def _to_share(experiment: Experiment) -> list[Any]:
+    """The data sets of an experiment and its teacher that are here, and Packable."""
+    both = [needed.data for needed in (experiment, experiment.teacher) if needed]
+    return [data for data in both if isinstance(data, Packable) and data.has_files]
+
+
 def to_share(experiment: Experiment, current: Callable[[str], str | None]) -> Iterator[tuple[Path, str]]:
     """The files that are to be copied to the storage, each with its place below its folder of packed data.
 
     current: the fingerprint that the storage has of a data set. The last file of each says that it is whole.
     """
-    for needed in filter(None, (experiment, experiment.teacher)):
-        data = needed.data
-        if not (isinstance(data, Packable) and data.has_files):
-            continue
-        name, found = data.packed.name, fingerprint(needed.data)
+    for data in _to_share(experiment):
+        name, found = data.packed.name, fingerprint(data)
         if current(name) == found:
             continue
         for packed, file in data.pack().items():
