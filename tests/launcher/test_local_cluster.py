@@ -17,14 +17,22 @@ from pathlib import Path
 import pytest
 import yaml
 from accounting import STUDY, check_accounts, check_values, write_chaos_study
+from examples import IMAGES, POINTS
 from hosts import BIN, Host, Network, network_of, why_not
 from mlflow.tracking import MlflowClient
+from PIL import Image
+from program import write_study
+
+from gpm_tune.study.definition import space
+from gpm_tune.study.starting.skeleton import write_skeleton
 
 OBSTACLE = why_not()
 pytestmark = [pytest.mark.slow, pytest.mark.launcher, pytest.mark.skipif(bool(OBSTACLE), reason=OBSTACLE)]
 
 LOCAL = Path(__file__).parents[2] / "deploy" / "local.yaml"
 TRIALS = 4
+PIP = [str(BIN / "python"), "-m", "pip", "install", "-q", "--no-index", "--no-deps", "--no-build-isolation"]
+FEW = ["--trials", "1", "--set", "experiment.training.steps=4", "--set", "experiment.evaluation.every=2"]
 CUT_OFF = 60 if os.environ.get("GPM_TUNE_CHAOS") == "full" else 5  # seconds
 MLFLOW, DASHBOARD = 5000, 8265
 # A silent node is declared dead after some 5 s and started again after 10, and its Ray believes that the head
@@ -153,6 +161,44 @@ def test_results_are_brought_to_the_laptop(cluster: Cluster) -> None:
     assert list((cluster.shared / "studies" / STUDY / "checkpoints").rglob("weights.safetensors"))
     cluster.run("gpm-tune", "fetch", STUDY, "--cluster", cluster.file)
     assert list(cluster.home(cluster.laptop).rglob("weights.safetensors"))
+
+
+def test_what_only_the_laptop_has_goes_along(cluster: Cluster, tmp_path: Path) -> None:
+    """A package with a network: the disk is shared, but nobody else has the package on the path."""
+    package = write_skeleton("network", "wave", tmp_path / "package")
+    place = tmp_path / "place"
+    subprocess.run([*PIP, "--target", place, package], check=True)
+    study = cluster.file.parent / "wave.yaml"
+    study.write_text((package / "wave.yaml").read_text())
+    typed = ["env", f"PYTHONPATH={place}", "gpm-tune", "run", study, *FEW, "--cluster", cluster.file]
+    said = cluster.run(*typed)
+    assert "study wave: 1 complete" in said
+
+
+def test_pictures_reach_the_workers_as_one_array(cluster: Cluster, tmp_path: Path) -> None:
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for number in range(30):
+        Image.new("L", (20, 20), 8 * number).save(pictures / f"{number}.png")
+    data = {"name": "folder", "root": "~/pictures", "size": 16}
+    experiment = space.put(
+        POINTS, {**IMAGES, "data": data, "evaluation.samples": 2, "training.batch_size": 4}
+    )
+    study = write_study(
+        cluster.file.parent,
+        name="pictures",
+        experiment=experiment,
+        search={"model.eta": {"float": [1.0, 4.0]}},
+        budget={"trials": 2},
+    )
+    shutil.copytree(pictures, cluster.laptop.home / "pictures")
+    said = cluster.run("gpm-tune", "run", study, "--cluster", cluster.file)
+    assert "study pictures: 2 complete" in said
+    stored = [file for file in (cluster.shared / "data").rglob("*") if file.is_file()]
+    assert sorted(file.name for file in stored) == ["current", "pictures.npy"]
+    for host in cluster.network.hosts:
+        assert not (host.home / "pictures").exists()
+        assert len(list(host.home.rglob("pictures.npy"))) == 1
 
 
 def test_ray_down_ends_every_process_and_no_result_is_lost(cluster: Cluster) -> None:
