@@ -20,6 +20,7 @@ COSTS: dict[str, Mode] = {
     "steps_per_second": "max",
     "system/gpu_memory": "min",
 }
+TIMES = {"seconds", "steps_per_second"}  # that only equal machines make comparable
 AT_NFE = re.compile(r"(?P<metric>.+)/nfe_(?P<nfe>[1-9][0-9]{0,9})")
 UP_TO_NFE = re.compile(r"(?P<metric>.+)/nfe_up_to_(?P<nfe>[1-9][0-9]{0,9})")
 HYPERVOLUME = re.compile(r"(?P<metric>.+)/hypervolume")

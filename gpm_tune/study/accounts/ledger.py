@@ -311,6 +311,13 @@ class Ledger:
         """Remember where the trial's latest checkpoint lies."""
         self._live[number].set_user_attr("checkpoint", path)
 
+    def keep_gpu(self, number: int, kind: str) -> None:
+        """Remember on what kind of GPU the trial is trained, besides those before."""
+        trial = self._live[number]
+        kinds = trial.user_attrs.get("gpus", [])
+        if kind not in kinds:
+            trial.set_user_attr("gpus", [*kinds, kind])
+
     def complete(self, number: int) -> None:
         """The trial ran all its steps. Its scores are those of the evaluation where its first was best."""
         self._bound(number)

@@ -34,6 +34,7 @@ class TrialRecord:
     checkpoint: str | None
     forked_from: str | None  # "trial 3, step 400", in population-based training
     confirms: int | None  # in a confirmation: the trial of the search that is trained again
+    gpus: Sequence[str] = ()  # the kinds on which it was trained
 
     @property
     def value(self) -> float | None:
@@ -191,6 +192,7 @@ def _record(trial: FrozenTrial, constraints: list[Constraint]) -> TrialRecord:
         checkpoint=attributes.get("checkpoint"),
         forked_from=f"trial {forked['trial']}, step {forked['step']}" if forked else None,
         confirms=attributes.get("confirms"),
+        gpus=attributes.get("gpus", ()),
     )
 
 

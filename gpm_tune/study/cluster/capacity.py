@@ -16,7 +16,8 @@ import yaml
 
 from gpm_tune.cores import usable_cores
 from gpm_tune.errors import UserError, first_line
-from gpm_tune.study.definition.specification import Resources
+from gpm_tune.study.definition.specification import Resources, Study
+from gpm_tune.training.objectives import TIMES
 
 ACCELERATOR = "accelerator_type:"  # begins Ray's resource for a kind of GPU
 PRICE = "gpm-tune/usd-per-hour"  # the label of a node type that has its price
@@ -44,8 +45,7 @@ class Node:
         fitting = int(self.resources.get("CPU", 0) // wanted.cpu)
         if not wanted.gpu:
             return fitting
-        gpus = self.resources.get("GPU", 0)
-        return min(fitting, int(gpus // wanted.gpu if wanted.gpu >= 1 else gpus * int(1 / wanted.gpu)))
+        return min(fitting, int(self.resources.get("GPU", 0)) * int(1 / wanted.gpu))
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ class Capacity:
         if wanted.cpu > cpus:
             asks = f"resources.cpu: a trial asks for {wanted.cpu} CPU cores"
             raise UserError(f"{asks}, {where} has {cpus:g}{on_one}")
-        kinds = sorted({kind for node in nodes for kind in _accelerators(node)})
+        kinds = self.accelerators
         if wanted.accelerator_type not in (None, *kinds):
             raise UserError(
                 f"resources.accelerator_type: a trial asks for {wanted.accelerator_type}, {where} has "
@@ -132,6 +132,24 @@ class Capacity:
             )
         raise UserError(
             f"resources: no node has the {wanted.cpu} CPU cores and {wanted.gpu:g} GPU of a trial together"
+        )
+
+    @property
+    def accelerators(self) -> list[str]:
+        """The kinds of GPUs that nodes have or may have, by Ray's names."""
+        nodes = [*self.present, *(node for node, _ in self.growth.types)]
+        names = {name for node in nodes for name in node.resources if name.startswith(ACCELERATOR)}
+        return sorted(name.removeprefix(ACCELERATOR) for name in names)
+
+    def unlike_gpus(self, study: Study) -> str | None:
+        """A warning where times are judged, and there are several kinds of GPUs; None where all is well."""
+        times = [metric for metric in study.wanted if metric in TIMES]
+        is_any = study.resources.gpu and not study.resources.accelerator_type
+        if len(self.accelerators) < 2 or not times or not is_any:
+            return None
+        return (
+            f"{' and '.join(dict.fromkeys(times))} of trials on {', '.join(self.accelerators)} cannot be "
+            "compared\nhelp: choose one kind of GPU with resources.accelerator_type"
         )
 
     @property
@@ -213,7 +231,3 @@ def _node(resources: Mapping[str, float], kind: str, labels: Mapping[str, str]) 
     except (KeyError, ValueError):
         price = None
     return Node(resources, kind, price=price)
-
-
-def _accelerators(node: Node) -> list[str]:
-    return [name.removeprefix(ACCELERATOR) for name in node.resources if name.startswith(ACCELERATOR)]

@@ -59,6 +59,7 @@ class Conductor:
         self._parent: RunLog | None = None  # the study's own run
         self._leader: tuple[int, int] | None = None  # the best trial, and its best step
         self._notes: dict[int, str] = {}
+        self._gpus: dict[int, str] = {}
         self._verdicts: dict[int, Verdict] = {}  # on trials that are to stop here
         self._leaving: dict[int, str] = {}  # why trials go on elsewhere, whose processes are about to end
         self._losses: Counter[int] = Counter()  # of a trial's process
@@ -169,6 +170,13 @@ class Conductor:
             self._notes[number] = note
             self._runs[number].tags({"gpm.note": note})
             self._observer.noted(number, note)
+
+    def trained_on(self, number: int, gpu: str) -> None:
+        """Say on what kind of GPU a trial is trained. Said again, it changes nothing."""
+        if self._gpus.get(number) != gpu:
+            self._gpus[number] = gpu
+            self._ledger.keep_gpu(number, gpu)
+            self._runs[number].tags({"gpm.gpu": gpu})
 
     def checkpointed(self, number: int, path: str, pictures: Mapping[str, bytes]) -> None:
         """Remember a trial's latest checkpoint, and pictures of its samples by their names."""

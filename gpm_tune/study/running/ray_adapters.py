@@ -210,6 +210,8 @@ def _tell(conductor: Conductor, number: int, result: Mapping[str, Any]) -> bool:
         conductor.leaves(number, result["leaves"], result["sick_node"], is_loss=result["is_loss"])
     if "note" in result:
         conductor.noted(number, result["note"])
+    if "gpu" in result:
+        conductor.trained_on(number, result["gpu"])
     return "step" in result and conductor.measured(number, result["step"], _metrics(result))
 
 

@@ -156,6 +156,8 @@ def _run_trials(study: Study, home: Home, address: str, conductor: Conductor, co
         if capacity().is_empty:
             _wait_for_node(study.resources, capacity, console)
         capacity().check(study.resources, "the Ray cluster")
+        if warning := capacity().unlike_gpus(study):
+            _log.warning(warning)
         own = None if address == "local" else _check_nodes(study, home)
         # On the driver's own node: elsewhere it would vanish with its node, and all trials would fail.
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)

@@ -187,6 +187,8 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
             self._trainer = self._build()
         evaluation = self._trainer.run_interval(self._has_to_stop)
         note = {"note": self._note} if self._note else {}
+        if self._trial["device"] == "cuda":
+            note["gpu"] = torch.cuda.get_device_name()
         if evaluation is None:
             return {**self._stopped(), "should_checkpoint": True, **note}
         return {

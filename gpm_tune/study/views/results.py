@@ -17,7 +17,7 @@ from gpm_tune.errors import UserError
 from gpm_tune.study.accounts.confirmation import Confirmed, confirmed, rank_agreement
 from gpm_tune.study.accounts.records import StudyRecord, TrialRecord, best_trial, read_confirmation
 from gpm_tune.study.definition import space
-from gpm_tune.training.objectives import metric_label, shown
+from gpm_tune.training.objectives import TIMES, metric_label, shown
 
 COSTS = ["steps", "duration"]
 FREE = 10_000  # characters: a line that nothing limits
@@ -119,6 +119,7 @@ def report(storage: str, record: StudyRecord) -> list[object]:
     things: list[object] = [trials_table(record), *failures(record), *lineage(record), *pareto(record)]
     if record.dollars is not None:
         things.append(f"spent: {spent(record)}")
+    things += unlike_gpus(record)
     stage = read_confirmation(storage, record.name)
     if stage is not None:
         things += [confirmation_table(record, confirmed(record, stage)), *failures(stage)]
@@ -129,6 +130,15 @@ def spent(record: StudyRecord) -> str:
     """Hours, GPU-hours, and what the nodes cost where that is known."""
     dollars = "" if record.dollars is None else f", US$ {record.dollars:.2f} for the nodes that were up"
     return f"{record.hours:.2f} hours, {record.gpu_hours:.2f} GPU-hours{dollars}"
+
+
+def unlike_gpus(record: StudyRecord) -> list[str]:
+    """That times were judged which were taken on unlike GPUs, if so."""
+    kinds = sorted({kind for trial in record.trials for kind in trial.gpus})
+    times = [objective.metric for objective in record.objectives if objective.metric in TIMES]
+    if len(kinds) < 2 or not times:
+        return []
+    return [f"trials ran on {' and '.join(kinds)}: their {' and '.join(times)} cannot be compared"]
 
 
 def confirmation_table(search: StudyRecord, rows: list[Confirmed]) -> Table:

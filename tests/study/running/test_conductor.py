@@ -357,3 +357,14 @@ def test_what_trains_nothing_is_measured_at_step_0(tmp_path: Path) -> None:
     (trial,) = read_study(scene.storage, "small").trials
     assert (trial.state, trial.value, trial.best_step) == ("complete", 1.0, 0), "the second time is a replay"
     assert scene.bests(number) == [(0, 1.0)]
+
+
+def test_every_kind_of_gpu_that_trained_a_trial_is_kept(scene: Scene) -> None:
+    """A trial whose node vanished goes on elsewhere."""
+    number = scene.start()
+    for gpu in ("NVIDIA L4", "NVIDIA L4", "NVIDIA A10G"):
+        scene.conductor.trained_on(number, gpu)
+    assert read_study(scene.storage, "small").trials[0].gpus == ["NVIDIA L4", "NVIDIA A10G"]
+    assert scene.tags(number)["gpm.gpu"] == "NVIDIA A10G"
+    told = [event for event in scene.events(number) if "gpm.gpu" in event.payload.get("tags", {})]
+    assert len(told) == 2

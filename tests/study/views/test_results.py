@@ -13,8 +13,15 @@ from gpm_tune.errors import UserError
 from gpm_tune.study.accounts.ledger import Ledger
 from gpm_tune.study.accounts.records import StudyRecord, read_study
 from gpm_tune.study.definition import space
-from gpm_tune.study.views.results import best_plain, best_yaml, failures, studies_table, trials_table
-from gpm_tune.training import Experiment
+from gpm_tune.study.views.results import (
+    best_plain,
+    best_yaml,
+    failures,
+    studies_table,
+    trials_table,
+    unlike_gpus,
+)
+from gpm_tune.training import Experiment, Objective
 
 
 @pytest.fixture
@@ -83,3 +90,23 @@ def test_what_is_not_there_is_refused_with_a_suggestion(record: StudyRecord, tmp
     with pytest.raises(UserError, match="there are none yet"):
         read_study(f"sqlite:///{tmp_path / 'nothing.db'}", "smal")
     assert not (tmp_path / "nothing.db").exists()
+
+
+@pytest.mark.parametrize(
+    ("metric", "gpus", "expected"),
+    [
+        ("seconds", ("L4", "A10G"), ["trials ran on A10G and L4: their seconds cannot be compared"]),
+        (
+            "steps_per_second",
+            ("L4", "A10G"),
+            ["trials ran on A10G and L4: their steps_per_second cannot be compared"],
+        ),
+        ("seconds", ("L4", "L4"), []),
+        ("fid", ("L4", "A10G"), []),
+    ],
+)
+def test_times_of_unlike_gpus_are_not_compared_in_silence(
+    record: StudyRecord, metric: str, gpus: tuple[str, str], expected: list[str]
+) -> None:
+    trials = [replace(trial, gpus=[gpu]) for trial, gpu in zip(record.trials[:2], gpus, strict=True)]
+    assert unlike_gpus(replace(record, trials=trials, objectives=[Objective(metric=metric)])) == expected
