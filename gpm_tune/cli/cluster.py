@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,6 +20,7 @@ from gpm_tune.cli.common import (
     command,
     complete_file,
     home_at,
+    load,
     refuse_beside_cluster,
 )
 from gpm_tune.cli.output import output
@@ -73,12 +75,19 @@ def doctor(
 
 def _examine_on(file: Path, study: Path | None) -> None:
     """Let the head of a cluster examine itself and all nodes."""
+    from gpm_tune.documents import as_yaml
     from gpm_tune.study.cluster.remote import Cluster
+    from gpm_tune.study.definition.specification import load_study
 
     cluster = Cluster(file)
     words = ["gpm-tune", "doctor", "--address", "auto", *output.flags]
     if study is not None:
-        words.append(cluster.put(study) if study.is_file() else str(study))
+        found = load_study(load(study, None))
+        cluster.share_data(found.experiment)  # nodes get it from there
+        with tempfile.TemporaryDirectory() as folder:
+            whole = Path(folder) / f"{found.name}.yaml"  # with the teacher that it may name by a file
+            whole.write_text(as_yaml(found.model_dump(mode="json")), encoding="utf-8")
+            words.append(cluster.put(whole))
     if not cluster.run(words):
         raise typer.Exit(NO_RESULT)
 

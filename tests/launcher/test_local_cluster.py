@@ -192,6 +192,9 @@ def test_pictures_reach_the_workers_as_one_array(cluster: Cluster, tmp_path: Pat
         budget={"trials": 2},
     )
     shutil.copytree(pictures, cluster.laptop.home / "pictures")
+    examined = cluster.run("gpm-tune", "doctor", study, "--cluster", cluster.file)
+    assert "folder pictures with the fingerprint" in examined
+    assert "on 3 nodes" in examined
     said = cluster.run("gpm-tune", "run", study, "--cluster", cluster.file)
     assert "study pictures: 2 complete" in said
     stored = [file for file in (cluster.shared / "data").rglob("*") if file.is_file()]

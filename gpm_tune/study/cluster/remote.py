@@ -97,7 +97,7 @@ class Cluster:
             for job in client.list_jobs():
                 if (job.metadata or {}).get("study") == study.name and not job.status.is_terminal():
                     return str(job.submission_id)
-            self._share_data(study.experiment)
+            self.share_data(study.experiment)
             copy_plugins(Path(folder))
             text = as_yaml(study.model_dump(mode="json"))
             (Path(folder) / "study.yaml").write_text(text, encoding="utf-8")
@@ -195,7 +195,7 @@ class Cluster:
         found = re.search(r"gpm-tune=(\S*)=", said.decode() if isinstance(said, bytes) else str(said))
         return found[1] if found else ""
 
-    def _share_data(self, experiment: Experiment) -> None:
+    def share_data(self, experiment: Experiment) -> None:
         """Put the data into the cluster's storage, where this machine has them, and that has not.
 
         Raises UserError where it cannot be written.
