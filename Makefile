@@ -21,7 +21,8 @@ lint: install
 	$(BIN)/lint-imports
 
 test: install
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder  # a core each
+	# Three for two cores: half of the time they wait for processes that start.
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 docs: install
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict  # into build/site, for any file server

@@ -26,13 +26,15 @@ def test_a_process_that_is_bound_to_one_core_counts_one() -> None:
 def test_a_study_on_one_core_runs_one_trial_at_a_time() -> None:
     core = str(min(os.sched_getaffinity(0)))
     program = (
-        "from gpm_tune.study.cluster.connection import connected, this_machine\n"
-        "with connected('local') as totals: print(totals['CPU'], this_machine()['CPU'])"
+        "from gpm_tune.study.cluster.capacity import this_machine\n"
+        "from gpm_tune.study.cluster.connection import connected\n"
+        "with connected('local') as capacity:\n"
+        "    for place in (capacity(), this_machine()): print(place.present[0].resources['CPU'])"
     )
     bound = subprocess.run(
         ["taskset", "-c", core, sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
-    assert bound.stdout.splitlines()[-1] == "1.0 1.0"
+    assert bound.stdout.splitlines()[-2:] == ["1.0", "1.0"]
 
 
 @pytest.mark.parametrize(

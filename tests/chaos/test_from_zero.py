@@ -46,12 +46,11 @@ def test_a_trial_that_no_node_could_hold_is_refused_before_any_is_started(
     cluster: Autoscaling, tmp_path: Path
 ) -> None:
     study = write(tmp_path, "large", trials=1)
-    for command in ("plan", "run"):
-        result = gpm_tune(
-            command, study, "--address", cluster.address, "--set", "resources.cpu=3", home=tmp_path / "home"
-        )
-        assert result.returncode == 2, result.stdout
-        assert "a trial asks for 3 CPU cores, the Ray cluster has 2 on one node" in result.stderr
+    result = gpm_tune(
+        "run", study, "--address", cluster.address, "--set", "resources.cpu=3", home=tmp_path / "home"
+    )
+    assert result.returncode == 2, result.stdout
+    assert "a trial asks for 3 CPU cores, the Ray cluster has 2 on one node" in result.stderr
     assert cluster.workers() == 0
 
 

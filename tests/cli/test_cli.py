@@ -61,7 +61,7 @@ REFUSALS = {
         ["experiment.model.discriminator={name: dcgan}"],
         "for points choose 'mlp'",
     ),
-    "no GPU": ("run", None, ["resources.gpu=64"], "asks for 64 GPU"),
+    "several GPUs": ("run", None, ["resources.gpu=64"], "a trial trains on one GPU"),
     "no such cores": ("run", None, ["resources.cpu=4096"], "asks for 4096 CPU cores"),
     "zero trials": ("run", None, ["budget.trials=0"], "greater than or equal to 1"),
     "unknown metric": ("run", None, ["objectives=[{metric: fidd}]"], "unknown metric 'fidd'"),

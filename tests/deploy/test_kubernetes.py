@@ -9,6 +9,7 @@ import re
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from contextlib import ExitStack
@@ -270,10 +271,10 @@ print(shared_storage.read("s3://my-bucket/gpm-tune/x").decode())
 
 
 @pytest.fixture
-def jobs(tmp_path_factory):
+def jobs():
     """A head that takes jobs, as the operator's, at ports that nobody else here has."""
-    folder = tmp_path_factory.mktemp("r")  # sockets have short paths
     with ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="r"))  # sockets have short paths
         gcs, dashboard, agent, client = free_ports(4)
         command = [BIN / "ray", "start", "--head", "--block", f"--port={gcs}", f"--temp-dir={folder}"]
         command += [f"--dashboard-port={dashboard}", f"--dashboard-agent-listen-port={agent}"]

@@ -206,7 +206,8 @@ def trains(host: Host) -> bool:
     return any("Trainable" in line for line in host.processes())
 
 
-OBSTACLE = why_not()
+IS_FULL = os.environ.get("GPM_TUNE_CHAOS") == "full"
+OBSTACLE = why_not() if IS_FULL else "takes minutes: GPM_TUNE_CHAOS=full"
 
 
 @pytest.mark.slow

@@ -188,7 +188,7 @@ def _wait_for_node(wanted: Resources, capacity: Callable[[], Capacity], console:
 
     console.print("the cluster has no node for trials yet; waiting for one", highlight=False)
     # Something that waits for a place: to an autoscaler that cannot be asked it says what is wanted.
-    knock = ray.remote(bool).options(**wanted.for_task).remote()
+    knock = ray.remote(lambda: None).options(**wanted.for_task).remote()
     end = time.monotonic() + JOIN_SECONDS
     while capacity().is_empty and time.monotonic() < end:
         time.sleep(JOIN_LOOK_SECONDS)
