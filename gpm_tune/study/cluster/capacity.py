@@ -16,6 +16,7 @@ import yaml
 
 from gpm_tune.cores import usable_cores
 from gpm_tune.errors import UserError, first_line
+from gpm_tune.study.cluster.nodes import on_node
 from gpm_tune.study.definition.specification import Resources, Study
 from gpm_tune.training.objectives import TIMES
 
@@ -188,11 +189,9 @@ def growth_of_cluster() -> Growth:
     Nothing in Ray tells: what starts nodes reads a file, or asks Kubernetes, and keeps it to itself.
     """
     import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     head = next(n["NodeID"] for n in ray.nodes() if n["Alive"] and HEAD in n["Resources"])
-    on_head = NodeAffinitySchedulingStrategy(head, soft=False)
-    ask = ray.remote(_autoscaler_config).options(num_cpus=0, max_retries=0, scheduling_strategy=on_head)
+    ask = on_node(head, _autoscaler_config)
     try:
         config = ray.get(ask.remote(ray.get_runtime_context().gcs_address))
         return Growth.of(config) if config else Growth()

@@ -225,7 +225,7 @@ def ask_every_node(
     """Call a function on every node of the cluster that is connected, whatever its trials occupy."""
     import ray
 
-    asked = {name: _on(node, function).remote(*arguments) for name, node in _nodes().items()}
+    asked = {name: on_node(node, function).remote(*arguments) for name, node in _nodes().items()}
     answered, late = ray.wait(list(asked.values()), num_returns=len(asked), timeout=seconds)
     for reference in late:
         ray.cancel(reference, force=True)
@@ -251,7 +251,7 @@ def clock_offsets() -> dict[str, tuple[float, float]]:
 
     offsets = {}
     for name, node in _nodes().items():
-        task, trips = _on(node, _now), []
+        task, trips = on_node(node, _now), []
         with suppress(ray.exceptions.RayError):
             for _ in range(CLOCK_PROBES):
                 before = time.time()
@@ -276,7 +276,7 @@ def _nodes() -> dict[str, str]:
     return {f"{node['NodeManagerAddress']} ({node['NodeID'][:8]})": node["NodeID"] for node in alive}
 
 
-def _on(node: str, function: Callable[..., object]) -> Any:
+def on_node(node: str, function: Callable[..., object]) -> Any:
     """The function as a task of one node that waits for no trial to end."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
