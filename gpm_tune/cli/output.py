@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 import typer
 from typer.core import TyperCommand
 
+from gpm_tune.paths import expand
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -84,7 +86,7 @@ def with_flags(function: Callable[..., None]) -> Callable[..., None]:
     @wraps(function)
     def call(*, json: bool, quiet: bool, verbose: bool, **arguments: Any) -> None:
         output.choose(json, quiet, verbose)
-        function(**arguments)
+        function(**{name: expand(v) if isinstance(v, Path) else v for name, v in arguments.items()})
 
     hints = get_type_hints(function, include_extras=True)
     own = [

@@ -10,10 +10,11 @@ import torch
 from pydantic import Field
 
 from gpm_tune.config import Config
-from gpm_tune.data.dataset import Dataset, FolderPath, default_root, find_array
+from gpm_tune.data.dataset import Dataset, default_root, find_array
 from gpm_tune.data.fingerprint import digest, list_files
 from gpm_tune.data.images import decode_all, mapped
 from gpm_tune.errors import UserError
+from gpm_tune.paths import LocalPath, expand
 
 SIDE = 64
 PARTITION = "list_eval_partition.txt"
@@ -30,7 +31,7 @@ class CelebAConfig(Config):
     paper: ClassVar[str] = "appendix D.1"
 
     name: Literal["celeba"]
-    root: FolderPath | None = Field(
+    root: LocalPath | None = Field(
         None,
         description="Folder that holds celeba/; null for $GPM_TUNE_DATA, else ~/.cache/gpm-tune/data.",
     )
@@ -68,7 +69,7 @@ class CelebAConfig(Config):
 
     @property
     def _root(self) -> Path:
-        return self.root.expanduser() if self.root else default_root()
+        return expand(self.root) if self.root else default_root()
 
     def prepare(self) -> None:
         """Decode, crop and resize all images once into celeba/gpm_tune_64-DIGEST.npy.

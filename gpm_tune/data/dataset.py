@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
-from pydantic import AfterValidator
 from torch import Tensor
 from torch.nn.functional import pad
+
+from gpm_tune.paths import expand
 
 
 @dataclass(frozen=True)
@@ -43,18 +44,6 @@ def find_array(packed: Path) -> Path | None:
     return min(packed.glob("*/*.npy"), default=None)
 
 
-def _absolute(path: Path) -> Path:
-    try:
-        path.expanduser()
-    except RuntimeError as error:
-        raise ValueError(str(error)) from None
-    return path if str(path).startswith("~") else path.absolute()
-
-
-# Absolute, because trials have other working folders; ~ stays: on every node it is the home that is there.
-FolderPath = Annotated[Path, AfterValidator(_absolute)]
-
-
 def hold_out(images: Tensor, count: int, test: Tensor, seed: int) -> Dataset:
     """So many of the images, drawn from the seed, are for validation, the others for training."""
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
@@ -63,7 +52,7 @@ def hold_out(images: Tensor, count: int, test: Tensor, seed: int) -> Dataset:
 
 def default_root() -> Path:
     """$GPM_TUNE_DATA, else a folder in the user's cache."""
-    return Path(os.environ.get("GPM_TUNE_DATA") or Path.home() / ".cache" / "gpm-tune" / "data")
+    return expand(os.environ.get("GPM_TUNE_DATA") or Path.home() / ".cache" / "gpm-tune" / "data")
 
 
 def to_float(samples: Tensor) -> Tensor:

@@ -13,10 +13,11 @@ from pydantic import Field
 from torch import Tensor
 
 from gpm_tune.config import Config
-from gpm_tune.data.dataset import Dataset, FolderPath, default_root, find_array
+from gpm_tune.data.dataset import Dataset, default_root, find_array
 from gpm_tune.data.fingerprint import File, digest, list_files
 from gpm_tune.data.images import decode_all, mapped, open_array
 from gpm_tune.errors import UserError
+from gpm_tune.paths import LocalPath, expand
 
 LEAST = 20  # pictures: two for validation, because of one there is no FID
 DECODING = 1  # raised by changes to how pictures are decoded: arrays of before are not used then
@@ -33,7 +34,7 @@ class FolderConfig(Config):
     """
 
     name: Literal["folder"]
-    root: FolderPath = Field(
+    root: LocalPath = Field(
         description="The folder. A relative path starts at the working folder. On a cluster the machine "
         "that starts the study needs it; nodes get the decoded pictures.",
     )
@@ -74,7 +75,7 @@ class FolderConfig(Config):
 
     @property
     def _folder(self) -> Path:
-        return self.root.expanduser()
+        return expand(self.root)
 
     @property
     def _array(self) -> Path | None:

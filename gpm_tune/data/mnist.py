@@ -12,8 +12,9 @@ from pydantic import Field
 from torch import Tensor
 
 from gpm_tune.config import Config
-from gpm_tune.data.dataset import Dataset, FolderPath, default_root, hold_out, pad_to
+from gpm_tune.data.dataset import Dataset, default_root, hold_out, pad_to
 from gpm_tune.errors import UserError, first_line
+from gpm_tune.paths import LocalPath, expand
 
 SIDE = 32
 TRAINING_IMAGES = 60_000
@@ -25,7 +26,7 @@ class MNISTConfig(Config):
     paper: ClassVar[str] = "appendix D.1"
 
     name: Literal["mnist"]
-    root: FolderPath | None = Field(
+    root: LocalPath | None = Field(
         None,
         description="Folder that holds (or gets) MNIST/raw; null for $GPM_TUNE_DATA, "
         "else ~/.cache/gpm-tune/data.",
@@ -48,7 +49,7 @@ class MNISTConfig(Config):
 
     @property
     def _root(self) -> Path:
-        return self.root.expanduser() if self.root else default_root()
+        return expand(self.root) if self.root else default_root()
 
     def prepare(self) -> None:
         """Make sure that the files are there, downloading them if need be: by one process, others wait.

@@ -14,6 +14,7 @@ from torch.nn.functional import interpolate, relu
 
 from gpm_tune.data.dataset import default_root
 from gpm_tune.errors import DivergedError, UserError
+from gpm_tune.paths import expand
 
 SMALL_WEIGHTS = Path(__file__).with_name("small_features.safetensors")
 SIDE = 32
@@ -69,7 +70,7 @@ def inception_file(weights: Path | None) -> Path:
     weights: a local file; None for where torch keeps its downloads, if they are there, else the data folder.
     """
     if weights is not None:
-        return weights
+        return expand(weights)
     torchs = Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION_FILE
     return torchs if torchs.is_file() else default_root() / "weights" / INCEPTION_FILE
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
@@ -14,6 +13,7 @@ from gpm_tune.models.flow import NO_INPUTS, FlowInputs
 from gpm_tune.models.flows.score import ScoreDifference
 from gpm_tune.models.particle_model import GeneratorModel
 from gpm_tune.networks import DCGANGeneratorConfig, GeneratorConfig, UNetConfig
+from gpm_tune.paths import LocalPath
 from gpm_tune.sampling.schedules import NoiseRange
 
 
@@ -22,7 +22,7 @@ class TeacherConfig(Config):
 
     paper: ClassVar[str] = "section 4.1, appendix B.1.1"
 
-    checkpoint: Path | None = Field(None, description="Folder of a trained EDM's checkpoint.")
+    checkpoint: LocalPath | None = Field(None, description="Folder of a trained EDM's checkpoint.")
     run: str | None = Field(None, description="MLflow run id of a trained EDM.")
     experiment: dict[str, Any] | None = Field(
         None,

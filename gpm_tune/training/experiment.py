@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, ValidationError, model_validator
@@ -16,6 +15,7 @@ from gpm_tune.errors import UserError
 from gpm_tune.metrics import ImageMetrics, PointMetrics
 from gpm_tune.models import ModelConfig
 from gpm_tune.models.score_gan import TeacherConfig
+from gpm_tune.paths import LocalPath
 from gpm_tune.training.objectives import WORDS, Mode, Objective, Reference, direction
 
 POINTS_EVALUATED = 10_000
@@ -84,7 +84,7 @@ class EvaluationConfig(Config):
         description="Network whose activations FID compares: the standard Inception-v3, or the "
         "small bundled one, which was trained on MNIST; null for Inception, and for points.",
     )
-    inception_weights: Path | None = Field(
+    inception_weights: LocalPath | None = Field(
         None, description="Local file of Inception's weights; null to download them, once."
     )
     reference: Reference | None = Field(

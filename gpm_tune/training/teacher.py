@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from gpm_tune.errors import UserError
 from gpm_tune.models.flow import Denoise
 from gpm_tune.models.flows.score import DataScore
+from gpm_tune.paths import expand
 from gpm_tune.training import checkpoint
 from gpm_tune.training.experiment import Experiment
 from gpm_tune.training.saved import load_model, read_experiment, refuse_other_data, run_name
@@ -47,7 +48,7 @@ def teacher_checkpoint(experiment: Experiment, cache: Path | None, data: str = "
         return None
     if given.run is not None:
         raise UserError(f"model.teacher.run: {given.run} is known to MLflow only; give its checkpoint")
-    folder = given.checkpoint
+    folder = expand(given.checkpoint) if given.checkpoint else None
     if experiment.teacher is not None:
         folder = checkpoint.latest(teacher_folder(experiment.teacher, cache)) if cache else None
     if folder is None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import optuna
@@ -13,6 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from gpm_tune.config import nearest
 from gpm_tune.errors import UserError
+from gpm_tune.study import sqlite
 from gpm_tune.study.definition.specification import CONFIRMATION
 from gpm_tune.training import Constraint, Objective
 
@@ -162,7 +162,8 @@ def read_confirmation(storage: str, name: str) -> StudyRecord | None:
 
 
 def _all_names(storage: str) -> list[str]:
-    if storage.startswith("sqlite:///") and not Path(storage.removeprefix("sqlite:///")).exists():
+    file = sqlite.file_of(storage)
+    if file and not file.exists():
         return []
     return sorted(optuna.get_all_study_names(storage))
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from gpm_tune.config import nearest
 from gpm_tune.errors import UnknownError, UserError
+from gpm_tune.paths import expand
 from gpm_tune.study.accounts.records import (
     StudyRecord,
     TrialRecord,
@@ -39,7 +40,7 @@ def checkpoints_of(reference: str, home: Home) -> dict[str, Path]:
 
     Raises UserError where there is none.
     """
-    folder = Path(reference)
+    folder = expand(reference)
     newest = folder if (folder / "checkpoint.json").is_file() else checkpoint.latest(folder)
     if newest is not None:
         return {reference: newest}

@@ -13,6 +13,7 @@ import optuna
 from optuna.trial import TrialState
 
 from gpm_tune.errors import UserError
+from gpm_tune.study import sqlite
 from gpm_tune.study.accounts.records import StudyRecord, read_study, study_names
 from gpm_tune.study.definition.specification import CONFIRMATION
 from gpm_tune.study.storage import shared_storage
@@ -104,7 +105,7 @@ def _fetched(name: str, home: Home, get: Get) -> Iterator[tuple[StudyRecord, Pat
             raise UserError(
                 f"study '{name}' cannot be fetched: {error}. If it has just begun, try again in a minute"
             ) from None
-        found = read_study(f"sqlite:///{folder / 'optuna.db'}", name)
+        found = read_study(sqlite.url_of(folder / "optuna.db"), name)
         home.check()
         with only_once(f"study '{name}'", home.study(name)):
             here = _present(name, home)
@@ -128,7 +129,7 @@ def _replace(found: StudyRecord, home: Home, folder: Path, get: Get, chosen: set
     target = home.study(found.name)
     shutil.copy(folder / "study.yaml", target / "study.yaml")
     shutil.copytree(folder / "spool", target / "spool", dirs_exist_ok=True)  # spools only grow
-    _copy_trials(f"sqlite:///{folder / 'optuna.db'}", found.name, home, get, chosen)
+    _copy_trials(sqlite.url_of(folder / "optuna.db"), found.name, home, get, chosen)
 
 
 def _trained(record: StudyRecord) -> int:

@@ -180,7 +180,7 @@ def build_tuner(
         run_config=tune.RunConfig(
             name=trial_checkpoints.next_session(checkpoints, conductor.study_id),
             storage_path=folder,
-            storage_filesystem=files if shared_storage.is_bucket(checkpoints) else None,
+            storage_filesystem=files,  # from the path alone Ray would make a URI, in which ? is none of it
             failure_config=tune.FailureConfig(max_failures=0),  # the searcher starts them again
             # Trials say when to checkpoint: one that failed has nothing to keep. Old ones are ours to
             # delete: for `num_to_keep` Tune would write the state of all trials every other checkpoint.

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gpm_tune.errors import UserError
+from gpm_tune.paths import expand
+from gpm_tune.study import sqlite
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -31,9 +33,9 @@ class Home:
 
         storage: a folder that all nodes share, or a bucket's URI; else $GPM_TUNE_STORAGE, else none.
         """
-        self.root = (root or Path(os.environ.get("GPM_TUNE_HOME") or "gpm-runs")).resolve()
+        self.root = expand(root or os.environ.get("GPM_TUNE_HOME") or "gpm-runs").resolve()
         self.tracking_uri = (
-            tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.root / 'mlflow.db'}"
+            tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or sqlite.url_of(self.root / "mlflow.db")
         )
         shared = (storage or os.environ.get("GPM_TUNE_STORAGE") or "").rstrip("/")
         if "://" in shared and "@" in shared:
@@ -42,7 +44,7 @@ class Home:
                 "credentials where the machine keeps them (a role, or environment variables)"
             )
         # Nodes have other working folders.
-        self.storage = (shared if "://" in shared else str(Path(shared).absolute())) if shared else None
+        self.storage = (shared if "://" in shared else str(expand(shared).absolute())) if shared else None
 
     def check(self) -> None:
         """Raise UserError unless the folder can be written, or made."""
@@ -59,8 +61,8 @@ class Home:
     @property
     def is_tracked(self) -> bool:
         """Whether MLflow's store can be opened: a local one exists once something was tracked."""
-        local = self.tracking_uri.startswith("sqlite:///")
-        return not local or Path(self.tracking_uri.removeprefix("sqlite:///")).exists()
+        file = sqlite.file_of(self.tracking_uri)
+        return file is None or file.exists()
 
     def mlflow(self) -> MlflowClient:
         """MLflow's store, to be read and tidied; what is measured goes through the tracker."""
@@ -72,7 +74,7 @@ class Home:
     @property
     def optuna_uri(self) -> str:
         """Optuna's storage."""
-        return f"sqlite:///{self.root / 'optuna.db'}"
+        return sqlite.url_of(self.root / "optuna.db")
 
     @property
     def cache(self) -> Path:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from gpm_tune.study import sqlite
 from gpm_tune.study.tracking.spool import Event, Spool
 
 KEY_TAG = "gpm.run"
@@ -121,8 +122,7 @@ class Sender:
 
     def _connect(self) -> None:
         if self._client is None:
-            if self._uri.startswith("sqlite:///"):
-                database = Path(self._uri.removeprefix("sqlite:///"))
+            if database := sqlite.file_of(self._uri):
                 database.parent.mkdir(parents=True, exist_ok=True)
             mlflow = import_mlflow()
             self._client = mlflow.tracking.MlflowClient(tracking_uri=self._uri)

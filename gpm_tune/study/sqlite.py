@@ -1,0 +1,20 @@
+"""SQLite files as the URLs that Optuna and MLflow take, in which `?`, `#` and `%` mean something else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sqlalchemy import URL, make_url
+
+
+def url_of(file: Path) -> str:
+    """The URL of a database file, whatever characters its path has."""
+    return URL.create("sqlite", database=str(file)).render_as_string(hide_password=False)
+
+
+def file_of(url: str) -> Path | None:
+    """The database file of a URL; None for a database that is none, such as a server's."""
+    if not url.startswith("sqlite:"):
+        return None
+    database = make_url(url).database
+    return Path(database) if database else None
