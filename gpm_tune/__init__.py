@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 from gpm_tune.version import __version__
 
 if TYPE_CHECKING:
     from gpm_tune.api import Study, Trial
+
+# Read when MLflow is imported, by whichever module comes first.
+os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 
 __all__ = ["Study", "Trial", "__version__"]
 

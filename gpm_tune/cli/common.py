@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +15,7 @@ from typer.core import TyperCommand
 import gpm_tune
 from gpm_tune.cli.output import ListsCommand, with_flags
 from gpm_tune.errors import UserError
+from gpm_tune.paths import expand
 from gpm_tune.version import __version__
 
 if TYPE_CHECKING:
@@ -72,7 +74,9 @@ def complete_file(incomplete: str) -> list[str]:
 def complete_study(ctx: typer.Context, incomplete: str) -> list[str]:
     """For the shell: the studies of a home, by their folders, so that no database is opened."""
     root = ctx.params.get("home") or os.environ.get("GPM_TUNE_HOME") or "gpm-runs"
-    return sorted(folder.name for folder in Path(root, "studies").glob(f"{incomplete}*"))
+    with suppress(UserError):
+        return sorted(folder.name for folder in (expand(root) / "studies").glob(f"{incomplete}*"))
+    return []
 
 
 StudyFileArgument = Annotated[
@@ -203,6 +207,7 @@ def writable(file: Path | None) -> Path | None:
     """A file that is to be written. Raises UserError where that is impossible, before any work."""
     if file is None:
         return None
+    file = expand(file)
     if not file.parent.is_dir():
         raise UserError(f"{file}: there is no folder {file.parent}")
     if file.is_dir() or not os.access(file if file.exists() else file.parent, os.W_OK):

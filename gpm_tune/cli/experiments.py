@@ -63,14 +63,18 @@ def train(
     tracking_uri: TrackingOption = None,
 ) -> None:
     """Train one experiment alone, without Ray; the same command again continues it."""
-    from gpm_tune.study.definition.specification import load_experiment
+    from gpm_tune.study.definition.specification import check_name, load_experiment
     from gpm_tune.study.running.single import train as train_experiment
     from gpm_tune.training.machine import choose_device
 
     document = load(file, overrides)
     experiment = load_experiment(document)
     trained = train_experiment(
-        experiment, name or file.stem, home_at(home, tracking_uri), choose_device(device), output.progress
+        experiment,
+        check_name(name or file.stem),
+        home_at(home, tracking_uri),
+        choose_device(device),
+        output.progress,
     )
     output.result(trained.plain(), trained.lines())
     if not trained.finished:

@@ -312,8 +312,9 @@ def delete(
         raise UserError(f"{question} Say so with --yes")
     if not yes and not typer.confirm(question, err=True):
         return
-    delete_study(place, study)
-    output.result({"study": study, "trials": len(record.trials)}, [f"study '{study}' is deleted"])
+    notes = delete_study(place, study)
+    done = {"study": study, "trials": len(record.trials), "notes": notes}
+    output.result(done, [f"study '{study}' is deleted", *notes])
 
 
 @command(MACHINES, "gpm-tune ui", "gpm-tune ui --port 5001", "gpm-tune ui --cluster cluster.yaml")
@@ -337,7 +338,6 @@ def ui(
     url = f"http://127.0.0.1:{port}"
     output.result({"url": url}, [f"MLflow UI on {url}; Ctrl-C ends it"])
     sys.stdout.flush()
-    os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     arguments = ["server", "--backend-store-uri", place.tracking_uri, "--workers", "1"]
     arguments += ["--host", "127.0.0.1", "--port", str(port)]
     os.execv(sys.executable, [sys.executable, "-m", "mlflow", *arguments])

@@ -35,18 +35,32 @@ def test_a_study_is_extended_compared_and_deleted(tmp_path: Path) -> None:
     assert "3 complete" in gpm_tune("status", "two", "--watch", home=home).stdout, "ends as nothing runs"
     assert "is not running" in gpm_tune("stop", "two", home=home).stdout
 
+    client = MlflowClient(Home(home).tracking_uri)
+    tracked = client.get_experiment_by_name("two")
+    assert tracked is not None
+    foreign = client.create_run(tracked.experiment_id).info.run_id
+    source = client.get_run(foreign).info.artifact_uri
+    client.create_model_version("two", f"{source}/by_hand", foreign)
     refused = gpm_tune("delete", "two", home=home)
     assert refused.returncode == 2
     assert "Say so with --yes" in refused.stderr
-    assert gpm_tune("delete", "two", "--yes", home=home).returncode == 0
+    deleted = gpm_tune("delete", "two", "--yes", home=home)
+    assert deleted.returncode == 0, deleted.stderr
+    assert "version 1, 2 is deleted" in deleted.stdout, "the best of two runs of the study"
+    assert "has a run that is not the study's" in deleted.stdout
+    assert [v.run_id for v in client.search_model_versions("name = 'two'")] == [foreign]
+    assert [run.info.run_id for run in client.search_runs([tracked.experiment_id])] == [foreign]
+    client.delete_run(foreign)
     assert [s["name"] for s in json.loads(gpm_tune("list", "--json", home=home).stdout)] == ["one"]
     assert not (home / "studies" / "two").exists()
     again = write_study(tmp_path, name="two", budget={"trials": 1})
     assert gpm_tune("run", again, home=home).returncode == 0
-    client = MlflowClient(f"sqlite:///{home / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("two")
     assert experiment is not None
     assert len(client.search_runs([experiment.experiment_id])) == 2, "the study and its one trial"
+    assert "the registered model 'one'" in gpm_tune("delete", "one", "--yes", home=home).stdout
+    assert client.get_experiment_by_name("one") is None
+    assert not client.search_model_versions("name = 'one'")
 
 
 @pytest.mark.slow

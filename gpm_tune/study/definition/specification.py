@@ -14,12 +14,16 @@ import gpm_tune
 from gpm_tune.config import Config, nearest
 from gpm_tune.documents import Document, Location, printable
 from gpm_tune.errors import UserError
+from gpm_tune.paths import expand
 from gpm_tune.study.definition import space
 from gpm_tune.study.definition.distributions import AnyDistribution
 from gpm_tune.study.definition.samplers import TPE, AnySampler
 from gpm_tune.study.definition.schedulers import PBT, AnyScheduler, NoScheduler
 from gpm_tune.training import Constraint, Experiment, Objective
 
+NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
+LONGEST_NAME = 100
+MLFLOWS_OWN = "Default"  # the experiment of a new store, which keeps its artifacts elsewhere
 CONFIRMATION = ".confirm"  # ends the name under which the storage has a study's stage of new seeds
 
 
@@ -93,8 +97,8 @@ class Study(Config):
     """One search: the keys at the top of a study file."""
 
     name: str = Field(
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$",
-        max_length=100,
+        pattern=NAME,
+        max_length=LONGEST_NAME,
         description="Identifies the study: running a file with the same name continues it.",
     )
     experiment: Experiment = Field(description="The base: what is not searched has these values.")
@@ -131,6 +135,8 @@ class Study(Config):
 
     @model_validator(mode="after")
     def _refuse_impossible_combinations(self) -> Study:
+        if self.name == MLFLOWS_OWN:
+            raise ValueError(f"the name {MLFLOWS_OWN} is that of an experiment which MLflow makes itself")
         if self.name.endswith(CONFIRMATION):
             raise ValueError(
                 f"a study's name does not end with {CONFIRMATION}, as its stage of new seeds does"
@@ -173,6 +179,18 @@ class Study(Config):
         """What must stay the same while a study is continued, for its trials to be comparable."""
         plain = self.model_dump(mode="json", include={"experiment", "search", "constraints"})
         return {**plain, "objectives": [goal.model_dump() for goal in self.goals]}
+
+
+def check_name(name: str) -> str:
+    """The name of a single experiment, as it is. Raises UserError unless a study could have it."""
+    if len(name) > LONGEST_NAME or not re.fullmatch(NAME, name) or name == MLFLOWS_OWN:
+        fitting = re.sub(r"[^A-Za-z0-9]+", "_", name).strip("_")[:LONGEST_NAME] or "mine"
+        raise UserError(
+            f"'{printable(name)}' cannot be the name of an experiment: expected at most {LONGEST_NAME} "
+            f"letters, digits, '_', '.' and '-', beginning with a letter or digit, and not {MLFLOWS_OWN}\n"
+            f"help: --name {fitting if fitting != MLFLOWS_OWN else fitting.lower()}"
+        )
+    return name
 
 
 def load_study(document: Document) -> Study:
@@ -325,7 +343,7 @@ def find_file(name: Path) -> Path:
 
     Raises UserError where there is none.
     """
-    shipped = shipped_studies()
+    name, shipped = expand(name), shipped_studies()
     candidates = [
         name,
         *([] if name.parent != Path() else [Path("search_spaces") / name, shipped / name]),

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import optuna
 
-from gpm_tune.errors import UserError
+from gpm_tune.errors import UserError, first_line
 from gpm_tune.study.accounts.records import read_confirmation, read_study
 from gpm_tune.study.definition.specification import CONFIRMATION
 from gpm_tune.study.storage import shared_storage
 from gpm_tune.study.storage.home import Home
 from gpm_tune.study.storage.locks import is_held
+from gpm_tune.study.tracking.sender import KEY_TAG
 
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+RUNS_A_PAGE = 1000
 LOOK_EVERY = 0.5  # seconds
 
 
@@ -36,17 +43,17 @@ def stop(home: Home, name: str, wait: bool) -> bool:
     return True
 
 
-def delete(home: Home, name: str) -> None:
+def delete(home: Home, name: str) -> list[str]:
     """Delete a study's trials, checkpoints and tracked runs, so that its name is free again.
 
-    MLflow keeps what it deletes until `mlflow gc`. Raises UserError for an unknown or a running study.
+    MLflow keeps runs that it deletes until `mlflow gc`. Returns what else went or stayed there, in sentences.
+    Raises UserError for an unknown or a running study, and where MLflow's store does not answer.
     """
-    read_study(home.optuna_uri, name)
+    record = read_study(home.optuna_uri, name)
     if is_running(home, name):
         raise UserError(f"study '{name}' is running; stop it first: gpm-tune stop {name}")
     stage = read_confirmation(home.optuna_uri, name)
-    if home.is_tracked:
-        _delete_runs(home, name)
+    notes = _delete_tracked(home, name, {record.id, stage.id} if stage else {record.id})
     for stored in filter(None, (home.stored(name), home.stored(name + CONFIRMATION))):
         shared_storage.delete(stored)
     if stage is not None:
@@ -54,12 +61,61 @@ def delete(home: Home, name: str) -> None:
         shutil.rmtree(home.study(stage.name), ignore_errors=True)
     shutil.rmtree(home.study(name), ignore_errors=True)
     optuna.delete_study(study_name=name, storage=home.optuna_uri)  # last: until then it can be repeated
+    return notes
 
 
-def _delete_runs(home: Home, name: str) -> None:
+def _delete_tracked(home: Home, name: str, ids: set[str]) -> list[str]:
+    """Delete the runs of a study and its stage of new seeds, and the models registered from them."""
+    if not home.is_tracked:
+        return []
     client = home.mlflow()
-    experiment = client.get_experiment_by_name(name)
-    if experiment is not None and experiment.lifecycle_stage == "active":
+    from mlflow.exceptions import MlflowException
+
+    try:
+        experiment = client.get_experiment_by_name(name)
+        if experiment is None or experiment.lifecycle_stage != "active":
+            return []
+        runs = _runs(client, experiment.experiment_id)
+        own = [run for run, key in runs.items() if key.partition("/")[0] in ids]
+        notes = _delete_models(client, name, own)
+        for run in own:
+            client.delete_run(run)
+        others = len(runs) - len(own)
+        if others:
+            kept = "a run that is" if others == 1 else f"{others} runs that are"
+            return [*notes, f"MLflow's experiment '{name}' stays: it has {kept} not the study's"]
         # A deleted experiment keeps its name: another one could not have it.
         client.rename_experiment(experiment.experiment_id, f"{name} (deleted {experiment.experiment_id})")
         client.delete_experiment(experiment.experiment_id)
+    except MlflowException as error:
+        raise UserError(
+            f"MLflow's store, which has the study's runs, does not answer ({first_line(error)}); the study "
+            "is still there\nhelp: the same command again deletes it once the store answers"
+        ) from None
+    return notes
+
+
+def _runs(client: MlflowClient, experiment: str) -> dict[str, str]:
+    """The ids of an experiment's runs, each with the key that the tracker gave it, or none."""
+    found: dict[str, str] = {}
+    page = None
+    while page != "":
+        runs = client.search_runs([experiment], max_results=RUNS_A_PAGE, page_token=page)
+        found |= {run.info.run_id: run.data.tags.get(KEY_TAG, "") for run in runs}
+        page = runs.token or ""
+    return found
+
+
+def _delete_models(client: MlflowClient, name: str, runs: Sequence[str]) -> list[str]:
+    """Delete the versions of a study's registered model whose checkpoints were of these runs."""
+    versions = client.search_model_versions(f"name = '{name}'")
+    gone = [version for version in versions if version.run_id in runs]
+    for version in gone:
+        client.delete_model_version(name, version.version)
+    if not gone:
+        return []
+    if len(gone) == len(versions):
+        client.delete_registered_model(name)
+        return [f"the registered model '{name}', whose versions were of its runs, is deleted, too"]
+    numbers = ", ".join(sorted(str(version.version) for version in gone))
+    return [f"of the registered model '{name}', version {numbers} is deleted, too"]

@@ -66,7 +66,6 @@ class Home:
 
     def mlflow(self) -> MlflowClient:
         """MLflow's store, to be read and tidied; what is measured goes through the tracker."""
-        os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
         from mlflow import MlflowClient
 
         return MlflowClient(tracking_uri=self.tracking_uri)

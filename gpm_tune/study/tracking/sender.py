@@ -193,8 +193,7 @@ def without_login(text: str) -> str:
 
 
 def import_mlflow() -> Any:
-    """MLflow without telemetry, long retries and chatter; settings of the user's stand."""
-    os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+    """MLflow without long retries and chatter; settings of the user's stand."""
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
