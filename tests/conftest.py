@@ -38,12 +38,17 @@ def study_file(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The home of a small study of images that was run to its end; its file lies beside it."""
+    """The home of a small study of images that was run to its end; its file lies beside it.
+
+    Its name has characters that mean something in URLs, patterns and shells.
+    """
     folder = tmp_path_factory.mktemp("finished")
     search = {"model.eta": {"float": [1.0, 4.0]}, "model.sampling_steps": {"int": [2, 4]}}
     path = write_study(folder, name="digits", experiment=space.put(POINTS, IMAGES), search=search)
-    result = gpm_tune("run", path, home=folder / "home")
+    home = folder / "home ?%20#{ü}'s"
+    result = gpm_tune("run", path, home=home)
     assert result.returncode == 0, result.stdout + result.stderr
     assert "study digits: 4 complete" in result.stdout
     assert "gpm-tune ui --home" in result.stdout
-    return folder / "home"
+    assert {file.name for file in folder.iterdir()} == {path.name, home.name}, "nothing is outside the home"
+    return home

@@ -10,6 +10,8 @@ from examples import spoilt
 from mlflow import MlflowClient
 from program import gpm_tune
 
+from gpm_tune.study.storage.home import Home
+
 
 @pytest.fixture(scope="module")
 def best(finished: Path) -> Path:
@@ -57,7 +59,7 @@ def test_sample_writes_a_grid_and_says_where_it_comes_from(
 
 
 def test_a_run_of_mlflow_is_sampled_by_its_id(best: Path, finished: Path, tmp_path: Path) -> None:
-    client = MlflowClient(f"sqlite:///{finished / 'mlflow.db'}")
+    client = MlflowClient(Home(finished).tracking_uri)
     experiment = client.get_experiment_by_name("digits")
     assert experiment is not None
     runs = client.search_runs([experiment.experiment_id])

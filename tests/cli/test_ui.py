@@ -14,6 +14,8 @@ import pytest
 from browser import look_at, needs_browser
 from mlflow.tracking import MlflowClient
 
+from gpm_tune.study.storage.home import Home
+
 pytestmark = [pytest.mark.slow, needs_browser]
 
 
@@ -55,7 +57,7 @@ def page(address: str, profile: Path) -> str:
 def test_the_browser_shows_the_studys_trials_with_their_metric(
     server: str, finished: Path, tmp_path: Path
 ) -> None:
-    client = MlflowClient(f"sqlite:///{finished / 'mlflow.db'}")
+    client = MlflowClient(Home(finished).tracking_uri)
     experiment = client.get_experiment_by_name("digits")
     assert experiment is not None
     runs = client.search_runs([experiment.experiment_id])

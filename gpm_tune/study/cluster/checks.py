@@ -34,7 +34,7 @@ from gpm_tune.study.cluster.probe import file_system, place_of, register_model, 
 from gpm_tune.study.definition.specification import Study, find_file, load_study
 from gpm_tune.study.storage import shared_storage
 from gpm_tune.study.storage.home import Home, existing
-from gpm_tune.study.tracking.sender import without_login
+from gpm_tune.study.tracking.sender import cure, without_login
 
 T = TypeVar("T")
 
@@ -46,6 +46,10 @@ SKEW_WARN, SKEW_FAIL = 1.0, 30.0  # seconds between clocks
 DISK_WARN, DISK_FAIL = 10e9, 1e9  # bytes free
 PROBE_SECONDS = 60.0  # for a storage to be written, read and tidied
 TRACKING_SECONDS = 30.0
+START_SERVER = (
+    "Start the server (by another name than localhost it answers with --allowed-hosts only), or name another "
+    "store with --tracking-uri. A study runs without, and delivers what it measures later"
+)
 
 
 @dataclass(frozen=True)
@@ -320,8 +324,7 @@ def check_tracking(case: Case) -> Findings[None]:
     except Exception as error:
         yield fail(
             f"{name}: {without_login(_root(error))}",
-            "Start the server (by another name than localhost it answers with --allowed-hosts only), or name "
-            "another store with --tracking-uri. A study runs without, and delivers what it measures later",
+            cure(error) or START_SERVER,
         )
         return
     yield ok(f"{name} answers, and can be written, in {seconds * 1000:.0f} ms")

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from gpm_tune.cores import usable_cores
+from gpm_tune.data.dataset import default_root
 from gpm_tune.errors import UserError, first_line
 from gpm_tune.study.cluster.capacity import Capacity, Growth, growth_of_cluster, present_nodes
 
@@ -50,6 +51,8 @@ def connected(address: str) -> Iterator[Callable[[], Capacity]]:
     """
     is_verbose = logging.getLogger("ray").isEnabledFor(logging.INFO)  # before Ray sets its own level
     os.environ.update(RAY_SETTINGS | (ALONE if address == "local" else {}))
+    if "GPM_TUNE_DATA" in os.environ:  # trials have other working folders
+        os.environ["GPM_TUNE_DATA"] = str(default_root().absolute())
     import ray
 
     # It calls trials that were started again errors of the study.

@@ -12,7 +12,7 @@ from gpm_tune.documents import as_yaml
 from gpm_tune.errors import UserError
 from gpm_tune.study.accounts.confirmation import ConfirmationLedger
 from gpm_tune.study.accounts.ledger import Ledger
-from gpm_tune.study.accounts.records import read_study
+from gpm_tune.study.accounts.records import read_study, study_names
 from gpm_tune.study.accounts.runs import find_start_points, find_teacher
 from gpm_tune.study.cluster.capacity import Capacity, this_machine
 from gpm_tune.study.cluster.connection import connected
@@ -28,7 +28,7 @@ from gpm_tune.study.storage.inputs import prepare, share_inputs
 from gpm_tune.study.storage.locks import only_once
 from gpm_tune.study.storage.mirror import Mirror
 from gpm_tune.study.tracking.provenance import environment_tags, requirements, run_tags
-from gpm_tune.study.tracking.sender import without_login
+from gpm_tune.study.tracking.sender import check_store, without_login
 from gpm_tune.study.tracking.tracker import RunLog, Tracker
 
 JOIN_SECONDS = 900.0  # for the first node of a cluster, whose set-up may install everything
@@ -49,6 +49,8 @@ def run_study(study: Study, home: Home, address: str, console: Console) -> bool:
         with connected(address):  # what keeps it from being used is said before the study is begun
             pass
     take_over(study.name, home)
+    if home.is_tracked and study.name not in study_names(home.optuna_uri):
+        check_store(home.tracking_uri)
     study = study.model_copy(update={"experiment": find_teacher(study.experiment, home)})
     study = find_start_points(study, home)
     prepare(study.experiment, home)

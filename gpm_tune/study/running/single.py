@@ -15,6 +15,7 @@ from gpm_tune.study.storage.home import Home
 from gpm_tune.study.storage.inputs import prepare
 from gpm_tune.study.storage.locks import only_once
 from gpm_tune.study.tracking.provenance import run_tags
+from gpm_tune.study.tracking.sender import check_store
 from gpm_tune.study.tracking.tracker import RunLog, Tracker
 from gpm_tune.training import Evaluation, Experiment, Trainer, checkpoint
 from gpm_tune.training.objectives import curve_of, metric_label, shown
@@ -59,6 +60,8 @@ def train(experiment: Experiment, name: str, home: Home, device: str, console: C
     prepare(experiment, home)
     digest = run_name(experiment)
     folder = home.experiment(f"{name}-{digest}")
+    if home.is_tracked and checkpoint.latest(folder) is None:
+        check_store(home.tracking_uri)
     anew = note_of_other_data(folder, experiment.data)
     if anew:
         console.print(anew, highlight=False)

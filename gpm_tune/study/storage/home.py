@@ -13,6 +13,9 @@ from gpm_tune.study import sqlite
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+LONGEST_FILE = "optuna.db-journal"
+SQLITE_PATH = 512  # bytes: MAX_PATHNAME of SQLite on Unix
+
 
 class Home:
     """Where studies, their databases and caches are.
@@ -48,6 +51,11 @@ class Home:
 
     def check(self) -> None:
         """Raise UserError unless the folder can be written, or made."""
+        if len(os.fsencode(self.root / LONGEST_FILE)) > SQLITE_PATH:
+            raise UserError(
+                f"{self.root}: the path is longer than SQLite takes, {SQLITE_PATH} bytes with its files; "
+                "name a shorter one with --home, or GPM_TUNE_HOME"
+            )
         place = existing(self.root)
         if not place.is_dir() or not os.access(place, os.W_OK):
             problem = "cannot be written" if place.is_dir() else "is no folder"

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from gpm_tune.errors import UserError
 from gpm_tune.study import sqlite
 from gpm_tune.study.tracking.spool import Event, Spool
 
@@ -21,6 +22,7 @@ METRICS = ("metrics", "best")  # kinds of events that are values at a step
 PARAMS_A_BATCH = 100
 TAGS_A_BATCH = 100
 LONGEST_PARAM = 6000
+LONGEST_REASON = 600  # characters of what MLflow says
 
 _log = logging.getLogger("gpm_tune")
 
@@ -185,6 +187,34 @@ def is_rejection(error: Exception) -> bool:
     """Whether MLflow would refuse the same event every time."""
     code = getattr(error, "error_code", None)
     return isinstance(error, RejectedError) or code == "INVALID_PARAMETER_VALUE"
+
+
+def check_store(tracking_uri: str) -> None:
+    """Raise UserError where MLflow's store can never be used; one that is away may come back."""
+    mlflow = import_mlflow()
+    try:
+        mlflow.tracking.MlflowClient(tracking_uri=tracking_uri).search_experiments(max_results=1)
+    except Exception as error:
+        advice = cure(error)
+        if advice is None:
+            return
+        reason = " ".join(without_login(str(error)).split())
+        raise UserError(
+            f"MLflow's store {without_login(tracking_uri)} cannot be used: {reason[:LONGEST_REASON]}\n"
+            f"help: {advice}"
+        ) from None
+
+
+def cure(error: Exception) -> str | None:
+    """What to do about a store of MLflow's that can never be used; None for one that may come back."""
+    code = getattr(error, "error_code", None)
+    if isinstance(error, ImportError):
+        return f"install the database's driver beside gpm-tune: pip install {error.name}"
+    if code in ("UNAUTHENTICATED", "PERMISSION_DENIED"):
+        return "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
+    if code in ("INVALID_PARAMETER_VALUE", "ENDPOINT_NOT_FOUND") or isinstance(error, ValueError):
+        return "give --tracking-uri, or MLFLOW_TRACKING_URI, http://SERVER:PORT or sqlite:///FILE"
+    return None
 
 
 def without_login(text: str) -> str:

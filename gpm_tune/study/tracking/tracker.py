@@ -17,6 +17,7 @@ from gpm_tune.study.tracking.sender import (
     METRICS,
     METRICS_A_BATCH,
     Sender,
+    cure,
     import_mlflow,
     is_rejection,
     without_login,
@@ -186,8 +187,9 @@ class Tracker:
         if not self._is_away:
             self._is_away = True
             _log.warning(
-                "the tracking server %s does not answer; everything is kept in %s and delivered later (%s)",
+                "the tracking server %s %s; everything is kept in %s and delivered later (%s)",
                 self._sender.address,
+                "cannot be used" if cure(error) else "does not answer",
                 self._folder,
                 _say(error),
             )

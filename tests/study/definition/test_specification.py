@@ -10,7 +10,13 @@ from examples import MODELS, POINTS, TEACHER, study_data, study_of
 from gpm_tune.documents import Document
 from gpm_tune.errors import UserError
 from gpm_tune.study.definition import space
-from gpm_tune.study.definition.specification import find_file, load_experiment, load_study, shipped_studies
+from gpm_tune.study.definition.specification import (
+    check_name,
+    find_file,
+    load_experiment,
+    load_study,
+    shipped_studies,
+)
 
 SHIPPED = sorted(shipped_studies().glob("*.yaml"))
 
@@ -104,6 +110,7 @@ def refusal(folder: Path, **changes: Any) -> str:
         ({"resources": {"gpu": 2}}, "a trial trains on one GPU, or on a share of it\nhelp: set gpu to 1"),
         ({"resources": {"accelerator_type": "H100"}}, "for trials that ask for a GPU"),
         ({"name": "../x"}, "name: string should match pattern"),
+        ({"name": "Default"}, "an experiment which MLflow makes itself"),
         ({"budget": {"trials": 0}}, "budget.trials: input should be greater than or equal to 1, found 0"),
         ({"scheduler": {"name": "ash"}}, "scheduler.name: unknown name 'ash'; did you mean 'asha'?"),
         ({"sampelr": {}}, "did you mean 'sampler'?"),
@@ -223,3 +230,28 @@ def test_a_teacher_is_not_searched_with_the_trials() -> None:
 def test_an_experiment_is_taken_from_either_kind_of_file() -> None:
     study = load_experiment(Document("a", study_data(), {}))
     assert study == load_experiment(Document("b", dict(POINTS), {}))
+
+
+@pytest.mark.parametrize(
+    ("name", "help_line"),
+    [
+        ("../../x", "help: --name x"),
+        ("/x", "help: --name x"),
+        ("..", "help: --name mine"),
+        ("", "help: --name mine"),
+        ("Default", "help: --name default"),
+        ("my study (1)", "help: --name my_study_1"),
+        ("größe", "help: --name gr_e"),
+        ("a\n", "help: --name a"),
+        ("a" * 101, f"help: --name {'a' * 100}"),
+    ],
+)
+def test_an_experiments_name_is_one_that_a_study_could_have(name: str, help_line: str) -> None:
+    with pytest.raises(UserError) as refused:
+        check_name(name)
+    assert str(refused.value).endswith(help_line)
+    assert check_name(help_line.removeprefix("help: --name ")), "what it proposes is taken"
+
+
+def test_usual_names_are_taken() -> None:
+    assert check_name("edm-cifar10_v1.2") == "edm-cifar10_v1.2"

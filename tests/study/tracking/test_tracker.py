@@ -9,13 +9,17 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
-from gpm_tune.study.tracking.sender import KEY_TAG
+from gpm_tune.errors import UserError
+from gpm_tune.study.tracking.sender import KEY_TAG, check_store
 from gpm_tune.study.tracking.spool import Spool
 from gpm_tune.study.tracking.tracker import Tracker
 
@@ -374,3 +378,59 @@ def test_nothing_that_others_look_at_is_left_to_be_imported_by_the_thread(tmp_pa
         [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture(scope="module")
+def answering() -> Iterator[str]:
+    """The address of a server that answers /CODE with that code, and nothing else."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.send_response(int(self.path.split("/")[1]))
+            self.end_headers()
+
+        do_GET = do_POST  # noqa: N815
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("store", "said", "advice"),
+    [
+        ("unknown://here", "unsupported URI", "sqlite:///FILE"),
+        ("./mlruns", "maintenance mode", "sqlite:///FILE"),
+        ("http://[half", "Invalid IPv6 URL", "http://SERVER:PORT"),
+        ("mssql://sam:s3cret@127.0.0.1/x", "No module named 'pyodbc'", "pip install pyodbc"),
+        ("/401", "401", "MLFLOW_TRACKING_PASSWORD"),
+        ("/403", "403", "MLFLOW_TRACKING_TOKEN"),
+        ("/404", "404", "http://SERVER:PORT"),
+    ],
+)
+def test_a_store_that_can_never_be_used_is_refused(store, said, advice, answering):
+    with pytest.raises(UserError) as refused:
+        check_store(f"{answering}{store}" if store.startswith("/") else store)
+    reason, help_line = str(refused.value).split("\nhelp: ")
+    assert said in reason
+    assert advice in help_line
+    assert "s3cret" not in str(refused.value)
+
+
+@pytest.mark.parametrize("store", ["/500", "/503", "http://127.0.0.1:1"])
+def test_a_store_that_is_away_is_waited_for(store, answering):
+    check_store(f"{answering}{store}" if store.startswith("/") else store)
+
+
+def test_a_study_that_runs_names_a_store_that_refuses_it_and_goes_on(tmp_path, answering, caplog):
+    place = Place(tmp_path, f"{answering}/401")
+    with caplog.at_level(logging.WARNING), place.tracker() as tracker:
+        tracker.open_run(CHILD, name="trial 3").metrics(1, {"fid": 1.0})
+        wait_until(lambda: "cannot be used" in caplog.text, 30)
+        tracker.close(0)
+    assert "401" in caplog.text
+    assert place.spool(CHILD).undelivered == 2
