@@ -77,7 +77,9 @@ def test_a_study_answers_programs(tmp_path: Path) -> None:
     assert plan["study"]["name"] == "small"
     assert plan["first_trials"][0]["number"] == 0
     gone = gpm_tune("delete", "small", "--yes", "--json", home=home)
-    assert json.loads(gone.stdout) == {"study": "small", "trials": 1}
+    deleted = json.loads(gone.stdout)
+    assert (deleted["study"], deleted["trials"]) == ("small", 1)
+    assert ["registered model" in note for note in deleted["notes"]] == [True]
 
 
 def test_verbose_errors_say_where_they_arose() -> None:

@@ -15,6 +15,7 @@ from optuna.trial import FrozenTrial
 
 from gpm_tune.data.fingerprint import described
 from gpm_tune.errors import OtherDataError, UserError
+from gpm_tune.study import sqlite
 from gpm_tune.study.accounts.records import StudyRecord, measure_of, read_study
 from gpm_tune.study.definition import space
 from gpm_tune.study.definition.specification import Study
@@ -82,7 +83,7 @@ def _open(storage: str | None) -> RDBStorage | None:
     if storage is None:
         return None
     opened = RDBStorage(storage)
-    if storage.startswith("sqlite:"):
+    if sqlite.file_of(storage):
         sqlalchemy.event.listen(opened.engine, "connect", _write_ahead)
         opened.engine.dispose()  # connections from now on are set
     return opened

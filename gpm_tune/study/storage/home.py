@@ -64,7 +64,7 @@ class Home:
     @property
     def artifact_root(self) -> str | None:
         """Where MLflow keeps artifacts; None where a server decides."""
-        return str(self.root / "artifacts") if self.tracking_uri.startswith("sqlite:") else None
+        return str(self.root / "artifacts") if sqlite.file_of(self.tracking_uri) else None
 
     @property
     def is_tracked(self) -> bool:
