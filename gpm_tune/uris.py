@@ -86,6 +86,8 @@ def _split(text: str) -> tuple[str, list[str]]:
         return text, []
     kept = rest.lstrip("/")
     lead, login = rest[: len(rest) - len(kept)], None if is_path and is_of_files else LOGIN.match(kept)
+    if login and QUERY.search(login[0]):  # which may be of a password, or begin a query with an @
+        return f"{scheme}{separator}{MASK}", [kept]
     hidden = []
     if login:
         user, colon, password = login[0][:-1].partition(":")
