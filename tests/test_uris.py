@@ -45,7 +45,13 @@ def test_a_planted_secret_is_in_no_text(shape: str, secret: str) -> None:
     assert uri.secret() == whole
     assert pickle.loads(pickle.dumps(uri)) == uri
     message = f"could not open {whole} (Background: see https://docs.example/errors)"
-    for text in (str(uri), repr(uri), f"{uri}", without_secrets(message), without_secrets(f"no port '{secret}'")):
+    for text in (
+        str(uri),
+        repr(uri),
+        f"{uri}",
+        without_secrets(message),
+        without_secrets(f"no port '{secret}'"),
+    ):
         assert secret not in text
         assert "Q7zplanted" not in text
         assert MASK in text
@@ -59,7 +65,10 @@ def test_a_planted_secret_is_in_no_text(shape: str, secret: str) -> None:
         ("https://host/mlflow?token=value", "https://host/mlflow?***"),
         ("http://127.0.0.1:5000", "http://127.0.0.1:5000"),
         ("http://host:5000/path", "http://host:5000/path"),
-        ("sqlite:////home/me@work:1/what?/50%/#1/mlflow.db", "sqlite:////home/me@work:1/what?/50%/#1/mlflow.db"),
+        (
+            "sqlite:////home/me@work:1/what?/50%/#1/mlflow.db",
+            "sqlite:////home/me@work:1/what?/50%/#1/mlflow.db",
+        ),
         ("file:///home/me@work/mlruns", "file:///home/me@work/mlruns"),
         ("/home/me@work/a:b?c", "/home/me@work/a:b?c"),
         ("./mlruns", "./mlruns"),

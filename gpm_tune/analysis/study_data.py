@@ -35,6 +35,7 @@ from gpm_tune.study.running.manage import is_running
 from gpm_tune.study.storage import shared_storage
 from gpm_tune.study.storage.home import Home
 from gpm_tune.training import Experiment
+from gpm_tune.uris import without_secrets
 
 SPLIT = "validation"  # on which trials are measured while they train
 CURVES = ["trial", "step", "value"]
@@ -133,7 +134,7 @@ def _attempt(call: Callable[[], _T], otherwise: _T, notes: list[str]) -> _T:
     try:
         return call()
     except (UserError, MlflowException) as error:
-        notes.append(f"MLflow: {error}.")
+        notes.append(f"MLflow: {without_secrets(str(error))}.")
         return otherwise
 
 

@@ -51,9 +51,9 @@ def connected(address: str) -> Iterator[Callable[[], Capacity]]:
     """
     narrow_token()
     os.environ.update(RAY_SETTINGS | (ALONE if address == "local" else {}))
-    with private_session() if address == "local" else nullcontext() as folder:
-        with _joined(address, folder) as capacity:
-            yield capacity
+    session = private_session() if address == "local" else nullcontext()
+    with session as folder, _joined(address, folder) as capacity:
+        yield capacity
 
 
 @contextmanager

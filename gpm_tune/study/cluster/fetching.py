@@ -18,7 +18,6 @@ from gpm_tune.study.definition.specification import CONFIRMATION
 from gpm_tune.study.storage import shared_storage
 from gpm_tune.study.storage.home import Home
 from gpm_tune.study.storage.locks import only_once
-from gpm_tune.study.tracking.sender import without_login
 from gpm_tune.study.tracking.tracker import Tracker
 
 DELIVERY_SECONDS = 600.0  # for MLflow to take what was fetched
@@ -81,10 +80,7 @@ def deliver(name: str, home: Home) -> None:
     with Tracker(home.study(name) / "spool", home.tracking_uri, name, home.artifact_root) as tracker:
         left = tracker.close(DELIVERY_SECONDS)
     if left:
-        raise UserError(
-            f"{left} events of study '{name}' are not in {without_login(home.tracking_uri)} yet; "
-            "fetch it again"
-        )
+        raise UserError(f"{left} events of study '{name}' are not in {home.tracking_uri} yet; fetch it again")
 
 
 @contextmanager

@@ -60,13 +60,13 @@ def narrow_token() -> None:
 
 
 def _set(settings: Mapping[str, str | None]) -> None:
-    """Set environment variables, None for none, and let Ray, which keeps what it has read, read them again."""
+    """Set environment variables, None for none, and let Ray, which keeps what it reads, read them again."""
     for name, value in settings.items():
         if value is None:
             os.environ.pop(name, None)
         else:
             os.environ[name] = value
-    from ray._raylet import AuthenticationTokenLoader, Config
+    from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 
     Config.initialize("")
     AuthenticationTokenLoader.instance().reset_cache()
@@ -85,9 +85,8 @@ def _make_folder() -> Path:
             continue
         return folder
     raise UserError(
-        "Ray has no place for its sockets and logs: /tmp cannot be written, or others may delete there what is "
-        "yours\nhelp: set RAY_TMPDIR to a folder of yours, with a path of at most "
-        f"{MAX_BASE_BYTES} bytes"
+        "Ray has no place for its sockets and logs: /tmp cannot be written, or is not safe from others\n"
+        f"help: set RAY_TMPDIR to a folder of yours, with a path of at most {MAX_BASE_BYTES} bytes"
     )
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gpm_tune.errors import UserError
+from gpm_tune.uris import URI
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -32,14 +33,15 @@ class Home:
         storage: a folder that all nodes share, or a bucket's URI; else $GPM_TUNE_STORAGE, else none.
         """
         self.root = (root or Path(os.environ.get("GPM_TUNE_HOME") or "gpm-runs")).resolve()
-        self.tracking_uri = (
-            tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.root / 'mlflow.db'}"
+        from_environment = os.environ.get("MLFLOW_TRACKING_URI")
+        self.tracking_uri = URI.chosen(
+            tracking_uri or from_environment or f"sqlite:///{self.root / 'mlflow.db'}", from_environment
         )
         shared = (storage or os.environ.get("GPM_TUNE_STORAGE") or "").rstrip("/")
-        if "://" in shared and "@" in shared:
+        if "://" in shared and str(URI(shared)) != shared:
             raise UserError(
-                "--storage: a URI with a login would be written into logs; give the bucket alone, and the "
-                "credentials where the machine keeps them (a role, or environment variables)"
+                "--storage: a URI with a login or a query would be written into logs; give the bucket alone, "
+                "and the credentials where the machine keeps them (a role, or environment variables)"
             )
         # Nodes have other working folders.
         self.storage = (shared if "://" in shared else str(Path(shared).absolute())) if shared else None
@@ -54,20 +56,20 @@ class Home:
     @property
     def artifact_root(self) -> str | None:
         """Where MLflow keeps artifacts; None where a server decides."""
-        return str(self.root / "artifacts") if self.tracking_uri.startswith("sqlite:") else None
+        return str(self.root / "artifacts") if self.tracking_uri.secret().startswith("sqlite:") else None
 
     @property
     def is_tracked(self) -> bool:
         """Whether MLflow's store can be opened: a local one exists once something was tracked."""
-        local = self.tracking_uri.startswith("sqlite:///")
-        return not local or Path(self.tracking_uri.removeprefix("sqlite:///")).exists()
+        uri = self.tracking_uri.secret()
+        return not uri.startswith("sqlite:///") or Path(uri.removeprefix("sqlite:///")).exists()
 
     def mlflow(self) -> MlflowClient:
         """MLflow's store, to be read and tidied; what is measured goes through the tracker."""
         os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
         from mlflow import MlflowClient
 
-        return MlflowClient(tracking_uri=self.tracking_uri)
+        return MlflowClient(tracking_uri=self.tracking_uri.secret())
 
     @property
     def optuna_uri(self) -> str:

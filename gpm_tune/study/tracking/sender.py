@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from gpm_tune.study.tracking.spool import Event, Spool
+from gpm_tune.uris import URI
 
 KEY_TAG = "gpm.run"
 """The MLflow tag that holds a run's key, by which the run is found again."""
@@ -27,9 +27,8 @@ _log = logging.getLogger("gpm_tune")
 class Sender:
     """The calls to MLflow. Used by the delivery thread alone; raises what MLflow raises."""
 
-    def __init__(self, tracking_uri: str, experiment: str, artifact_root: str | None) -> None:
-        self.address = without_login(tracking_uri)
-        self._uri = tracking_uri
+    def __init__(self, tracking_uri: URI, experiment: str, artifact_root: str | None) -> None:
+        self.address = tracking_uri
         self._experiment = experiment
         self._artifact_root = artifact_root
         self._client: Any = None
@@ -121,11 +120,12 @@ class Sender:
 
     def _connect(self) -> None:
         if self._client is None:
-            if self._uri.startswith("sqlite:///"):
-                database = Path(self._uri.removeprefix("sqlite:///"))
+            uri = self.address.secret()
+            if uri.startswith("sqlite:///"):
+                database = Path(uri.removeprefix("sqlite:///"))
                 database.parent.mkdir(parents=True, exist_ok=True)
             mlflow = import_mlflow()
-            self._client = mlflow.tracking.MlflowClient(tracking_uri=self._uri)
+            self._client = mlflow.tracking.MlflowClient(tracking_uri=uri)
             self._experiment_id = self._find_experiment() or self._create_experiment()
 
     def _find_experiment(self) -> str | None:
@@ -185,11 +185,6 @@ def is_rejection(error: Exception) -> bool:
     """Whether MLflow would refuse the same event every time."""
     code = getattr(error, "error_code", None)
     return isinstance(error, RejectedError) or code == "INVALID_PARAMETER_VALUE"
-
-
-def without_login(text: str) -> str:
-    """A text in which URIs have no user names and passwords."""
-    return re.sub(r"//[^/\s]*@", "//", text)
 
 
 def import_mlflow() -> Any:

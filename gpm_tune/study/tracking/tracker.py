@@ -13,15 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from gpm_tune.errors import first_line
-from gpm_tune.study.tracking.sender import (
-    METRICS,
-    METRICS_A_BATCH,
-    Sender,
-    import_mlflow,
-    is_rejection,
-    without_login,
-)
+from gpm_tune.study.tracking.sender import METRICS, METRICS_A_BATCH, Sender, import_mlflow, is_rejection
 from gpm_tune.study.tracking.spool import Event, Spool
+from gpm_tune.uris import URI, without_secrets
 
 BEST = "best/"
 """Begins the names of metrics whose last value is that of the best evaluation, and not of the last one."""
@@ -48,7 +42,7 @@ class Tracker:
     def __init__(
         self,
         spool_folder: Path,
-        tracking_uri: str,
+        tracking_uri: URI,
         experiment: str,
         artifact_root: str | None = None,
     ) -> None:
@@ -281,4 +275,4 @@ def _describe(event: Event) -> str:
 
 def _say(error: Exception) -> str:
     """The error's first line, without the store's password."""
-    return without_login(first_line(error))[:300]
+    return without_secrets(first_line(error))[:300]

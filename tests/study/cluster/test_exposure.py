@@ -122,7 +122,9 @@ def test_nobody_else_moves_its_sockets(running: Running, neighbour: Pool) -> Non
 
 
 def test_its_home_follows_the_umask(running: Running) -> None:
-    written = [file for file in (running.home / "home").rglob("*") if ".db" not in file.name]  # SQLite's: 0644
+    written = [
+        file for file in (running.home / "home").rglob("*") if ".db" not in file.name
+    ]  # SQLite's: 0644
     assert {"study.yaml", "checkpoint.json"} <= {file.name for file in written}
     assert {file: oct(file.stat().st_mode) for file in written if file.stat().st_mode & 0o666 != 0o666} == {}
 
