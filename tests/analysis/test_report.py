@@ -254,10 +254,10 @@ def copy_of(told: Home, folder: Path) -> Home:
 
 def test_the_command_writes_the_page_and_refuses_bad_input(told: Home, tmp_path: Path) -> None:
     file = tmp_path / "page.html"
-    report("told", file, told.root, told.tracking_uri)
+    report("told", file, told.root, told.tracking_uri.secret())
     assert file.read_text(encoding="utf-8").lstrip().startswith("<!DOCTYPE html>")
     with pytest.raises(UserError, match="no study is named 'tolt'; did you mean 'told'"):
-        report("tolt", file, told.root, told.tracking_uri)
+        report("tolt", file, told.root, told.tracking_uri.secret())
     with pytest.raises(UserError, match="there is no folder"):
         report("told", tmp_path / "no" / "page.html", told.root)
     with pytest.raises(UserError, match="a report is a page"):

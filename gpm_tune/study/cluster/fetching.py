@@ -122,8 +122,9 @@ def _present(name: str, home: Home) -> StudyRecord | None:
 def _replace(found: StudyRecord, home: Home, folder: Path, get: Get, chosen: set[int]) -> None:
     """Put what was fetched in place of what the home has of the study."""
     target = home.study(found.name)
-    shutil.copy(folder / "study.yaml", target / "study.yaml")
-    shutil.copytree(folder / "spool", target / "spool", dirs_exist_ok=True)  # spools only grow
+    # A link stays one, which nothing follows: here it would show a file of this machine.
+    shutil.copy(folder / "study.yaml", target / "study.yaml", follow_symlinks=False)
+    shutil.copytree(folder / "spool", target / "spool", symlinks=True, dirs_exist_ok=True)  # they only grow
     _copy_trials(f"sqlite:///{folder / 'optuna.db'}", found.name, home, get, chosen)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from gpm_tune.files import is_plain
 from gpm_tune.study.tracking.spool import Event, Spool
 from gpm_tune.uris import URI
 
@@ -101,8 +102,8 @@ class Sender:
 
     def _send_file(self, run_id: str, spool: Spool, path: str) -> None:
         file, folder = spool.artifact(path), str(PurePosixPath(path).parent)
-        if not file.is_file():
-            raise RejectedError(f"{file} is missing")
+        if not is_plain(file, spool.folder):
+            raise RejectedError(f"{file} is missing, or no plain file")
         self._client.log_artifact(run_id, str(file), None if folder == "." else folder)
 
     def _register(self, run_id: str, model: str, tags: Mapping[str, str]) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from gpm_tune.errors import first_line
+from gpm_tune.files import is_plain
 from gpm_tune.study.tracking.sender import METRICS, METRICS_A_BATCH, Sender, import_mlflow, is_rejection
 from gpm_tune.study.tracking.spool import Event, Spool
 from gpm_tune.uris import URI, without_secrets
@@ -66,6 +67,8 @@ class Tracker:
             import_module("IPython")
         with self._lock:
             for events in sorted(self._folder.glob("*/events.jsonl")):
+                if not is_plain(events, self._folder):
+                    continue
                 spool = Spool(events.parent)
                 opening = spool.opening
                 if opening is not None and opening.kind == "open":

@@ -18,6 +18,7 @@ import pytest
 from gpm_tune.study.tracking.sender import KEY_TAG
 from gpm_tune.study.tracking.spool import Spool
 from gpm_tune.study.tracking.tracker import Tracker
+from gpm_tune.uris import URI
 
 PARENT, CHILD = "study/parent", "study/0003"
 
@@ -33,7 +34,7 @@ class Place:
     def tracker(self) -> Tracker:
         local = self.uri.startswith("sqlite")
         artifacts = str(self.root / "the artifacts") if local else None
-        return Tracker(self.spools, self.uri, "my study", artifacts)
+        return Tracker(self.spools, URI(self.uri), "my study", artifacts)
 
     def spool(self, key: str) -> Spool:
         return Spool(Spool.folder_of(self.spools, key))
@@ -367,7 +368,8 @@ def test_nothing_that_others_look_at_is_left_to_be_imported_by_the_thread(tmp_pa
     pytest.importorskip("IPython")
     script = (
         "import sys; from pathlib import Path; from gpm_tune.study.tracking.tracker import Tracker\n"
-        "with Tracker(Path('spool'), 'sqlite:///mlflow.db', 'small'):\n"
+        "from gpm_tune.uris import URI\n"
+        "with Tracker(Path('spool'), URI('sqlite:///mlflow.db'), 'small'):\n"
         "    print(sys.modules['IPython'].version_info)"
     )
     done = subprocess.run(
