@@ -28,6 +28,8 @@ from gpm_tune.study.definition import space
 pytestmark = pytest.mark.slow
 
 NOBODY = 65534
+PLANTED = ("planted1", "planted2")
+TRACKING = "postgresql://user:planted1/planted2@127.0.0.1:1/db"  # there is none
 ENDLESS = space.put(POINTS, {"training.steps": 10**6, "evaluation.every": 500, "evaluation.nfe": []})
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as a second user")
 
@@ -40,6 +42,7 @@ class Running:
     home: Path  # of the user
     session: Path  # of Ray
     token: Path
+    said: list[str]  # lines, so far
     agent: str  # the URL at which Ray's agent takes jobs
 
 
@@ -52,7 +55,7 @@ def running() -> Iterator[Running]:
     (place / ".ray" / "auth_token").chmod(0o644)
     path = write_study(place, experiment=ENDLESS, budget={"trials": 1}, resources={"cpu": 1, "concurrent": 1})
     process = subprocess.Popen(
-        [*COMMAND, "run", str(path), "--home", str(place / "home")],
+        [*COMMAND, "run", str(path), "--home", str(place / "home"), "--tracking-uri", TRACKING, "--verbose"],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -72,7 +75,7 @@ def running() -> Iterator[Running]:
         token = Path(raylet.environ()["RAY_AUTH_TOKEN_PATH"])
         session = (token.parent / "r" / "session_latest").resolve()
         port = next(session.glob("dashboard_agent_listen_port_*")).read_text()
-        yield Running(process, place, session, token, f"http://127.0.0.1:{port}/api/job_agent/jobs/")
+        yield Running(process, place, session, token, said, f"http://127.0.0.1:{port}/api/job_agent/jobs/")
     finally:
         process.kill()
         process.communicate()
@@ -121,6 +124,16 @@ def test_nobody_else_moves_its_sockets(running: Running, neighbour: Pool) -> Non
             neighbour.apply(place.rename, (place.with_name("moved"),))
 
 
+def test_no_process_log_or_file_has_the_password_of_its_store(running: Running) -> None:
+    driver = psutil.Process(running.process.pid)
+    texts = [" ".join(process.cmdline()) for process in [driver, *driver.children(recursive=True)]]
+    texts += running.said
+    for folder in (running.session, running.home):
+        texts += [f.read_bytes().decode(errors="replace") for f in folder.rglob("*") if f.is_file()]
+    assert any("postgresql://***@127.0.0.1:1/db" in text for text in texts)
+    assert [text for text in texts if any(planted in text for planted in PLANTED)] == []
+
+
 def test_its_home_follows_the_umask(running: Running) -> None:
     written = [
         file for file in (running.home / "home").rglob("*") if ".db" not in file.name
@@ -134,6 +147,8 @@ def test_its_folder_ends_with_it(running: Running) -> None:
     assert running.process.stdout is not None
     said = running.process.stdout.read()
     assert running.process.wait() == 130, said
+    assert "continue with" in said
+    assert not any(planted in said for planted in PLANTED)
     assert not running.token.parent.exists()
 
 
