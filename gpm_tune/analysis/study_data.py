@@ -15,11 +15,14 @@ import optuna
 import pandas as pd
 import yaml
 from mlflow.exceptions import MlflowException
+from mlflow.utils.file_utils import local_file_uri_to_path
+from mlflow.utils.uri import is_local_uri
 from pydantic import TypeAdapter, ValidationError
 
 from gpm_tune.analysis.figures import MEASURE, metric_title
 from gpm_tune.analysis.loader import COLUMNS, PARAM, load_bests, load_points, load_runs, refuse_mixed
 from gpm_tune.errors import UserError
+from gpm_tune.files import is_plain
 from gpm_tune.study.accounts.records import (
     StudyRecord,
     TrialRecord,
@@ -35,6 +38,7 @@ from gpm_tune.study.running.manage import is_running
 from gpm_tune.study.storage import shared_storage
 from gpm_tune.study.storage.home import Home
 from gpm_tune.training import Experiment
+from gpm_tune.uris import without_secrets
 
 SPLIT = "validation"  # on which trials are measured while they train
 CURVES = ["trial", "step", "value"]
@@ -133,7 +137,7 @@ def _attempt(call: Callable[[], _T], otherwise: _T, notes: list[str]) -> _T:
     try:
         return call()
     except (UserError, MlflowException) as error:
-        notes.append(f"MLflow: {error}.")
+        notes.append(f"MLflow: {without_secrets(str(error))}.")
         return otherwise
 
 
@@ -150,7 +154,7 @@ def _parent(home: Home, name: str) -> Any:
 
 def _study_file(home: Home, name: str, parent: Any) -> str | None:
     file = home.study(name) / "study.yaml"
-    if file.is_file():
+    if is_plain(file, home.root):
         return file.read_text(encoding="utf-8")
     content = None if parent is None else _artifact(home, parent.info.run_id, "study.yaml")
     return None if content is None else content.decode()
@@ -158,9 +162,15 @@ def _study_file(home: Home, name: str, parent: Any) -> str | None:
 
 def _artifact(home: Home, run: str, path: str) -> bytes | None:
     """A file of a run in MLflow, or None where it is gone."""
+    client = home.mlflow()
     with tempfile.TemporaryDirectory() as folder:
         try:
-            return Path(home.mlflow().download_artifacts(run, path, folder)).read_bytes()
+            uri = client.get_run(run).info.artifact_uri
+            if is_local_uri(uri):
+                place = Path(local_file_uri_to_path(uri))
+                inside = home.root if place.is_relative_to(home.root) else place
+                return (place / path).read_bytes() if is_plain(place / path, inside) else None
+            return Path(client.download_artifacts(run, path, folder)).read_bytes()
         except (MlflowException, OSError):
             return None
 
@@ -179,6 +189,13 @@ def _from_optuna(
         notes.append("The search space was written by another version: it is not drawn.")
         search = {}
     return record, search, pd.DataFrame(rows, columns=CURVES), ended
+
+
+def _is_readable(location: str, home: Home) -> bool:
+    """Whether it is a file in a bucket, or a plain one in the home or its storage."""
+    if shared_storage.is_bucket(location):
+        return shared_storage.exists(location)
+    return any(is_plain(Path(location), Path(place)) for place in (home.root, home.storage) if place)
 
 
 def _evaluations(trial: optuna.trial.FrozenTrial) -> list[tuple[int, float]]:
@@ -265,7 +282,7 @@ def _picture(home: Home, record: StudyRecord, runs: pd.DataFrame) -> bytes | Non
     if best is None:
         return None
     file = f"{best.checkpoint}/best.png"
-    if best.checkpoint and shared_storage.exists(file):
+    if best.checkpoint and _is_readable(file, home):
         return shared_storage.read(file)
     of_best = runs[(runs["stage"] == "search") & (runs["trial"] == best.number)]["run"]
     paths = ("checkpoint/best.png", f"samples/step_{best.best_step:07d}.png")

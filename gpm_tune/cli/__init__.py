@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import sys
 import traceback
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from gpm_tune.cli import studies, reports, experiments, starting, cluster
 from gpm_tune.cli.common import BAD_INPUT, BUG, HELP, INTERRUPTED, NO_RESULT, app
 from gpm_tune.cli.output import ListsCommand, output, with_flags
 from gpm_tune.errors import DivergedError, UserError
+from gpm_tune.uris import URI, without_secrets
 
 __all__ = ["app", "cluster", "experiments", "main", "reports", "script", "starting", "studies"]
 
@@ -35,6 +37,7 @@ def script(function: Callable[..., None]) -> None:
 
 def run(application: Callable[[], object]) -> None:
     """Call it, and turn every error into a message and an exit code."""
+    _hide_arguments()
     try:
         application()
     except KeyboardInterrupt:
@@ -43,10 +46,29 @@ def run(application: Callable[[], object]) -> None:
     except Exception as error:
         code, message = _judge(error)
         if output.verbose or code == BUG:
-            traceback.print_exc()
-        for line in message.splitlines():
+            print(without_secrets(traceback.format_exc()), end="", file=sys.stderr)
+        for line in without_secrets(message).splitlines():
             print(line if line.startswith("help: ") else f"error: {line}", file=sys.stderr)
         sys.exit(code)
+
+
+def _hide_arguments() -> None:
+    """Start the process again, if a URI among its arguments has secrets: everybody can list those.
+
+    The environment has the URI then, and the arguments its text, as does the advice to repeat the command.
+    """
+    words = sys.argv[1:]
+    for place, word in enumerate(words):
+        option, equals, value = word.partition("=")
+        if option != "--tracking-uri" or (not equals and place + 1 == len(words)):
+            continue
+        uri = URI(value if equals else words[place + 1])
+        words[place if equals else place + 1] = f"{option}={uri}" if equals else str(uri)
+        if str(uri) != uri.secret():
+            os.environ["MLFLOW_TRACKING_URI"] = uri.secret()
+    own = len(sys.orig_argv) - len(words)
+    if words != sys.argv[1:] and sys.orig_argv[own:] == sys.argv[1:]:
+        os.execv(sys.executable, [*sys.orig_argv[:own], *words])
 
 
 def _judge(error: Exception) -> tuple[int, str]:

@@ -7,15 +7,16 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 
 import gpm_tune
 from gpm_tune.cli.output import ListsCommand, with_flags
 from gpm_tune.errors import UserError
 from gpm_tune.paths import expand
+from gpm_tune.uris import without_secrets
 from gpm_tune.version import __version__
 
 if TYPE_CHECKING:
@@ -33,7 +34,21 @@ EXPERIMENTS = "Experiments and samples"
 MACHINES = "Machines and clusters"
 STARTING = "Starting off"
 
+
+class Program(TyperGroup):
+    """The program, whose complaints about its arguments show no passwords in them."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except Exception as error:
+            if hasattr(error, "format_message"):  # click's, of which typer has a copy of its own
+                error.message = without_secrets(error.message)  # type: ignore[attr-defined]
+            raise
+
+
 app = typer.Typer(
+    cls=Program,
     help="Hyperparameter studies of generative particle models: how good, at which cost, which knobs matter.",
     epilog="Exit codes: 0 done, 1 no result, 2 bad input (nothing was started), 3 the cluster was lost, "
     "70 a bug, 130 interrupted.",
@@ -103,7 +118,9 @@ HomeOption = Annotated[
 TrackingOption = Annotated[
     str | None,
     typer.Option(
-        "--tracking-uri", help="MLflow's store (default: $MLFLOW_TRACKING_URI, else HOME/mlflow.db)."
+        "--tracking-uri",
+        help="MLflow's store; one with a password is better set in the environment (default: "
+        "$MLFLOW_TRACKING_URI, else HOME/mlflow.db).",
     ),
 ]
 SetOption = Annotated[
@@ -219,7 +236,7 @@ def this_command() -> str:
     """The command line, to be typed again."""
     from shlex import join
 
-    return join(["gpm-tune", *sys.argv[1:]])
+    return join(["gpm-tune", *map(without_secrets, sys.argv[1:])])
 
 
 def refuse_beside_cluster(cluster: Path, **options: object) -> None:

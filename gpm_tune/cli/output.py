@@ -14,6 +14,7 @@ import typer
 from typer.core import TyperCommand
 
 from gpm_tune.paths import expand
+from gpm_tune.uris import without_secrets
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -33,6 +34,14 @@ FLAGS = {
 }
 
 
+class Masked(logging.Formatter):
+    """Lines of a log without the secrets of URIs, whoever has written them."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line."""
+        return without_secrets(super().format(record))
+
+
 class Output:
     """What the flags of the command line have chosen."""
 
@@ -42,7 +51,9 @@ class Output:
         """As the flags of a command say."""
         self.json, self.quiet, self.verbose = json, quiet, verbose
         if verbose:
-            logging.basicConfig(format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S")
+            handler = logging.StreamHandler()
+            handler.setFormatter(Masked("%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S"))
+            logging.basicConfig(handlers=[handler])
             for name in ("gpm_tune", "ray"):
                 logging.getLogger(name).setLevel(logging.INFO)
 

@@ -330,16 +330,16 @@ def ui(
         _tunnel_ui(cluster, port)
         return
     place = home_at(home, tracking_uri)
-    if place.tracking_uri.startswith("http"):
-        output.result({"url": place.tracking_uri}, [f"MLflow's UI is at {place.tracking_uri}"])
+    if place.tracking_uri.secret().startswith("http"):
+        output.result({"url": str(place.tracking_uri)}, [f"MLflow's UI is at {place.tracking_uri}"])
         return
     if not place.is_tracked:
         raise UserError(f"{place.root}: nothing has been tracked here yet; see `gpm-tune run --help`")
     url = f"http://127.0.0.1:{port}"
     output.result({"url": url}, [f"MLflow UI on {url}; Ctrl-C ends it"])
     sys.stdout.flush()
-    arguments = ["server", "--backend-store-uri", place.tracking_uri, "--workers", "1"]
-    arguments += ["--host", "127.0.0.1", "--port", str(port)]
+    os.environ["MLFLOW_BACKEND_STORE_URI"] = place.tracking_uri.secret()  # arguments can be read by everybody
+    arguments = ["server", "--workers", "1", "--host", "127.0.0.1", "--port", str(port)]
     os.execv(sys.executable, [sys.executable, "-m", "mlflow", *arguments])
 
 
@@ -358,8 +358,6 @@ def _tunnel_ui(file: Path, port: int) -> None:
 def _ui_command(home: Home) -> str:
     from shlex import quote
 
-    from gpm_tune.study.tracking.sender import without_login
-
-    server = home.tracking_uri if home.tracking_uri.startswith("http") else None
-    tracking = f" --tracking-uri {quote(without_login(server))}" if server else ""
+    is_server = home.tracking_uri.secret().startswith("http")
+    tracking = f" --tracking-uri {quote(str(home.tracking_uri))}" if is_server else ""
     return f"gpm-tune ui --home {quote(os.path.relpath(home.root))}{tracking}"

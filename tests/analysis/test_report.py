@@ -217,6 +217,28 @@ def test_what_was_deleted_is_missed_and_the_rest_is_shown(tmp_path: Path) -> Non
     assert rest.count('class="canvas"') == whole.count('class="canvas"') > 6
 
 
+def test_no_file_from_elsewhere_is_in_the_page(tmp_path: Path) -> None:
+    planted = tmp_path / "elsewhere" / "best.png"
+    planted.parent.mkdir()
+    planted.write_bytes(b"planted: a secret file")
+    home = empty_home(tmp_path / "home")
+    ledger = small_ledger(home, budget={"trials": 1})
+    assert ledger.next()
+    ledger.report(0, EVERY, evaluation(EVERY, 1.5, 4, "sliced_wasserstein"))
+    (home.study("small") / "study.yaml").unlink()
+    (home.study("small") / "study.yaml").symlink_to(planted)
+    linked = home.study("small") / "checkpoint"
+    linked.mkdir()
+    (linked / "best.png").symlink_to(planted)
+    (home.study("small") / "linked").symlink_to(planted.parent)
+    for checkpoint in (linked, home.study("small") / "linked", planted.parent):
+        ledger.keep_checkpoint(0, str(checkpoint))
+        page = page_of(home, "small")
+        assert base64.b64encode(planted.read_bytes()).decode() not in page
+        assert "planted" not in page
+        assert "Its samples are gone" in words(page)
+
+
 def test_mlflow_alone_is_enough(told: Home, tmp_path: Path) -> None:
     home = copy_of(told, tmp_path)
     (tmp_path / "optuna.db").unlink()
@@ -254,10 +276,10 @@ def copy_of(told: Home, folder: Path) -> Home:
 
 def test_the_command_writes_the_page_and_refuses_bad_input(told: Home, tmp_path: Path) -> None:
     file = tmp_path / "page.html"
-    report("told", file, told.root, told.tracking_uri)
+    report("told", file, told.root, told.tracking_uri.secret())
     assert file.read_text(encoding="utf-8").lstrip().startswith("<!DOCTYPE html>")
     with pytest.raises(UserError, match="no study is named 'tolt'; did you mean 'told'"):
-        report("tolt", file, told.root, told.tracking_uri)
+        report("tolt", file, told.root, told.tracking_uri.secret())
     with pytest.raises(UserError, match="there is no folder"):
         report("told", tmp_path / "no" / "page.html", told.root)
     with pytest.raises(UserError, match="a report is a page"):

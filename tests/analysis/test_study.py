@@ -201,7 +201,7 @@ def test_a_panel_is_valid_to_plotly(data: StudyData) -> None:
 
 def test_the_script_writes_a_table_and_pictures_of_each_figure(told: Home, tmp_path: Path) -> None:
     main = runpy.run_path(str(SCRIPTS / "study.py"))["main"]
-    main("told", output=tmp_path / "figure", home=told.root, tracking_uri=told.tracking_uri)
+    main("told", output=tmp_path / "figure", home=told.root, tracking_uri=told.tracking_uri.secret())
     written = {path.name for path in tmp_path.iterdir()}
     keys = ("best", "curves", "nfe", "importance", "slices", "parallel", "budget")
     assert written == {f"figure_{key}{ending}" for key in keys for ending in (".csv", ".png", ".svg")}
@@ -235,8 +235,8 @@ def test_the_script_of_costs_names_what_was_not_reached(
 ) -> None:
     main = runpy.run_path(str(SCRIPTS / "compute.py"))["main"]
     output = tmp_path / "compute"
-    main(["told"], [60.0, 1.0], "fid", output, told.root, told.tracking_uri)
+    main(["told"], [60.0, 1.0], "fid", output, told.root, told.tracking_uri.secret())
     assert "fid 1: not reached" in capsys.readouterr().out
     assert len(pd.read_csv(tmp_path / "compute_targets.csv")) == 2 * 5, "the trials that were measured"
     with pytest.raises(UserError, match="has measured 'kid' yet"):
-        main(["told"], None, "kid", output, told.root, told.tracking_uri)
+        main(["told"], None, "kid", output, told.root, told.tracking_uri.secret())

@@ -59,7 +59,7 @@ def test_sample_writes_a_grid_and_says_where_it_comes_from(
 
 
 def test_a_run_of_mlflow_is_sampled_by_its_id(best: Path, finished: Path, tmp_path: Path) -> None:
-    client = MlflowClient(Home(finished).tracking_uri)
+    client = MlflowClient(Home(finished).tracking_uri.secret())
     experiment = client.get_experiment_by_name("digits")
     assert experiment is not None
     runs = client.search_runs([experiment.experiment_id])

@@ -35,7 +35,7 @@ def test_a_study_is_extended_compared_and_deleted(tmp_path: Path) -> None:
     assert "3 complete" in gpm_tune("status", "two", "--watch", home=home).stdout, "ends as nothing runs"
     assert "is not running" in gpm_tune("stop", "two", home=home).stdout
 
-    client = MlflowClient(Home(home).tracking_uri)
+    client = MlflowClient(Home(home).tracking_uri.secret())
     tracked = client.get_experiment_by_name("two")
     assert tracked is not None
     foreign = client.create_run(tracked.experiment_id).info.run_id

@@ -57,7 +57,7 @@ def page(address: str, profile: Path) -> str:
 def test_the_browser_shows_the_studys_trials_with_their_metric(
     server: str, finished: Path, tmp_path: Path
 ) -> None:
-    client = MlflowClient(Home(finished).tracking_uri)
+    client = MlflowClient(Home(finished).tracking_uri.secret())
     experiment = client.get_experiment_by_name("digits")
     assert experiment is not None
     runs = client.search_runs([experiment.experiment_id])

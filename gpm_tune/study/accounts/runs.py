@@ -22,6 +22,7 @@ from gpm_tune.study.storage import shared_storage
 from gpm_tune.study.storage.home import Home
 from gpm_tune.training import Experiment, checkpoint
 from gpm_tune.training.saved import read_experiment
+from gpm_tune.uris import without_secrets
 
 RUN_ID = re.compile(r"^[0-9a-f]{32}$")
 
@@ -91,7 +92,7 @@ def _tracked(run: str, home: Home) -> Path:
     try:
         tags = client.get_run(run).data.tags
     except MlflowException as error:
-        raise UserError(f"run {run}: {error.message}, in {home.tracking_uri}") from None
+        raise UserError(f"run {run}: {without_secrets(error.message)}, in {home.tracking_uri}") from None
     if "gpm.checkpoint" not in tags:
         raise UserError(f"run {run}: it has no checkpoint; a study's parent run has none, its trials do")
     folder = shared_storage.local(tags["gpm.checkpoint"], home.cache)

@@ -34,7 +34,8 @@ from gpm_tune.study.cluster.probe import file_system, place_of, register_model, 
 from gpm_tune.study.definition.specification import Study, find_file, load_study
 from gpm_tune.study.storage import shared_storage
 from gpm_tune.study.storage.home import Home, existing
-from gpm_tune.study.tracking.sender import cure, without_login
+from gpm_tune.study.tracking.sender import cure
+from gpm_tune.uris import without_secrets
 
 T = TypeVar("T")
 
@@ -274,13 +275,13 @@ def check_storage(case: Case) -> Findings[None]:
         else:
             yield ok("none is set: everything stays in the home")
         return
-    name, mark = without_login(case.home.storage), f"gpm-tune-doctor-{uuid.uuid4().hex}"
+    name, mark = case.home.storage, f"gpm-tune-doctor-{uuid.uuid4().hex}"
     try:
         speed = within(PROBE_SECONDS, round_trip, case.home.storage)
         place = place_of(case.home.storage, mark)
         within(PROBE_SECONDS, shared_storage.write, place, b"written by gpm-tune doctor")
     except Exception as error:
-        yield fail(f"{name}: {without_login(first_line(error))}", _storage_advice(case.home.storage))
+        yield fail(f"{name}: {first_line(error)}", _storage_advice(case.home.storage))
         return
     try:
         yield ok(f"{name}: {speed}")
@@ -312,7 +313,7 @@ def check_tracking(case: Case) -> Findings[None]:
     A registered model is made and deleted, as a study makes one, and a server is sent a file: of a run
     MLflow would keep a trace.
     """
-    name = without_login(case.home.tracking_uri)
+    name = str(case.home.tracking_uri)
     if not case.home.is_tracked:
         yield ok(f"{name}, made by the first study")
         return
@@ -323,7 +324,7 @@ def check_tracking(case: Case) -> Findings[None]:
         seconds = within(TRACKING_SECONDS, register_model, case.home)
     except Exception as error:
         yield fail(
-            f"{name}: {without_login(_root(error))}",
+            f"{name}: {without_secrets(_root(error))}",
             cure(error) or START_SERVER,
         )
         return
@@ -333,7 +334,7 @@ def check_tracking(case: Case) -> Findings[None]:
             within(TRACKING_SECONDS, upload, case.home)
         except Exception as error:
             yield fail(
-                f"{name} takes no files: {without_login(_root(error))}",
+                f"{name} takes no files: {without_secrets(_root(error))}",
                 "May the server write to its --artifacts-destination? See its log",
             )
 

@@ -10,12 +10,13 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 from gpm_tune.cores import usable_cores
 from gpm_tune.data.dataset import default_root
 from gpm_tune.errors import UserError, first_line
 from gpm_tune.study.cluster.capacity import Capacity, Growth, growth_of_cluster, present_nodes
+from gpm_tune.study.cluster.private_ray import narrow_token, private_session
 
 # Read when ray is imported. What Tune would print, log or send besides is ours to do, or nobody's.
 RAY_SETTINGS = {
@@ -46,13 +47,22 @@ HEAD_LOST = 3  # exit code
 def connected(address: str) -> Iterator[Callable[[], Capacity]]:
     """Ray, started here for `local` or joined; gives what tells the capacity that the cluster has now.
 
-    What is started here listens on 127.0.0.1 only. Raises UserError where no cluster answers, or it runs
-    another Ray or Python.
+    What is started here listens on 127.0.0.1 only, and to nobody but this user. Raises UserError where no
+    cluster answers, or it runs another Ray or Python.
     """
-    is_verbose = logging.getLogger("ray").isEnabledFor(logging.INFO)  # before Ray sets its own level
+    narrow_token()
     os.environ.update(RAY_SETTINGS | (ALONE if address == "local" else {}))
     if "GPM_TUNE_DATA" in os.environ:  # trials have other working folders
         os.environ["GPM_TUNE_DATA"] = str(default_root().absolute())
+    session = private_session() if address == "local" else nullcontext()
+    with session as folder, _joined(address, folder) as capacity:
+        yield capacity
+
+
+@contextmanager
+def _joined(address: str, folder: str | None) -> Iterator[Callable[[], Capacity]]:
+    """folder: where a Ray that is started here puts its sockets and logs."""
+    is_verbose = logging.getLogger("ray").isEnabledFor(logging.INFO)  # before Ray sets its own level
     import ray
 
     # It calls trials that were started again errors of the study.
@@ -66,6 +76,7 @@ def connected(address: str) -> Iterator[Callable[[], Capacity]]:
             log_to_driver=is_verbose,
             logging_level=logging.INFO if is_verbose else logging.ERROR,
             include_dashboard=False if address == "local" else None,
+            _temp_dir=folder,
         )
     except OSError as error:
         raise UserError(

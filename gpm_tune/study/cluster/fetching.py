@@ -19,7 +19,6 @@ from gpm_tune.study.definition.specification import CONFIRMATION
 from gpm_tune.study.storage import shared_storage
 from gpm_tune.study.storage.home import Home
 from gpm_tune.study.storage.locks import only_once
-from gpm_tune.study.tracking.sender import without_login
 from gpm_tune.study.tracking.tracker import Tracker
 
 DELIVERY_SECONDS = 600.0  # for MLflow to take what was fetched
@@ -82,10 +81,7 @@ def deliver(name: str, home: Home) -> None:
     with Tracker(home.study(name) / "spool", home.tracking_uri, name, home.artifact_root) as tracker:
         left = tracker.close(DELIVERY_SECONDS)
     if left:
-        raise UserError(
-            f"{left} events of study '{name}' are not in {without_login(home.tracking_uri)} yet; "
-            "fetch it again"
-        )
+        raise UserError(f"{left} events of study '{name}' are not in {home.tracking_uri} yet; fetch it again")
 
 
 @contextmanager
@@ -127,8 +123,9 @@ def _present(name: str, home: Home) -> StudyRecord | None:
 def _replace(found: StudyRecord, home: Home, folder: Path, get: Get, chosen: set[int]) -> None:
     """Put what was fetched in place of what the home has of the study."""
     target = home.study(found.name)
-    shutil.copy(folder / "study.yaml", target / "study.yaml")
-    shutil.copytree(folder / "spool", target / "spool", dirs_exist_ok=True)  # spools only grow
+    # A link stays one, which nothing follows: here it would show a file of this machine.
+    shutil.copy(folder / "study.yaml", target / "study.yaml", follow_symlinks=False)
+    shutil.copytree(folder / "spool", target / "spool", symlinks=True, dirs_exist_ok=True)  # they only grow
     _copy_trials(sqlite.url_of(folder / "optuna.db"), found.name, home, get, chosen)
 
 

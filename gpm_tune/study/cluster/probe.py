@@ -84,7 +84,9 @@ def upload(home: Home) -> None:
 
     name = f"gpm-tune-doctor-{uuid.uuid4().hex}"
     for experiment in home.mlflow().search_experiments(max_results=1):  # a server has one from the start
-        artifacts = get_artifact_repository(experiment.artifact_location, tracking_uri=home.tracking_uri)
+        artifacts = get_artifact_repository(
+            experiment.artifact_location, tracking_uri=home.tracking_uri.secret()
+        )
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder, name)
             file.write_text("written by gpm-tune doctor")

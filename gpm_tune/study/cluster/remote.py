@@ -25,6 +25,7 @@ from gpm_tune.documents import Document, as_yaml
 from gpm_tune.errors import UserError, first_line
 from gpm_tune.study.cluster.fetching import Get, from_storage
 from gpm_tune.study.cluster.plugin_copies import copy_plugins
+from gpm_tune.study.cluster.private_ray import narrow_token
 from gpm_tune.study.definition.specification import Study
 from gpm_tune.study.storage import shared_storage
 from gpm_tune.study.storage.inputs import (
@@ -61,6 +62,7 @@ class Cluster:
             raise UserError(f"{file}: no cluster's file: it has no `provider`; is it the one of `ray up`?")
         if (Path.home() / ".ray" / "auth_token").is_file():
             os.environ.setdefault("RAY_AUTH_MODE", "token")  # as on the cluster; read when ray is imported
+            narrow_token()
         self._file = file
 
     @property

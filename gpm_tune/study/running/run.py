@@ -28,7 +28,7 @@ from gpm_tune.study.storage.inputs import prepare, share_inputs
 from gpm_tune.study.storage.locks import only_once
 from gpm_tune.study.storage.mirror import Mirror
 from gpm_tune.study.tracking.provenance import environment_tags, requirements, run_tags
-from gpm_tune.study.tracking.sender import check_store, without_login
+from gpm_tune.study.tracking.sender import check_store
 from gpm_tune.study.tracking.tracker import RunLog, Tracker
 
 JOIN_SECONDS = 900.0  # for the first node of a cluster, whose set-up may install everything
@@ -43,7 +43,7 @@ def run_study(study: Study, home: Home, address: str, console: Console) -> bool:
 
     Raises UserError where something is missing that the trials need, or the study is running.
     """
-    _log.info("home %s, MLflow %s, storage %s", home.root, without_login(home.tracking_uri), home.storage)
+    _log.info("home %s, MLflow %s, storage %s", home.root, home.tracking_uri, home.storage)
     home.check()
     if address != "local":
         with connected(address):  # what keeps it from being used is said before the study is begun

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from gpm_tune.errors import UserError
 from gpm_tune.paths import expand
 from gpm_tune.study import sqlite
+from gpm_tune.uris import URI
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -37,14 +38,15 @@ class Home:
         storage: a folder that all nodes share, or a bucket's URI; else $GPM_TUNE_STORAGE, else none.
         """
         self.root = expand(root or os.environ.get("GPM_TUNE_HOME") or "gpm-runs").resolve()
-        self.tracking_uri = (
-            tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or sqlite.url_of(self.root / "mlflow.db")
+        from_environment = os.environ.get("MLFLOW_TRACKING_URI")
+        self.tracking_uri = URI.chosen(
+            tracking_uri or from_environment or sqlite.url_of(self.root / "mlflow.db"), from_environment
         )
         shared = (storage or os.environ.get("GPM_TUNE_STORAGE") or "").rstrip("/")
-        if "://" in shared and "@" in shared:
+        if "://" in shared and str(URI(shared)) != shared:
             raise UserError(
-                "--storage: a URI with a login would be written into logs; give the bucket alone, and the "
-                "credentials where the machine keeps them (a role, or environment variables)"
+                "--storage: a URI with a login or a query would be written into logs; give the bucket alone, "
+                "and the credentials where the machine keeps them (a role, or environment variables)"
             )
         # Nodes have other working folders.
         self.storage = (shared if "://" in shared else str(expand(shared).absolute())) if shared else None
@@ -64,19 +66,19 @@ class Home:
     @property
     def artifact_root(self) -> str | None:
         """Where MLflow keeps artifacts; None where a server decides."""
-        return str(self.root / "artifacts") if sqlite.file_of(self.tracking_uri) else None
+        return str(self.root / "artifacts") if sqlite.file_of(self.tracking_uri.secret()) else None
 
     @property
     def is_tracked(self) -> bool:
         """Whether MLflow's store can be opened: a local one exists once something was tracked."""
-        file = sqlite.file_of(self.tracking_uri)
+        file = sqlite.file_of(self.tracking_uri.secret())
         return file is None or file.exists()
 
     def mlflow(self) -> MlflowClient:
         """MLflow's store, to be read and tidied; what is measured goes through the tracker."""
         from mlflow import MlflowClient
 
-        return MlflowClient(tracking_uri=self.tracking_uri)
+        return MlflowClient(tracking_uri=self.tracking_uri.secret())
 
     @property
     def optuna_uri(self) -> str:

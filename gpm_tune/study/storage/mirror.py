@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from gpm_tune.files import is_plain
 from gpm_tune.study.storage import shared_storage
 from gpm_tune.study.storage.home import Home
 
@@ -90,8 +91,8 @@ class Mirror:
 
     def _files(self) -> list[Path]:
         folder = self._home.study(self._name)
-        spooled = [file for file in (folder / "spool").rglob("*") if file.is_file()]
-        return [folder / "study.yaml", *(file for file in spooled if file.name != "delivered")]
+        files = [folder / "study.yaml", *(folder / "spool").rglob("*")]
+        return [file for file in files if file.name != "delivered" and is_plain(file, folder)]
 
     def _push_file(self, file: Path) -> None:
         state = file.stat()

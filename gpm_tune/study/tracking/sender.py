@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from gpm_tune.errors import UserError
+from gpm_tune.files import is_plain
 from gpm_tune.study import sqlite
 from gpm_tune.study.tracking.spool import Event, Spool
+from gpm_tune.uris import URI, without_secrets
 
 KEY_TAG = "gpm.run"
 """The MLflow tag that holds a run's key, by which the run is found again."""
@@ -30,9 +31,8 @@ _log = logging.getLogger("gpm_tune")
 class Sender:
     """The calls to MLflow. Used by the delivery thread alone; raises what MLflow raises."""
 
-    def __init__(self, tracking_uri: str, experiment: str, artifact_root: str | None) -> None:
-        self.address = without_login(tracking_uri)
-        self._uri = tracking_uri
+    def __init__(self, tracking_uri: URI, experiment: str, artifact_root: str | None) -> None:
+        self.address = tracking_uri
         self._experiment = experiment
         self._artifact_root = artifact_root
         self._client: Any = None
@@ -105,8 +105,8 @@ class Sender:
 
     def _send_file(self, run_id: str, spool: Spool, path: str) -> None:
         file, folder = spool.artifact(path), str(PurePosixPath(path).parent)
-        if not file.is_file():
-            raise RejectedError(f"{file} is missing")
+        if not is_plain(file, spool.folder):
+            raise RejectedError(f"{file} is missing, or no plain file")
         self._client.log_artifact(run_id, str(file), None if folder == "." else folder)
 
     def _register(self, run_id: str, model: str, tags: Mapping[str, str]) -> None:
@@ -124,10 +124,11 @@ class Sender:
 
     def _connect(self) -> None:
         if self._client is None:
-            if database := sqlite.file_of(self._uri):
+            uri = self.address.secret()
+            if database := sqlite.file_of(uri):
                 database.parent.mkdir(parents=True, exist_ok=True)
             mlflow = import_mlflow()
-            self._client = mlflow.tracking.MlflowClient(tracking_uri=self._uri)
+            self._client = mlflow.tracking.MlflowClient(tracking_uri=uri)
             self._experiment_id = self._find_experiment() or self._create_experiment()
 
     def _find_experiment(self) -> str | None:
@@ -189,19 +190,18 @@ def is_rejection(error: Exception) -> bool:
     return isinstance(error, RejectedError) or code == "INVALID_PARAMETER_VALUE"
 
 
-def check_store(tracking_uri: str) -> None:
+def check_store(store: URI) -> None:
     """Raise UserError where MLflow's store can never be used; one that is away may come back."""
     mlflow = import_mlflow()
     try:
-        mlflow.tracking.MlflowClient(tracking_uri=tracking_uri).search_experiments(max_results=1)
+        mlflow.tracking.MlflowClient(tracking_uri=store.secret()).search_experiments(max_results=1)
     except Exception as error:
         advice = cure(error)
         if advice is None:
             return
-        reason = " ".join(without_login(str(error)).split())
+        reason = " ".join(without_secrets(str(error)).split())
         raise UserError(
-            f"MLflow's store {without_login(tracking_uri)} cannot be used: {reason[:LONGEST_REASON]}\n"
-            f"help: {advice}"
+            f"MLflow's store {store} cannot be used: {reason[:LONGEST_REASON]}\nhelp: {advice}"
         ) from None
 
 
@@ -215,11 +215,6 @@ def cure(error: Exception) -> str | None:
     if code in ("INVALID_PARAMETER_VALUE", "ENDPOINT_NOT_FOUND") or isinstance(error, ValueError):
         return "give --tracking-uri, or MLFLOW_TRACKING_URI, http://SERVER:PORT or sqlite:///FILE"
     return None
-
-
-def without_login(text: str) -> str:
-    """A text in which URIs have no user names and passwords."""
-    return re.sub(r"//[^/\s]*@", "//", text)
 
 
 def import_mlflow() -> Any:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from gpm_tune.errors import first_line
+from gpm_tune.files import is_plain
 from gpm_tune.study.tracking.sender import (
     METRICS,
     METRICS_A_BATCH,
@@ -20,9 +21,9 @@ from gpm_tune.study.tracking.sender import (
     cure,
     import_mlflow,
     is_rejection,
-    without_login,
 )
 from gpm_tune.study.tracking.spool import Event, Spool
+from gpm_tune.uris import URI, without_secrets
 
 BEST = "best/"
 """Begins the names of metrics whose last value is that of the best evaluation, and not of the last one."""
@@ -49,7 +50,7 @@ class Tracker:
     def __init__(
         self,
         spool_folder: Path,
-        tracking_uri: str,
+        tracking_uri: URI,
         experiment: str,
         artifact_root: str | None = None,
     ) -> None:
@@ -73,6 +74,8 @@ class Tracker:
             import_module("IPython")
         with self._lock:
             for events in sorted(self._folder.glob("*/events.jsonl")):
+                if not is_plain(events, self._folder):
+                    continue
                 spool = Spool(events.parent)
                 opening = spool.opening
                 if opening is not None and opening.kind == "open":
@@ -283,4 +286,4 @@ def _describe(event: Event) -> str:
 
 def _say(error: Exception) -> str:
     """The error's first line, without the store's password."""
-    return without_login(first_line(error))[:300]
+    return without_secrets(first_line(error))[:300]

@@ -13,6 +13,7 @@ from gpm_tune.study.accounts.records import read_study
 from gpm_tune.study.running.conductor import PROCESS_LOSSES, Conductor
 from gpm_tune.study.tracking.spool import Event, Spool
 from gpm_tune.study.tracking.tracker import Tracker
+from gpm_tune.uris import URI
 
 METRICS = {"sliced_wasserstein": 1.0, "nfe": 4.0, "seconds": 1.0}
 
@@ -49,7 +50,7 @@ class Scene:
         study = study_of(**{"scheduler": scheduler, **changes})
         self.ledger = Ledger(study, self.storage, str(folder / "checkpoints"))
         self.observer = Recorder()
-        self.tracker = Tracker(self.spools, "sqlite:///unused", "small")
+        self.tracker = Tracker(self.spools, URI("sqlite:///unused"), "small")
         self.conductor = Conductor(self.ledger, self.tracker, self.observer)
         self.conductor.report_to(self.tracker.open_run(self.ledger.id, name="small"))
 

@@ -61,7 +61,7 @@ def status(name: str, home: Path) -> dict[str, Any]:
 
 def runs(name: str, home: Path) -> tuple[list[Run], list[Run]]:
     """The parent runs and the child runs of a study in MLflow."""
-    client = MlflowClient(Home(home).tracking_uri)
+    client = MlflowClient(Home(home).tracking_uri.secret())
     experiment = client.get_experiment_by_name(name)
     assert experiment is not None
     found = client.search_runs([experiment.experiment_id])
@@ -77,7 +77,7 @@ def test_a_study_gives_every_trial_once_to_optuna_and_mlflow(finished: Path) -> 
     assert len(parents) == 1
     assert {run.data.tags["mlflow.parentRunId"] for run in children} == {parents[0].info.run_id}
     assert sorted(run.data.tags["gpm.trial"] for run in children) == ["0", "1", "2", "3"]
-    client = MlflowClient(Home(finished).tracking_uri)
+    client = MlflowClient(Home(finished).tracking_uri.secret())
     for run in children:
         trial = trials[int(run.data.tags["gpm.trial"])]
         history = client.get_metric_history(run.info.run_id, "fid")
@@ -160,7 +160,7 @@ def test_ctrl_c_leaves_a_study_that_continues_where_it_stood(tmp_path: Path) -> 
     assert [trial["state"] for trial in trials] == ["complete"] * 2
     _, children = runs("stopped", home)
     assert len(children) == 2
-    client = MlflowClient(Home(home).tracking_uri)
+    client = MlflowClient(Home(home).tracking_uri.secret())
     for run in children:
         history = client.get_metric_history(run.info.run_id, "sliced_wasserstein")
         assert [point.step for point in history] == [1500, 3000, 4500]
@@ -218,7 +218,7 @@ def test_training_alone_is_interrupted_and_continued_in_the_same_run(tmp_path: P
     assert "continuing at step 1" in result.stdout or "continuing at step 2" in result.stdout
     (run,), children = runs("alone", home)
     assert not children
-    history = MlflowClient(Home(home).tracking_uri).get_metric_history(run.info.run_id, "frechet")
+    history = MlflowClient(Home(home).tracking_uri.secret()).get_metric_history(run.info.run_id, "frechet")
     assert [point.step for point in history] == [1500, 3000, 4500]
     assert run.data.tags["gpm.state"] == "complete"
 

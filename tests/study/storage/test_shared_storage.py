@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -34,13 +35,21 @@ PLANTED = {  # secrets that a user has around a study
     "MLFLOW_TRACKING_TOKEN": "planted-bearer-e",
 }
 ALONE = {"cpu": 1, "concurrent": 1}
+BESIDES_LOGS = shutil.ignore_patterns("sockets", "token")  # in Ray's folder
 LONG = space.put(POINTS, {"training.steps": 4000, "evaluation.every": 500, "evaluation.nfe": []})
 
 
 def run(
-    study: Path, home: Path, *arguments: str, interrupt_after: str | None = None
+    study: Path,
+    home: Path,
+    *arguments: str,
+    interrupt_after: str | None = None,
+    before: Callable[[], object] = lambda: None,
 ) -> subprocess.Popen[str]:
-    """`gpm-tune run` to its end, or to a Ctrl-C once it has printed something; its output is in `args`."""
+    """`gpm-tune run` to its end, or to a Ctrl-C once it has printed something; its output is in `args`.
+
+    before: is called before the Ctrl-C.
+    """
     command = [*COMMAND, "run", str(study), "--home", str(home), *arguments]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     lines = []
@@ -48,6 +57,7 @@ def run(
     for line in process.stdout:
         lines.append(line)
         if interrupt_after and interrupt_after in line:
+            before()
             process.send_signal(signal.SIGINT)
             interrupt_after = None
     process.wait(60)
@@ -60,10 +70,18 @@ def test_a_study_goes_on_elsewhere_from_its_bucket_and_shows_no_secret(
     tmp_path: Path, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     logs = Path("/tmp") / f"ray-{os.getpid()}"  # short: sockets lie there
+    logs.mkdir(mode=0o700)
     for name, value in {**PLANTED, "RAY_TMPDIR": str(logs)}.items():
         monkeypatch.setenv(name, value)
     path = write_study(tmp_path, name="far", experiment=LONG, budget={"trials": 2}, resources=ALONE)
-    first = run(path, tmp_path / "one", "--storage", bucket, interrupt_after="trial 0: step 1500/")
+    first = run(
+        path,
+        tmp_path / "one",
+        "--storage",
+        bucket,
+        interrupt_after="trial 0: step 1500/",
+        before=lambda: shutil.copytree(logs, tmp_path / "logs", symlinks=True, ignore=BESIDES_LOGS),
+    )
     assert first.returncode == 130, first.args
     second = run(path, tmp_path / "two", "--storage", bucket)
     assert second.returncode == 0, second.args
@@ -80,8 +98,8 @@ def test_a_study_goes_on_elsewhere_from_its_bucket_and_shows_no_secret(
         assert [point.step for point in history] == list(range(500, 4001, 500))
     places = {trial.checkpoint for trial in record.trials}
     assert all(str(place).startswith(f"{bucket}/studies/far/checkpoints/session_") for place in places)
-    shutil.copytree(logs, tmp_path / "logs", symlinks=True, ignore=shutil.ignore_patterns("sockets"))
-    shutil.rmtree(logs)
+    assert list(logs.iterdir()) == [], "Ray's logs end with it"
+    logs.rmdir()
     shared_storage.copy(bucket, str(tmp_path / "bucket"))
     (tmp_path / "output.txt").write_text(str(first.args) + str(second.args))
     refuse_secrets(tmp_path)
@@ -141,6 +159,30 @@ def test_what_is_mirrored_is_fetched_whole(tmp_path: Path, cluster_home: Home) -
     assert fetch("made", here, get, checkpoints="none").trials[0].checkpoint == location, (
         "again, brought up to date"
     )
+
+
+def test_links_are_neither_mirrored_nor_followed_when_fetched(tmp_path: Path, cluster_home: Home) -> None:
+    make_study(cluster_home, evaluations=1)
+    planted, spool = tmp_path / "planted", cluster_home.study("made") / "spool" / "a"
+    planted.write_text("a file of mine")
+    (spool / "artifacts").mkdir()
+    (spool / "artifacts" / "link.txt").symlink_to(planted)
+    with Mirror(cluster_home, "made"):
+        pass
+    stored = Path(f"{cluster_home.storage}/studies/made/spool/a")
+    assert (stored / "events.jsonl").is_file()
+    assert not (stored / "artifacts").exists()
+
+    def with_a_link(path: str, to: Path) -> None:
+        """As rsync brings it from a cluster."""
+        from_storage(str(cluster_home.storage))(path, to)
+        if path.endswith("spool"):
+            (to / "a" / "artifacts").mkdir()
+            (to / "a" / "artifacts" / "link.txt").symlink_to(planted)
+
+    here = Home(tmp_path / "laptop")
+    fetch("made", here, with_a_link, checkpoints="none")
+    assert (here.study("made") / "spool" / "a" / "artifacts" / "link.txt").is_symlink()
 
 
 def test_nothing_is_fetched_over_more_than_is_there(tmp_path: Path, cluster_home: Home) -> None:

@@ -11,6 +11,7 @@ from mlflow import MlflowClient
 import gpm_tune
 from gpm_tune.study.tracking.provenance import code_digest, environment_tags, requirements
 from gpm_tune.study.tracking.tracker import Tracker
+from gpm_tune.uris import URI
 
 
 def test_versions_and_machine_are_named() -> None:
@@ -42,7 +43,7 @@ def test_the_code_is_named_by_its_content_and_its_commit() -> None:
 def test_a_curve_is_drawn_over_nfe_and_a_checkpoint_registered_once(tmp_path: Path) -> None:
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     for tags in ({"step": "4"}, {"step": "4"}, {"step": "8"}):  # the second time the study is only continued
-        with Tracker(tmp_path / "spool", uri, "digits", str(tmp_path / "artifacts")) as tracker:
+        with Tracker(tmp_path / "spool", URI(uri), "digits", str(tmp_path / "artifacts")) as tracker:
             run = tracker.open_run("key", name="trial 0", params={}, tags={})
             run.metrics(12, {"fid": 3.0})
             run.curve("fid", {2: 9.0, 4: 3.0})

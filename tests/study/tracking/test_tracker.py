@@ -22,6 +22,7 @@ from gpm_tune.errors import UserError
 from gpm_tune.study.tracking.sender import KEY_TAG, check_store
 from gpm_tune.study.tracking.spool import Spool
 from gpm_tune.study.tracking.tracker import Tracker
+from gpm_tune.uris import URI
 
 PARENT, CHILD = "study/parent", "study/0003"
 
@@ -37,7 +38,7 @@ class Place:
     def tracker(self) -> Tracker:
         local = self.uri.startswith("sqlite")
         artifacts = str(self.root / "the artifacts") if local else None
-        return Tracker(self.spools, self.uri, "my study", artifacts)
+        return Tracker(self.spools, URI(self.uri), "my study", artifacts)
 
     def spool(self, key: str) -> Spool:
         return Spool(Spool.folder_of(self.spools, key))
@@ -293,7 +294,7 @@ def test_an_unreachable_store_costs_close_its_timeout_and_no_event(tmp_path, cap
     assert place.spool(CHILD).undelivered == 2
     warnings = [r.getMessage() for r in caplog.records if r.name == "gpm_tune"]
     assert len(warnings) == 2
-    assert "2 events are not in http://127.0.0.1" in warnings[1]
+    assert "2 events are not in http://***@127.0.0.1" in warnings[1]
     assert all("secret" not in warning for warning in warnings)
 
 
@@ -371,7 +372,8 @@ def test_nothing_that_others_look_at_is_left_to_be_imported_by_the_thread(tmp_pa
     pytest.importorskip("IPython")
     script = (
         "import sys; from pathlib import Path; from gpm_tune.study.tracking.tracker import Tracker\n"
-        "with Tracker(Path('spool'), 'sqlite:///mlflow.db', 'small'):\n"
+        "from gpm_tune.uris import URI\n"
+        "with Tracker(Path('spool'), URI('sqlite:///mlflow.db'), 'small'):\n"
         "    print(sys.modules['IPython'].version_info)"
     )
     done = subprocess.run(
@@ -414,7 +416,7 @@ def answering() -> Iterator[str]:
 )
 def test_a_store_that_can_never_be_used_is_refused(store, said, advice, answering):
     with pytest.raises(UserError) as refused:
-        check_store(f"{answering}{store}" if store.startswith("/") else store)
+        check_store(URI(f"{answering}{store}" if store.startswith("/") else store))
     reason, help_line = str(refused.value).split("\nhelp: ")
     assert said in reason
     assert advice in help_line
@@ -423,7 +425,7 @@ def test_a_store_that_can_never_be_used_is_refused(store, said, advice, answerin
 
 @pytest.mark.parametrize("store", ["/500", "/503", "http://127.0.0.1:1"])
 def test_a_store_that_is_away_is_waited_for(store, answering):
-    check_store(f"{answering}{store}" if store.startswith("/") else store)
+    check_store(URI(f"{answering}{store}" if store.startswith("/") else store))
 
 
 def test_a_study_that_runs_names_a_store_that_refuses_it_and_goes_on(tmp_path, answering, caplog):
