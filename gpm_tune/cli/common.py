@@ -34,7 +34,7 @@ STARTING = "Starting off"
 app = typer.Typer(
     help="Hyperparameter studies of generative particle models: how good, at which cost, which knobs matter.",
     epilog="Exit codes: 0 done, 1 no result, 2 bad input (nothing was started), 3 the cluster was lost, "
-    "70 a bug, 130 interrupted.",
+    "70 a bug, 130 interrupted (143 by SIGTERM, 129 by SIGHUP).",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings=HELP,

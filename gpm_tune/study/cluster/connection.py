@@ -14,6 +14,7 @@ from contextlib import contextmanager
 
 from gpm_tune.cores import usable_cores
 from gpm_tune.errors import UserError, first_line
+from gpm_tune.interrupts import sheltering
 from gpm_tune.study.cluster.capacity import Capacity, Growth, growth_of_cluster, present_nodes
 
 # Read when ray is imported. What Tune would print, log or send besides is ours to do, or nobody's.
@@ -46,8 +47,9 @@ def connected(address: str) -> Iterator[Callable[[], Capacity]]:
     """Ray, started here for `local` or joined; gives what tells the capacity that the cluster has now.
 
     What is started here listens on 127.0.0.1 only. Raises UserError where no cluster answers, or it runs
-    another Ray or Python.
+    another Ray or Python, or where this process uses Ray already.
     """
+    refuse_beside_other_use()
     is_verbose = logging.getLogger("ray").isEnabledFor(logging.INFO)  # before Ray sets its own level
     os.environ.update(RAY_SETTINGS | (ALONE if address == "local" else {}))
     import ray
@@ -57,13 +59,14 @@ def connected(address: str) -> Iterator[Callable[[], Capacity]]:
 
     try:
         _call(address)
-        ray.init(
-            address=address,
-            num_cpus=usable_cores() if address == "local" else None,
-            log_to_driver=is_verbose,
-            logging_level=logging.INFO if is_verbose else logging.ERROR,
-            include_dashboard=False if address == "local" else None,
-        )
+        with sheltering():
+            ray.init(
+                address=address,
+                num_cpus=usable_cores() if address == "local" else None,
+                log_to_driver=is_verbose,
+                logging_level=logging.INFO if is_verbose else logging.ERROR,
+                include_dashboard=False if address == "local" else None,
+            )
     except OSError as error:
         raise UserError(
             f"--address {address}: no Ray cluster answers ({error}). Start one with `ray start --head`, or "
@@ -91,7 +94,28 @@ def connected(address: str) -> Iterator[Callable[[], Capacity]]:
         yield lambda: Capacity(present_nodes(), growth)
     finally:
         leaving.set()
-        ray.shutdown()
+        _shut_down()
+
+
+def refuse_beside_other_use() -> None:
+    """Raise UserError where this process uses Ray already: a study would end what it has there."""
+    ray = sys.modules.get("ray")
+    if ray is not None and ray.is_initialized():
+        raise UserError(
+            "this process uses Ray already, and a study starts or joins one of its own\n"
+            "help: call ray.shutdown() first"
+        )
+
+
+def _shut_down() -> None:
+    """Leave Ray, and end what was started here: by SIGKILL, since it is deaf to the SIGTERM that Ray sends."""
+    import ray
+    from ray._private.worker import _global_node as node
+
+    if node is not None:
+        kill_all = node.kill_all_processes
+        node.kill_all_processes = lambda **how: kill_all(**{**how, "allow_graceful": False})
+    ray.shutdown()
 
 
 def _call(address: str) -> None:
