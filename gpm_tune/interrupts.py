@@ -144,3 +144,14 @@ def sheltering() -> Iterator[None]:
                 if handler is not None:  # set by Python
                     signal.signal(number, handler)  # again: a library of C may have set its own since
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+
+
+def heed_termination() -> Callable[[], bool]:
+    """From now on SIGTERM and SIGHUP end nothing in this process; gives what tells whether one has come.
+
+    In a process that was started deaf none ever does.
+    """
+    asked = threading.Event()
+    for number in TERMINATION:
+        signal.signal(number, lambda _number, _frame: asked.set())
+    return asked.is_set
