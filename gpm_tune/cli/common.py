@@ -13,6 +13,7 @@ from typer.core import TyperCommand
 
 import gpm_tune
 from gpm_tune.cli.output import ListsCommand, with_flags
+from gpm_tune.config import SEEDS
 from gpm_tune.errors import UserError
 from gpm_tune.version import __version__
 
@@ -148,7 +149,7 @@ SamplesOption = Annotated[
 ResamplesOption = Annotated[
     int, typer.Option(min=0, help="Bootstrap resamples behind standard errors over samples; 0 for none.")
 ]
-SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Of the noise.")]
+SeedOption = Annotated[int, typer.Option("--seed", min=0, max=SEEDS - 1, help="Of the noise.")]
 DeviceOption = Annotated[
     str | None, typer.Option("--device", help="`cpu` or `cuda` (default: cuda where there is one).")
 ]
