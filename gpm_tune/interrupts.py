@@ -91,6 +91,8 @@ def _called(stop: _Stop, on_interrupt: Callable[[], object]) -> Iterator[None]:
 @contextmanager
 def terminable() -> Iterator[None]:
     """Within the block SIGTERM and SIGHUP end as Ctrl-C does, by KeyboardInterrupt: what is open is closed."""
+    global _last
+    _last = None
     before = {number: signal.getsignal(number) for number in TERMINATION}
     for number, handler in before.items():
         if handler is not signal.SIG_IGN:
@@ -132,12 +134,18 @@ def sheltering() -> Iterator[None]:
     """Make the processes that are started within the block deaf to SIGTERM and SIGHUP.
 
     Such a signal often goes to a whole group (`timeout`, a terminal) or to all that a job has started
-    (systemd, Slurm): who leads the others stops them. Handlers that are changed within are put back.
+    (systemd, Slurm): who leads the others stops them. Handlers that are changed within are put back. Raises
+    KeyboardInterrupt where one of them, which is Ray's, ends the block by SystemExit.
     """
     handlers = {number: signal.getsignal(number) for number in TERMINATION}
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, TERMINATION)
     try:
         yield
+    except SystemExit:
+        handler = handlers[signal.SIGTERM]
+        if callable(handler):
+            handler(signal.SIGTERM, None)
+        raise KeyboardInterrupt from None
     finally:
         if threading.current_thread() is threading.main_thread():
             for number, handler in handlers.items():
