@@ -90,7 +90,7 @@ def _called(stop: _Stop, on_interrupt: Callable[[], object]) -> Iterator[None]:
 
 @contextmanager
 def terminable() -> Iterator[None]:
-    """Within the block SIGTERM and SIGHUP end as Ctrl-C does, by KeyboardInterrupt: what is open is closed."""
+    """Within the block SIGTERM and SIGHUP end by KeyboardInterrupt, as Ctrl-C: what is open is closed."""
     global _last
     _last = None
     before = {number: signal.getsignal(number) for number in TERMINATION}

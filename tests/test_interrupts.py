@@ -88,11 +88,10 @@ def test_outside_of_the_main_thread_there_are_no_handlers() -> None:
 
 @pytest.mark.parametrize("number", TERMINATION)
 def test_elsewhere_a_program_closes_what_is_open_and_ends(number: signal.Signals) -> None:
-    with pytest.raises(KeyboardInterrupt), terminable():
-        try:
+    with terminable():
+        with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(number)
-        finally:
-            signal.raise_signal(signal.SIGTERM)  # while it closes
+        signal.raise_signal(signal.SIGTERM)  # while it closes
     assert exit_code() == CODES[number]
 
 
@@ -111,9 +110,8 @@ def test_what_is_started_in_a_shelter_is_deaf_and_handlers_are_put_back() -> Non
 
 
 def test_an_exit_by_a_handler_of_ray_is_a_stop_by_the_signal() -> None:
-    with pytest.raises(KeyboardInterrupt), interruptible() as interrupted:
-        with sheltering():
-            sys.exit(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt), interruptible() as interrupted, sheltering():
+        sys.exit(signal.SIGTERM)
     assert interrupted()
     assert exit_code() == 143
 

@@ -108,7 +108,7 @@ def refuse_beside_other_use() -> None:
 
 
 def _shut_down() -> None:
-    """Leave Ray, and end what was started here: by SIGKILL, since it is deaf to the SIGTERM that Ray sends."""
+    """Leave Ray, and end what was started here: by SIGKILL, since it is deaf to Ray's SIGTERM."""
     import ray
     from ray._private.worker import _global_node as node
 
@@ -131,13 +131,15 @@ def _watch_head(address: str, leaving: threading.Event) -> None:
     No exception could do it: Ray's calls wait for the head, until Ray ends the process. The ledger and
     the spools are on disk.
     """
-    answered = time.monotonic()
+    silence = 0.0  # as far as this process was not frozen
     while not leaving.wait(LOOK_EVERY):
+        called = time.monotonic()
         try:
             _call(address)
-            answered = time.monotonic()
+            silence = 0.0
         except OSError as error:
-            if time.monotonic() - answered >= HEAD_SILENCE:
+            silence += LOOK_EVERY + min(time.monotonic() - called, CONNECT_SECONDS)
+            if silence >= HEAD_SILENCE:
                 print(
                     f"error: the head of the Ray cluster, {address}, has not answered for "
                     f"{HEAD_SILENCE:g} s ({error}). Nothing that was measured is lost: start a cluster, and "

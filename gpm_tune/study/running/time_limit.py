@@ -63,7 +63,8 @@ class TimeLimit:
         """Tell the watchdog, which is started for the first line, or where it has been killed."""
         dog = cls._watchdog
         if dog is None or dog.poll() is not None:
-            command = [sys.executable, "-I", "-S", watchdog.__file__, str(os.getpid()), str(int(TIME_IS_OVER))]
+            told = [str(os.getpid()), str(int(TIME_IS_OVER))]
+            command = [sys.executable, "-I", "-S", watchdog.__file__, *told]
             dog = cls._watchdog = subprocess.Popen(command, stdin=subprocess.PIPE, text=True, bufsize=1)
         assert dog.stdin is not None, "it is a pipe"
         dog.stdin.write(line)

@@ -1,8 +1,9 @@
 """Run as a process of its own: counts the time in which its parent works, and signals it when that is over.
 
-Lines on its stdin are the seconds that the parent has from now on; an empty one ends the counting, and so does the
-end of the parent. It counts in small steps. Where all processes are frozen (`docker pause`, a suspended machine or
-job) a step is longer than it should be, and counts as a short one; so does one in which the parent is stopped.
+Lines on its stdin are the seconds that the parent has from now on; an empty one ends the counting, and so
+does the end of the parent. It counts in small steps. Where all processes are frozen (`docker pause`, a
+suspended machine or job) a step is longer than it should be, and counts as a short one; one in which only
+the parent is stopped does not count.
 """
 
 from __future__ import annotations

@@ -49,7 +49,7 @@ import sys
 from pathlib import Path
 from gpm_tune.study.running.time_limit import TimeLimit
 
-with TimeLimit(3.0, Path(sys.argv[1])).watch():
+with TimeLimit(2.0, Path(sys.argv[1])).watch():
     print("working", flush=True)
     sys.stdin.readline()
 """
@@ -70,11 +70,11 @@ def test_time_in_which_the_process_is_frozen_does_not_count(
         assert process.stdout is not None
         assert process.stdout.readline() == "working\n"
         freeze(process.pid, signal.SIGSTOP)
-        time.sleep(4)
+        time.sleep(3)
         freeze(process.pid, signal.SIGCONT)
         process.communicate("done\n", timeout=50)
     assert process.returncode == 0
-    assert TimeLimit(3.0, file).verdict is None
+    assert TimeLimit(2.0, file).verdict is None
 
 
 def test_the_watchdog_is_told_of_one_interval_after_another_and_replaced(tmp_path: Path) -> None:
