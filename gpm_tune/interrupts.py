@@ -9,7 +9,7 @@ import sys
 import termios
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from types import FrameType
 from typing import Any
 
@@ -35,14 +35,15 @@ class _Stop:
         self.signal = signal.Signals(number)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         again = "a second Ctrl-C" if number == signal.SIGINT else "Ctrl-C"
-        print(f"stopping, so that nothing is lost; {again} ends at once", file=sys.stderr, flush=True)
+        with suppress(OSError, RuntimeError):  # it may have come in the middle of another line
+            print(f"stopping, so that nothing is lost; {again} ends at once", file=sys.stderr, flush=True)
         for callback in self.callbacks:
             callback()
 
 
 @contextmanager
 def interruptible(on_interrupt: Callable[[], object] = lambda: None) -> Iterator[Callable[[], bool]]:
-    """Within the block a signal that asks to stop calls the function, once; gives what tells of a signal.
+    """Within the block a signal that asks to stop calls the function; gives what tells of a signal.
 
     After it a Ctrl-C ends at once, and SIGTERM and SIGHUP, which may come more than once, do no more. A
     block within a block ends with it. Outside of the main thread, where Python allows no handlers, signals
@@ -51,12 +52,7 @@ def interruptible(on_interrupt: Callable[[], object] = lambda: None) -> Iterator
     if threading.current_thread() is not threading.main_thread():
         yield bool
         return
-    stop = _stop
-    if stop is None:
-        with _handled() as stop, _called(stop, on_interrupt):
-            yield lambda: stop.signal is not None
-        return
-    with _called(stop, on_interrupt):
+    with nullcontext(_stop) if _stop else _handled() as stop, _called(stop, on_interrupt):
         yield lambda: stop.signal is not None
 
 

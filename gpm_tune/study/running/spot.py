@@ -41,7 +41,7 @@ class SpotWatch:
 
 
 def ask_ray() -> str | None:
-    """Ask Ray: a node that gets SIGTERM (`ray start --block`, as in Kubernetes) drains for half a minute."""
+    """Ask Ray: a node that gets SIGTERM (`ray start --block`) drains for half a minute."""
     from ray._private.state import state
 
     is_draining = ray.get_runtime_context().get_node_id() in state.get_draining_nodes()
