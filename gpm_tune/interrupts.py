@@ -130,18 +130,12 @@ def sheltering() -> Iterator[None]:
     """Make the processes that are started within the block deaf to SIGTERM and SIGHUP.
 
     Such a signal often goes to a whole group (`timeout`, a terminal) or to all that a job has started
-    (systemd, Slurm): who leads the others stops them. Handlers that are changed within are put back. Raises
-    KeyboardInterrupt where one of them, which is Ray's, ends the block by SystemExit.
+    (systemd, Slurm): who leads the others stops them. Handlers that are changed within are put back.
     """
     handlers = {number: signal.getsignal(number) for number in TERMINATION}
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, TERMINATION)
     try:
         yield
-    except SystemExit:
-        handler = handlers[signal.SIGTERM]
-        if callable(handler):
-            handler(signal.SIGTERM, None)
-        raise KeyboardInterrupt from None
     finally:
         if threading.current_thread() is threading.main_thread():
             for number, handler in handlers.items():

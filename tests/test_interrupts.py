@@ -109,13 +109,6 @@ def test_what_is_started_in_a_shelter_is_deaf_and_handlers_are_put_back() -> Non
     assert deaf.returncode == 0
 
 
-def test_an_exit_by_a_handler_of_ray_is_a_stop_by_the_signal() -> None:
-    with pytest.raises(KeyboardInterrupt), interruptible() as interrupted, sheltering():
-        sys.exit(signal.SIGTERM)
-    assert interrupted()
-    assert exit_code() == 143
-
-
 HUNG_UP = """
 import sys, time
 from gpm_tune.interrupts import exit_code, interruptible

@@ -59,6 +59,7 @@ def connected(address: str) -> Iterator[Callable[[], Capacity]]:
 
     try:
         _call(address)
+        ray._private.utils.set_sigterm_handler = bool  # or its start would end at SIGTERM by SystemExit
         with sheltering():
             ray.init(
                 address=address,
