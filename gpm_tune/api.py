@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from gpm_tune.config import SEEDS
 from gpm_tune.console import new_console
 from gpm_tune.documents import Document
 from gpm_tune.errors import UserError
@@ -48,10 +49,13 @@ class Trial:
         """Samples of the best weights: (n, *shape) on the CPU, images in [-1, 1].
 
         nfe: to be spent per sample; None for the model's full NFE. device: None for the GPU if there is one.
-        Raises UserError where the model cannot be sampled at this NFE, or the checkpoint is not here.
+        Raises UserError where the model cannot be sampled at this NFE, there is no such seed, or the
+        checkpoint is not here.
         """
         from gpm_tune.training.generation import load_sampler
 
+        if not 0 <= seed < SEEDS:
+            raise UserError(f"seed {seed}: valid: 0 to {SEEDS - 1}")
         sampler = load_sampler(
             self.checkpoint, nfe=nfe, solver=None, steps=None, device=choose_device(device)
         )
@@ -86,15 +90,20 @@ class Study:
     def open(
         cls,
         name: str,
+        overrides: Mapping[str, Any] | None = None,
         *,
         home: str | Path | None = None,
         tracking_uri: str | None = None,
         storage: str | None = None,
     ) -> Study:
-        """A study that has been run before, as it was run. Raises UserError where there is none."""
+        """A study that has been run before, as it was run. Raises UserError where there is none.
+
+        overrides: as of a file, for what may change while a study is continued: budget, resources, ….
+        """
         place = Home(Path(home) if home is not None else None, tracking_uri, storage)
         read_study(place.optuna_uri, name)
-        return cls(place.study(name) / "study.yaml", home=home, tracking_uri=tracking_uri, storage=storage)
+        file = place.study(name) / "study.yaml"
+        return cls(file, overrides, home=home, tracking_uri=tracking_uri, storage=storage)
 
     @property
     def name(self) -> str:

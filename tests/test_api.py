@@ -2,11 +2,14 @@
 
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nbclient
 import nbformat
 import pytest
+import ray
 import torch
 import yaml
 from examples import study_data
@@ -49,7 +52,14 @@ def test_what_is_wrong_is_said_before_anything_runs(file: Path, tmp_path: Path) 
 def test_a_study_from_its_start_to_its_samples(file: Path, tmp_path: Path) -> None:
     home = tmp_path / "home"
     study = Study(file, {"experiment.seed": 3}, home=home)
-    assert study.run()
+    with ThreadPoolExecutor(1) as thread:
+        running = thread.submit(study.run)
+        while not ray.is_initialized():
+            assert not running.done()
+            time.sleep(0.1)
+        with pytest.raises(UserError, match=r"call ray\.shutdown\(\) first"):
+            Study(file, home=tmp_path / "other").run()
+        assert running.result()
     assert study.resume(trials=2)
     assert repr(Study.open("small", home=home)) == "Study('small': 2 complete)"
 

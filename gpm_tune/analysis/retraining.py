@@ -14,6 +14,7 @@ from pathlib import Path
 
 from gpm_tune.analysis.subjects import find_subjects
 from gpm_tune.errors import UserError
+from gpm_tune.interrupts import interruptible
 from gpm_tune.study.accounts.runs import find_teacher
 from gpm_tune.study.definition.specification import load_experiment, open_file
 from gpm_tune.study.storage.home import Home
@@ -55,17 +56,22 @@ def find_origin(home: Home, word: str, overrides: list[str]) -> Origin:
 def start(experiment: Experiment, home: Home, device: str) -> Trainer:
     """A trainer at step 0; its teacher, where it is given by an experiment, is trained first.
 
-    Raises UserError where data or teacher cannot be had, DivergedError where the teacher diverges.
+    Raises UserError where data or teacher cannot be had, DivergedError where the teacher diverges,
+    KeyboardInterrupt after a signal that asks to stop, once the teacher's state is kept.
     """
     experiment = find_teacher(experiment, home)
     if experiment.teacher is not None:
         total = experiment.teacher.training.steps
-        train_teacher(
-            experiment.teacher,
-            home.cache,
-            device,
-            on_evaluation=lambda evaluation: _say(f"teacher: step {evaluation.step:,} of {total:,}"),
-        )
+        with interruptible() as interrupted:
+            is_trained = train_teacher(
+                experiment.teacher,
+                home.cache,
+                device,
+                on_evaluation=lambda evaluation: _say(f"teacher: step {evaluation.step:,} of {total:,}"),
+                should_stop=interrupted,
+            )
+        if not is_trained:
+            raise KeyboardInterrupt
     return Trainer(experiment, device=device, cache=home.cache)
 
 

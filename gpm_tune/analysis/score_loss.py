@@ -22,10 +22,10 @@ from gpm_tune.analysis.loader import PARAM, load_points, load_runs, refuse_mixed
 from gpm_tune.analysis.retraining import Origin, start, train_to
 from gpm_tune.config import nearest
 from gpm_tune.errors import DivergedError, UserError
+from gpm_tune.interrupts import interruptible
 from gpm_tune.metrics import ImageMetrics, PointMetrics
 from gpm_tune.models import ScoreGANConfig
 from gpm_tune.study.definition import space
-from gpm_tune.study.running.interrupts import interruptible
 from gpm_tune.study.storage.home import Home
 from gpm_tune.study.storage.locks import only_once
 from gpm_tune.training import Experiment, Trainer, checkpoint
@@ -102,17 +102,16 @@ def kept_in(experiment: Experiment, home: Home) -> Path:
 def reach(trainer: Trainer, step: int, folder: Path) -> Path:
     """Train up to a step, from the newest state that is kept, and keep that state too; where it is kept.
 
-    Raises KeyboardInterrupt after a Ctrl-C, once the state is kept.
+    Raises KeyboardInterrupt after a signal that asks to stop, once the state is kept.
     """
     place = checkpoint.next_folder(folder, step)
     resume(trainer, [kept for kept in checkpoint.newest_first(folder) if kept.name <= place.name])
     if trainer.step == step and checkpoint.is_whole(place):
         return place
-    interrupts: list[bool] = []
     passing = None
-    with interruptible(lambda: interrupts.append(True)):
-        while trainer.step < step and not interrupts:
-            train_to(trainer, min(step, trainer.step + KEPT_EVERY), step, lambda: bool(interrupts))
+    with interruptible() as interrupted:
+        while trainer.step < step and not interrupted():
+            train_to(trainer, min(step, trainer.step + KEPT_EVERY), step, interrupted)
             trainer.save(checkpoint.next_folder(folder, trainer.step))
             if passing:
                 shutil.rmtree(passing)

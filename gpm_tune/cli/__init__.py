@@ -18,6 +18,7 @@ from gpm_tune.cli import studies, reports, experiments, starting, cluster
 from gpm_tune.cli.common import BAD_INPUT, BUG, HELP, INTERRUPTED, NO_RESULT, app
 from gpm_tune.cli.output import ListsCommand, output, with_flags
 from gpm_tune.errors import DivergedError, UserError
+from gpm_tune.interrupts import exit_code, terminable
 from gpm_tune.uris import URI, without_secrets
 
 __all__ = ["app", "cluster", "experiments", "main", "reports", "script", "starting", "studies"]
@@ -39,10 +40,13 @@ def run(application: Callable[[], object]) -> None:
     """Call it, and turn every error into a message and an exit code."""
     _hide_arguments()
     try:
-        application()
+        with terminable():
+            application()
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        sys.exit(INTERRUPTED)
+        sys.exit(exit_code())
+    except SystemExit as end:
+        sys.exit(exit_code() if end.code == INTERRUPTED else end.code)
     except Exception as error:
         code, message = _judge(error)
         if output.verbose or code == BUG:

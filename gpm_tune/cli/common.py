@@ -14,6 +14,7 @@ from typer.core import TyperCommand, TyperGroup
 
 import gpm_tune
 from gpm_tune.cli.output import ListsCommand, with_flags
+from gpm_tune.config import SEEDS
 from gpm_tune.errors import UserError
 from gpm_tune.paths import expand
 from gpm_tune.uris import without_secrets
@@ -51,7 +52,7 @@ app = typer.Typer(
     cls=Program,
     help="Hyperparameter studies of generative particle models: how good, at which cost, which knobs matter.",
     epilog="Exit codes: 0 done, 1 no result, 2 bad input (nothing was started), 3 the cluster was lost, "
-    "70 a bug, 130 interrupted.",
+    "70 a bug, 130 interrupted (143 by SIGTERM, 129 by SIGHUP).",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings=HELP,
@@ -169,7 +170,7 @@ SamplesOption = Annotated[
 ResamplesOption = Annotated[
     int, typer.Option(min=0, help="Bootstrap resamples behind standard errors over samples; 0 for none.")
 ]
-SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Of the noise.")]
+SeedOption = Annotated[int, typer.Option("--seed", min=0, max=SEEDS - 1, help="Of the noise.")]
 DeviceOption = Annotated[
     str | None, typer.Option("--device", help="`cpu` or `cuda` (default: cuda where there is one).")
 ]

@@ -146,20 +146,29 @@ def plan(
     output.result(found.plain(), forecast_lines(found, study))
 
 
-@command(STUDIES, "gpm-tune resume discr_flow", "gpm-tune resume discr_flow --trials 128")
+@command(
+    STUDIES,
+    "gpm-tune resume discr_flow",
+    "gpm-tune resume discr_flow --trials 128 --set budget.hours=24",
+)
 def resume(
     study: StudyArgument,
+    overrides: SetOption = None,
     trials: TrialsOption = None,
     address: AddressOption = "local",
     home: HomeOption = None,
     tracking_uri: TrackingOption = None,
     storage: StorageOption = None,
 ) -> None:
-    """Continue a study where it stands: after Ctrl-C, a crash or a reboot, or with more trials."""
+    """Continue a study where it stands: after Ctrl-C, a crash or a reboot, or with a larger budget."""
     from gpm_tune.api import Study
+    from gpm_tune.study.accounts.records import read_study
 
-    found = Study.open(study, home=home, tracking_uri=tracking_uri, storage=storage)
-    _finish(found, found.resume(trials, address=address, console=output.progress))
+    place = home_at(home, tracking_uri, storage)
+    read_study(place.optuna_uri, study)
+    document = load(place.study(study) / "study.yaml", overrides, trials=trials)
+    found = Study(document, home=home, tracking_uri=tracking_uri, storage=storage)
+    _finish(found, found.run(address=address, console=output.progress))
 
 
 @command(

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, ValidationError, model_validator
 from torch import Tensor
 
-from gpm_tune.config import Config
+from gpm_tune.config import Config, Seed
 from gpm_tune.data import DataConfig
 from gpm_tune.data.fingerprint import fingerprint
 from gpm_tune.documents import reason
@@ -99,7 +99,7 @@ class Experiment(Config):
     model: ModelConfig = Field(description="The particle model: a flow, with or without a generator.")
     training: TrainingConfig = Field(description="How long and how to train.")
     evaluation: EvaluationConfig = Field(EvaluationConfig(), description="When and how to measure.")
-    seed: int = Field(0, ge=0, lt=2**32, description="Seed of weights, batches, particles and splits.")
+    seed: Seed = Field(0, description="Seed of weights, batches, particles and splits.")
 
     @model_validator(mode="after")
     def _refuse_impossible_combinations(self) -> Experiment:

@@ -17,7 +17,7 @@ from gpm_tune.models import FreeParticleModel, ParticleModel, Samples, Sampling
 from gpm_tune.sampling.interpolation import INTERPOLATIONS
 from gpm_tune.sampling.solvers import Solver, SolverConfig
 from gpm_tune.training.experiment import Experiment
-from gpm_tune.training.pictures import picture
+from gpm_tune.training.pictures import most_images, picture
 from gpm_tune.training.saved import load_model
 from gpm_tune.training.trainer import FRAMING, draw
 
@@ -201,9 +201,11 @@ def load_sampler(
 def write_samples(sampler: Sampler, file: Path, *, n: int, seed: int) -> int:
     """Write n samples as a picture (.png), or with their NFE and seed as arrays (.npz); returns the NFE.
 
-    Raises UserError where the file has another ending, before anything is computed.
+    Raises UserError where the file has another ending, or they are too many for a picture, before anything
+    is computed.
     """
     check_output(file)
+    _check_shown(sampler, file, n)
     nfe, x = sampler.draw(n, seed)
     if file.suffix == ".png":
         file.write_bytes(picture(x, real=_points_of_data(sampler.experiment)))
@@ -217,14 +219,25 @@ def write_interpolation(
 ) -> None:
     """Write interpolations as a picture (.png), a row each, or as an array (.npz).
 
-    Raises UserError where the file has another ending, before anything is computed.
+    Raises UserError as `write_samples` does.
     """
     check_output(file)
+    _check_shown(sampler, file, rows * columns)
     x = interpolate(sampler, rows=rows, columns=columns, seed=seed, method=method).x
     if file.suffix == ".png":
         file.write_bytes(picture(x.flatten(0, 1), columns, _points_of_data(sampler.experiment)))
     else:
         np.savez_compressed(file, samples=x.numpy(), seed=seed)
+
+
+def _check_shown(sampler: Sampler, file: Path, count: int) -> None:
+    """Raise UserError where a picture cannot show so many images; of points it shows any number."""
+    shape = sampler.experiment.data.shape
+    if file.suffix == ".png" and len(shape) == 3 and count > (most := most_images(shape)):
+        raise UserError(
+            f"{file}: a picture shows at most {most:,} images of {shape[-2]} × {shape[-1]}, not {count:,}\n"
+            f"help: ask for fewer, or write all of them to {file.with_suffix('.npz')}"
+        )
 
 
 def _points_of_data(experiment: Experiment) -> Tensor | None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from io import BytesIO
 
 from torch import Tensor
 
 UPSCALED_TO = 64  # small images are enlarged to about this side, so that a person sees them
+MOST_IMAGES = 1000  # in a grid
+MOST_PIXELS = 2**24  # of them together
 MARGIN = 0.2  # around points, of their extent
 
 
@@ -30,6 +33,11 @@ def _grid(images: Tensor, columns: int) -> bytes:
     file = BytesIO()
     save_image(tile(images, columns), file, format="png")
     return file.getvalue()
+
+
+def most_images(shape: Sequence[int]) -> int:
+    """How many images (C, H, W) a picture shows at most."""
+    return min(MOST_IMAGES, max(1, MOST_PIXELS // (shape[-2] * shape[-1])))
 
 
 def tile(images: Tensor, columns: int) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import signal
 import sys
 from pathlib import Path
 
@@ -9,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from examples import MODELS, experiment_of
+from examples import MODELS, TEACHER, experiment_of
 from rich.console import Console
 
 from gpm_tune.analysis.retraining import Origin, start
@@ -87,6 +89,36 @@ def test_training_goes_on_from_the_newest_state_that_is_not_beyond(home: Home, t
         assert reach(trainer, step, tmp_path) == checkpoint.next_folder(tmp_path, step)
     assert trainer.step == 9
     assert same_weights(trainer, straight)
+
+
+class Terminating(io.StringIO):
+    """Text, at whose first line this process gets SIGTERM."""
+
+    def write(self, text: str) -> int:
+        if not self.getvalue():
+            super().write(text)
+            signal.raise_signal(signal.SIGTERM)
+        return super().write(text)
+
+
+def test_sigterm_keeps_what_was_trained(home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    experiment = with_score_steps(ORIGIN, 3, 4)
+    trainer = start(experiment, home, "cpu")
+    monkeypatch.setattr("gpm_tune.analysis.score_loss.KEPT_EVERY", 3)
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", Terminating())
+        with pytest.raises(KeyboardInterrupt):
+            reach(trainer, 12, tmp_path)
+    assert [folder.name for folder in checkpoint.newest_first(tmp_path)] == ["step_000000003"]
+    elsewhere = Home(tmp_path / "home")
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", Terminating())
+        with pytest.raises(KeyboardInterrupt):
+            start(experiment, elsewhere, "cpu")
+    (teacher,) = (elsewhere.cache / "teachers").iterdir()
+    kept = checkpoint.latest(teacher)
+    assert kept is not None
+    assert checkpoint.read_record(kept)["step"] < TEACHER["training"]["steps"]
 
 
 def test_a_longer_run_shares_what_a_shorter_one_kept(home: Home) -> None:

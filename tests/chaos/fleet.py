@@ -14,7 +14,9 @@ from unittest.mock import patch
 
 import psutil
 from ray._private.node import Node
+from ray._raylet import GcsClient
 from ray.cluster_utils import Cluster
+from ray.core.generated.autoscaler_pb2 import DrainNodeReason
 
 HEALTH_CHECK = {
     # A silent node is declared dead after some 5 s; Ray's own values take a minute.
@@ -44,7 +46,17 @@ class Fleet:
 
     def busy(self) -> list[Node]:
         """The nodes that train."""
-        return [node for node in self._cluster.worker_nodes if any(map(_trains, _processes(node)))]
+        return [node for node in self._cluster.worker_nodes if self.trials(node)]
+
+    def trials(self, node: Node) -> list[psutil.Process]:
+        """The processes of a node that train."""
+        return list(filter(_trains, _processes(node)))
+
+    def drain(self, node: Node) -> None:
+        """Tell Ray that a node is about to be taken away, as `ray start --block` does at SIGTERM."""
+        why = DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
+        deadline = int((time.time() + 30) * 1000)
+        GcsClient(self.address).drain_node(node.node_id, why, "SIGTERM", deadline)
 
     def vanish(self, node: Node) -> None:
         """Kill all processes of a node, and let another one join in its place."""

@@ -84,6 +84,29 @@ def test_trials_leave_a_spot_node_at_its_notice(tmp_path: Path) -> None:
     check_values(storage)
 
 
+def test_trials_leave_when_their_process_is_asked_to_end_and_when_their_node_drains(tmp_path: Path) -> None:
+    study = write_chaos_study(tmp_path, trials=1)
+    with fleet_of(1, keeps_state=False) as fleet:
+        driver = Driver(study, tmp_path / "home", "--address", fleet.address)
+        try:
+            driver.start()
+            driver.wait_for(lambda: driver.evaluations >= 1)
+            (node,) = fleet.busy()
+            fleet.trials(node)[0].terminate()
+            driver.wait_for(lambda: "its process was asked to end (SIGTERM)" in driver.output)
+            seen = driver.evaluations
+            driver.wait_for(lambda: driver.evaluations > seen)
+            fleet.drain(node)
+            driver.wait_for(lambda: "it is about to be taken away, as Ray was told" in driver.output)
+            fleet.add()
+            driver.finish(seconds=150)
+        finally:
+            driver.clear()
+    assert "its process was lost" not in driver.output, "it left with a checkpoint"
+    home = tmp_path / "home"
+    check_accounts(f"sqlite:///{home}/optuna.db", MlflowClient(f"sqlite:///{home}/mlflow.db"), trials=1)
+
+
 @contextmanager
 def full_disk(folder: Path) -> Iterator[Path]:
     """A folder on a disk of its own that has no room."""

@@ -11,6 +11,7 @@ from examples import experiment_of, spoilt
 from gpm_tune.errors import UserError
 from gpm_tune.training import Trainer
 from gpm_tune.training.generation import interpolate, load_sampler, write_interpolation, write_samples
+from gpm_tune.training.pictures import most_images
 from gpm_tune.training.sweep import Conditions, evaluate
 
 
@@ -121,6 +122,20 @@ def test_samples_are_written_as_pictures_and_arrays(runs: dict[str, Path], tmp_p
     for name, message in (("x.jpg", "ends in .png or .npz"), ("no/x.png", "there is no folder")):
         with pytest.raises(UserError, match=message):
             write_samples(load_sampler(runs["edm"]), tmp_path / name, n=4, seed=0)
+
+
+def test_a_picture_shows_no_more_images_than_memory_and_people_take(
+    runs: dict[str, Path], tmp_path: Path
+) -> None:
+    images, file = load_sampler(runs["images"]), tmp_path / "x.png"
+    with pytest.raises(UserError, match=r"at most 1,000 images of 16 × 16, not 1,001\nhelp: .*x\.npz"):
+        write_samples(images, file, n=1001, seed=0)
+    with pytest.raises(UserError, match=r"at most 1,000 images of 16 × 16, not 1,040"):
+        write_interpolation(images, file, rows=40, columns=26, seed=0, method="linear")
+    assert not file.exists()
+    assert [most_images((3, side, side)) for side in (64, 256, 1024)] == [1000, 256, 16]
+    write_samples(load_sampler(runs["gan"]), file, n=1001, seed=0)
+    assert file.exists(), "points are not bounded"
 
 
 def test_a_checkpoint_without_an_evaluation_has_no_best_weights(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import optuna
 from optuna.trial import FrozenTrial
 
+from gpm_tune.config import SEEDS
 from gpm_tune.study.accounts.ledger import Ledger
 from gpm_tune.study.accounts.opening import open_study
 from gpm_tune.study.accounts.records import StudyRecord, TrialRecord
@@ -33,7 +34,8 @@ class ConfirmationLedger(Ledger):
         """
         assert study.confirm is not None, "the study has this stage"
         self._candidates = {trial.number: trial for trial in candidates}
-        self._seeds = [study.experiment.seed + 1 + index for index in range(study.confirm.seeds)]
+        # After the last seed there is, the first.
+        self._seeds = [(study.experiment.seed + 1 + index) % SEEDS for index in range(study.confirm.seeds)]
         stage = {
             "name": study.name + CONFIRMATION,
             "start_from": [],
@@ -53,7 +55,7 @@ class ConfirmationLedger(Ledger):
 
     def _draw(self, trial: optuna.Trial) -> tuple[dict[str, Any], dict[str, Any]]:
         number = trial.suggest_int("trial", 0, MOST)
-        seed = trial.suggest_int("seed", 0, MOST)
+        seed = trial.suggest_int("seed", 0, SEEDS - 1)
         values = trial.user_attrs.get("values") or {**self._candidates[number].values, "seed": seed}
         trial.set_user_attr("confirms", number)
         return values, space.put(self.study.base, values)

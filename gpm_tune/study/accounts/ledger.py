@@ -18,6 +18,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 from pydantic import ValidationError
 
+from gpm_tune.config import SEEDS
 from gpm_tune.study.accounts.meter import Meter
 from gpm_tune.study.accounts.opening import open_study
 from gpm_tune.study.accounts.population import Population
@@ -66,7 +67,7 @@ class Ledger:
         trials = self._optuna.get_trials(deepcopy=False)
         own = [trial for trial in trials if is_own(trial)]
         # The seed moves on with the trials, so that a restart does not repeat their draws.
-        self._optuna.sampler = study.sampler.build(study.sampler.seed + len(own))
+        self._optuna.sampler = study.sampler.build((study.sampler.seed + len(own)) % SEEDS)
         self._optuna.pruner = study.scheduler.build(study.experiment.training.steps)
         self.meter = Meter(self._optuna, study.budget, study.resources.gpu)
         self._unfinished = {

@@ -30,6 +30,7 @@ from gpm_tune.study.cluster.nodes import (
     look,
     look_everywhere,
 )
+from gpm_tune.study.cluster.private_ray import private_session
 from gpm_tune.study.cluster.probe import file_system, place_of, register_model, round_trip, upload
 from gpm_tune.study.definition.specification import Study, find_file, load_study
 from gpm_tune.study.storage import shared_storage
@@ -111,7 +112,8 @@ def read_study_file(file: Path) -> Findings[Study]:
 def join(address: str, stack: ExitStack) -> Findings[Capacity]:
     """The capacity of this machine, or of the cluster that is connected until the stack is unwound."""
     if address == "local":
-        return this_machine()
+        with private_session():  # which tells where Ray has no place for its sockets
+            return this_machine()
     capacity = stack.enter_context(connected(address))()
     cpus, gpus = (sum(node.resources.get(name, 0) for node in capacity.present) for name in ("CPU", "GPU"))
     yield ok(f"it answers, and has {cpus:g} CPU cores and {gpus:g} GPUs")

@@ -15,6 +15,7 @@ from contextlib import contextmanager, nullcontext
 from gpm_tune.cores import usable_cores
 from gpm_tune.data.dataset import default_root
 from gpm_tune.errors import UserError, first_line
+from gpm_tune.interrupts import sheltering
 from gpm_tune.study.cluster.capacity import Capacity, Growth, growth_of_cluster, present_nodes
 from gpm_tune.study.cluster.private_ray import narrow_token, private_session
 
@@ -48,8 +49,9 @@ def connected(address: str) -> Iterator[Callable[[], Capacity]]:
     """Ray, started here for `local` or joined; gives what tells the capacity that the cluster has now.
 
     What is started here listens on 127.0.0.1 only, and to nobody but this user. Raises UserError where no
-    cluster answers, or it runs another Ray or Python.
+    cluster answers, or it runs another Ray or Python, or where this process uses Ray already.
     """
+    refuse_beside_other_use()
     narrow_token()
     os.environ.update(RAY_SETTINGS | (ALONE if address == "local" else {}))
     if "GPM_TUNE_DATA" in os.environ:  # trials have other working folders
@@ -70,15 +72,22 @@ def _joined(address: str, folder: str | None) -> Iterator[Callable[[], Capacity]
 
     try:
         _call(address)
-        ray.init(
-            address=address,
-            num_cpus=usable_cores() if address == "local" else None,
-            log_to_driver=is_verbose,
-            logging_level=logging.INFO if is_verbose else logging.ERROR,
-            include_dashboard=False if address == "local" else None,
-            _temp_dir=folder,
-        )
+        ray._private.utils.set_sigterm_handler = bool  # or its start would end at SIGTERM by SystemExit
+        with sheltering():
+            ray.init(
+                address=address,
+                num_cpus=usable_cores() if address == "local" else None,
+                log_to_driver=is_verbose,
+                logging_level=logging.INFO if is_verbose else logging.ERROR,
+                include_dashboard=False if address == "local" else None,
+                _temp_dir=folder,
+            )
     except OSError as error:
+        if address == "local":
+            raise UserError(
+                f"Ray does not start on this machine: {error}\n"
+                "help: `gpm-tune doctor` looks for a place for its sockets; --verbose shows its log"
+            ) from None
         raise UserError(
             f"--address {address}: no Ray cluster answers ({error}). Start one with `ray start --head`, or "
             "use --address local; one that asks for a token answers with RAY_AUTH_MODE=token, and its token "
@@ -105,7 +114,28 @@ def _joined(address: str, folder: str | None) -> Iterator[Callable[[], Capacity]
         yield lambda: Capacity(present_nodes(), growth)
     finally:
         leaving.set()
-        ray.shutdown()
+        _shut_down()
+
+
+def refuse_beside_other_use() -> None:
+    """Raise UserError where this process uses Ray already: a study would end what it has there."""
+    ray = sys.modules.get("ray")
+    if ray is not None and ray.is_initialized():
+        raise UserError(
+            "this process uses Ray already, and a study starts or joins one of its own\n"
+            "help: call ray.shutdown() first"
+        )
+
+
+def _shut_down() -> None:
+    """Leave Ray, and end what was started here: by SIGKILL, since it is deaf to Ray's SIGTERM."""
+    import ray
+    from ray._private.worker import _global_node as node
+
+    if node is not None:
+        kill_all = node.kill_all_processes
+        node.kill_all_processes = lambda **how: kill_all(**{**how, "allow_graceful": False})
+    ray.shutdown()
 
 
 def _call(address: str) -> None:
@@ -121,13 +151,15 @@ def _watch_head(address: str, leaving: threading.Event) -> None:
     No exception could do it: Ray's calls wait for the head, until Ray ends the process. The ledger and
     the spools are on disk.
     """
-    answered = time.monotonic()
+    silence = 0.0  # as far as this process was not frozen
     while not leaving.wait(LOOK_EVERY):
+        called = time.monotonic()
         try:
             _call(address)
-            answered = time.monotonic()
+            silence = 0.0
         except OSError as error:
-            if time.monotonic() - answered >= HEAD_SILENCE:
+            silence += LOOK_EVERY + min(time.monotonic() - called, CONNECT_SECONDS)
+            if silence >= HEAD_SILENCE:
                 print(
                     f"error: the head of the Ray cluster, {address}, has not answered for "
                     f"{HEAD_SILENCE:g} s ({error}). Nothing that was measured is lost: start a cluster, and "

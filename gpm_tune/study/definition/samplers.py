@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import optuna
 from pydantic import Field
 
-from gpm_tune.config import Config
+from gpm_tune.config import Config, Seed
 from gpm_tune.study.definition import space
 from gpm_tune.study.definition.distributions import MOST
 
@@ -19,7 +19,7 @@ class Sampler(Config):
 
     several_objectives: ClassVar[bool] = True
 
-    seed: int = Field(0, ge=0, lt=2**31, description="Seed of the sampler's random numbers.")
+    seed: Seed = Field(0, description="Seed of the sampler's random numbers.")
 
     def proposals(self, base: Mapping[str, Any], searched: space.Space) -> list[space.Values] | None:
         """All trials there can be, in order; None where there is no end to them."""

@@ -105,6 +105,7 @@ class ConductedScheduler(FIFOScheduler):  # type: ignore[misc]
             if self._conductor.interrupted:
                 for trial in trials:
                     if trial.status == Trial.PENDING:  # its node may never come
+                        trial.init_local_path()  # or Tune's results fail, of one that it has not begun with
                         tune_controller.stop_trial(trial)
         return super().choose_trial_to_run(tune_controller)
 

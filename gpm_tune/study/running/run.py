@@ -10,17 +10,17 @@ from rich.console import Console
 
 from gpm_tune.documents import as_yaml
 from gpm_tune.errors import UserError
+from gpm_tune.interrupts import interruptible
 from gpm_tune.study.accounts.confirmation import ConfirmationLedger
 from gpm_tune.study.accounts.ledger import Ledger
 from gpm_tune.study.accounts.records import read_study, study_names
 from gpm_tune.study.accounts.runs import find_start_points, find_teacher
 from gpm_tune.study.cluster.capacity import Capacity, this_machine
-from gpm_tune.study.cluster.connection import connected
+from gpm_tune.study.cluster.connection import connected, refuse_beside_other_use
 from gpm_tune.study.cluster.fetching import take_over
 from gpm_tune.study.cluster.nodes import NodeReport, check_same, drain, look, look_everywhere
 from gpm_tune.study.definition.specification import CONFIRMATION, Resources, Study
 from gpm_tune.study.running.conductor import STATUSES, Conductor
-from gpm_tune.study.running.interrupts import interruptible
 from gpm_tune.study.running.progress import StudyProgress
 from gpm_tune.study.storage import shared_storage
 from gpm_tune.study.storage.home import Home
@@ -45,6 +45,7 @@ def run_study(study: Study, home: Home, address: str, console: Console) -> bool:
     """
     _log.info("home %s, MLflow %s, storage %s", home.root, home.tracking_uri, home.storage)
     home.check()
+    refuse_beside_other_use()
     if address != "local":
         with connected(address):  # what keeps it from being used is said before the study is begun
             pass
@@ -64,6 +65,7 @@ def run_study(study: Study, home: Home, address: str, console: Console) -> bool:
         ledger = Ledger(study, home.optuna_uri, home.checkpoints(study.name))
         (folder / "study.yaml").write_text(as_yaml(study.model_dump(mode="json")), encoding="utf-8")
         with (
+            interruptible(),
             Mirror(home, study.name),
             Tracker(folder / "spool", home.tracking_uri, study.name, home.artifact_root) as tracker,
         ):
@@ -147,7 +149,8 @@ def _register_best(ledger: Ledger, home: Home, tracker: Tracker) -> None:
 
 
 def _run_trials(study: Study, home: Home, address: str, conductor: Conductor, console: Console) -> None:
-    with connected(address) as capacity:
+    # Around Ray, whose start would have its own handlers, and whose end must not be left halfway.
+    with interruptible(conductor.interrupt), connected(address) as capacity:
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -156,7 +159,9 @@ def _run_trials(study: Study, home: Home, address: str, conductor: Conductor, co
         from gpm_tune.study.running.trainable import Switch
 
         if capacity().is_empty:
-            _wait_for_node(study.resources, capacity, console)
+            _wait_for_node(study.resources, capacity, console, lambda: conductor.interrupted)
+        if conductor.interrupted:
+            return
         capacity().check(study.resources, "the Ray cluster")
         if warning := capacity().unlike_gpus(study):
             _log.warning(warning)
@@ -165,6 +170,8 @@ def _run_trials(study: Study, home: Home, address: str, conductor: Conductor, co
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         switch = Switch.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]
         conductor.on_stop = switch.turn_on.remote
+        if conductor.interrupted:  # before there was a switch
+            return
         conductor.price = lambda: capacity().price
 
         def exclude(node: str, reason: str) -> None:
@@ -177,14 +184,15 @@ def _run_trials(study: Study, home: Home, address: str, conductor: Conductor, co
                 drain(node, reason, DRAIN_SECONDS)
 
         conductor.on_sick = exclude
-        with interruptible(conductor.interrupt):
-            if teach(study, home, switch, console):
-                build_tuner(study, home, conductor, switch, capacity, own).fit()
+        if teach(study, home, switch, console):
+            build_tuner(study, home, conductor, switch, capacity, own).fit()
     if conductor.refused:
         raise UserError(f"the study was interrupted: {conductor.refused}")
 
 
-def _wait_for_node(wanted: Resources, capacity: Callable[[], Capacity], console: Console) -> None:
+def _wait_for_node(
+    wanted: Resources, capacity: Callable[[], Capacity], console: Console, is_stopped: Callable[[], bool]
+) -> None:
     """Wait for the first node of a cluster that has none for trials, and does not say what it may start."""
     import ray
 
@@ -192,7 +200,7 @@ def _wait_for_node(wanted: Resources, capacity: Callable[[], Capacity], console:
     # Something that waits for a place: to an autoscaler that cannot be asked it says what is wanted.
     knock = ray.remote(lambda: None).options(**wanted.for_task).remote()
     end = time.monotonic() + JOIN_SECONDS
-    while capacity().is_empty and time.monotonic() < end:
+    while capacity().is_empty and time.monotonic() < end and not is_stopped():
         time.sleep(JOIN_LOOK_SECONDS)
     ray.cancel(knock)
 

@@ -9,8 +9,8 @@ from typing import Any
 from rich.console import Console
 
 from gpm_tune.errors import DivergedError
+from gpm_tune.interrupts import interruptible
 from gpm_tune.study.accounts.runs import find_teacher
-from gpm_tune.study.running.interrupts import interruptible
 from gpm_tune.study.storage.home import Home
 from gpm_tune.study.storage.inputs import prepare
 from gpm_tune.study.storage.locks import only_once
@@ -72,7 +72,10 @@ def train(experiment: Experiment, name: str, home: Home, device: str, console: C
         note = resume(trainer, checkpoint.newest_first(folder))
         if trainer.step or note:
             console.print(note or f"continuing at step {trainer.step}", highlight=False)
-        with Tracker(folder / "spool", home.tracking_uri, name, home.artifact_root) as tracker:
+        with (
+            interruptible(),
+            Tracker(folder / "spool", home.tracking_uri, name, home.artifact_root) as tracker,
+        ):
             run = tracker.open_run(
                 digest,
                 name=f"{name}-{digest}",

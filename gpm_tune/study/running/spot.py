@@ -1,4 +1,4 @@
-"""The notice that a cloud gives, some seconds or minutes before it takes a spot node away."""
+"""The notice that a cloud, or Ray, gives some seconds or minutes before a node is taken away."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import threading
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
+
+import ray
 
 POLL_SECONDS = 5.0  # as AWS recommends
 ANSWER_SECONDS = 2.0
@@ -21,18 +23,29 @@ class SpotWatch:
 
     def __init__(self) -> None:
         self.notice: str | None = None  # what is about to happen, in a sentence
+        self.is_draining = False  # Ray knows it
         threading.Thread(target=self._watch, daemon=True).start()
 
     def _watch(self) -> None:
-        cloud = next((ask for ask in (ask_aws, ask_google) if _answers(ask)), None)
+        cloud = next((ask for ask in (ask_aws, ask_google) if _answers(ask)), lambda: None)
         pause = threading.Event()
-        while cloud and not self.notice:
+        while not self.notice:
             try:
-                self.notice = cloud()
-            except OSError:  # it was too busy to answer
+                draining = ask_ray()
+                self.is_draining = draining is not None
+                self.notice = draining or cloud()
+            except (OSError, ray.exceptions.RayError):  # it was too busy to answer
                 continue
             finally:
                 pause.wait(0 if self.notice else POLL_SECONDS)
+
+
+def ask_ray() -> str | None:
+    """Ask Ray: a node that gets SIGTERM (`ray start --block`) drains for half a minute."""
+    from ray._private.state import state
+
+    is_draining = ray.get_runtime_context().get_node_id() in state.get_draining_nodes()
+    return "it is about to be taken away, as Ray was told" if is_draining else None
 
 
 def ask_aws() -> str | None:

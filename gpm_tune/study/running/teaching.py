@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from rich.console import Console
 
 from gpm_tune.errors import DivergedError, UserError
+from gpm_tune.interrupts import heed_termination
 from gpm_tune.study.definition.specification import Study
 from gpm_tune.study.running.trainable import Interruption
 from gpm_tune.study.storage.home import Home
@@ -71,6 +73,7 @@ def _train(
 ) -> bool | str:
     """Whether the teacher is trained, or the reason why it cannot be."""
     torch.set_num_threads(threads)
+    is_interrupted, is_asked_to_end = Interruption(switch), heed_termination()
     teacher, cache = Experiment.model_validate(plain), Path(home_cache)
     if storage:
         fetch_teacher(teacher, cache, storage)  # another node may have begun
@@ -80,10 +83,12 @@ def _train(
             cache,
             "cuda" if gpu else "cpu",
             on_evaluation=lambda _: share_teacher(teacher, cache, storage) if storage else None,
-            should_stop=Interruption(switch),
+            should_stop=lambda: is_interrupted() or is_asked_to_end(),
         )
         if storage:
             share_teacher(teacher, cache, storage)
+        if not trained and not is_interrupted():
+            os._exit(1)  # Ray starts it again, elsewhere if the node has gone
         return trained
     except (DivergedError, UserError) as error:
         return str(error)

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import faulthandler
+import os
 import re
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import gpm_tune
+from gpm_tune.study.running import watchdog
 
+TIME_IS_OVER = getattr(signal, "SIGRTMAX", signal.SIGUSR2)  # which nobody else sends
 FRAME = re.compile(r'^  File "(?P<file>.+)", line (?P<line>\d+) in (?P<function>.+)$')
 
 
@@ -17,8 +23,11 @@ class TimeLimit:
     """How long a trial may take to its next evaluation, or for a checkpoint; None for as long as it likes.
 
     Where it takes longer its process ends, and leaves in the file where all its threads were. The
-    process that takes the trial over finds the file, and so does not hang in its turn.
+    process that takes the trial over finds the file, and so does not hang in its turn. Time in which the
+    process was frozen does not count.
     """
+
+    _watchdog: subprocess.Popen[str] | None = None  # of this process, for one trial after another
 
     def __init__(self, seconds: float | None, file: Path) -> None:
         self._seconds = seconds
@@ -40,11 +49,25 @@ class TimeLimit:
             return
         self._file.parent.mkdir(parents=True, exist_ok=True)
         with self._file.open("w") as file:
-            faulthandler.dump_traceback_later(self._seconds, exit=True, file=file)
+            # Chained to what the signal does otherwise, which is to end the process.
+            faulthandler.register(TIME_IS_OVER, file=file, chain=True)
+            self._tell(f"{self._seconds}\n")
             try:
                 yield
             finally:
-                faulthandler.cancel_dump_traceback_later()
+                self._tell("\n")
+                faulthandler.unregister(TIME_IS_OVER)
+
+    @classmethod
+    def _tell(cls, line: str) -> None:
+        """Tell the watchdog, which is started for the first line, or where it has been killed."""
+        dog = cls._watchdog
+        if dog is None or dog.poll() is not None:
+            told = [str(os.getpid()), str(int(TIME_IS_OVER))]
+            command = [sys.executable, "-I", "-S", watchdog.__file__, *told]
+            dog = cls._watchdog = subprocess.Popen(command, stdin=subprocess.PIPE, text=True, bufsize=1)
+        assert dog.stdin is not None, "it is a pipe"
+        dog.stdin.write(line)
 
 
 def _where(dump: str) -> str:

@@ -17,6 +17,7 @@ from ray import tune
 
 from gpm_tune.data.fingerprint import described, fingerprint
 from gpm_tune.errors import DivergedError, OtherDataError, UserError, first_line
+from gpm_tune.interrupts import heed_termination
 from gpm_tune.study.cluster.nodes import NodeReport, drain, look, misfit
 from gpm_tune.study.running.health import is_of_machine, why_sick
 from gpm_tune.study.running.spot import SpotWatch
@@ -93,6 +94,7 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
 
     def setup(self, config: dict[str, Any], switch: Any) -> None:
         self._interrupted = Interruption(switch)
+        self._asked_to_end = heed_termination()
         self._spot = None if config["expected"] is None else SpotWatch()
         self._obstacle = self._look(config)
         self._has_left = False
@@ -202,14 +204,17 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
         }
 
     def _has_to_stop(self) -> bool:
-        return self._interrupted() or bool(self._spot and self._spot.notice)
+        return self._interrupted() or self._asked_to_end() or bool(self._spot and self._spot.notice)
 
     def _stopped(self) -> dict[str, Any]:
         """The result of a trial that was told to stop, here or everywhere."""
-        if self._spot and self._spot.notice and not self._interrupted():
-            drain(ray.get_runtime_context().get_node_id(), self._spot.notice, NOTICE_SECONDS)
+        if self._interrupted():
+            return {"interrupted": True}
+        if self._spot and self._spot.notice:
+            if not self._spot.is_draining:
+                drain(ray.get_runtime_context().get_node_id(), self._spot.notice, NOTICE_SECONDS)
             return self._leaves(self._spot.notice, is_loss=False)
-        return {"interrupted": True}
+        return self._leaves("its process was asked to end (SIGTERM)", is_loss=False)
 
     def _build(self) -> Trainer:
         if self._trial["device"] == "cuda":

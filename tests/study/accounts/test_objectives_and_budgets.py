@@ -4,14 +4,16 @@ from pathlib import Path
 
 import optuna
 import pytest
-from examples import study_of
+from examples import POINTS, study_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from ledgers import PBT, record, take, write_checkpoint
 
+from gpm_tune.config import SEEDS
 from gpm_tune.study.accounts.confirmation import ConfirmationLedger, best_shares, confirmed, rank_agreement
 from gpm_tune.study.accounts.ledger import Ledger, Verdict
 from gpm_tune.study.accounts.records import read_study
+from gpm_tune.study.definition import space
 
 
 def measured(value: float, **more: float) -> dict[str, float]:
@@ -163,6 +165,19 @@ def test_the_best_trials_are_confirmed_with_new_seeds(storage: str) -> None:
     assert rows[0].mean == pytest.approx(13.0)  # of 11, 13, 15
     assert rows[0].std == pytest.approx(2.0)
     assert rank_agreement(rows) == pytest.approx(1.0)
+
+
+def test_after_the_last_seed_the_first_ones_confirm(storage: str) -> None:
+    experiment = space.put(POINTS, {"seed": SEEDS - 2})
+    study = study_of(experiment=experiment, budget={"trials": 1}, confirm={"trials": 1, "seeds": 3})
+    ledger = Ledger(study, storage)
+    run(ledger, take(ledger), measured(1.0))
+    stage = ConfirmationLedger(study, storage, record(storage).ranked())
+    seeds = []
+    while (assignment := stage.next()) is not None:
+        seeds.append(assignment.experiment.seed)
+        run(stage, assignment.number, measured(1.0))
+    assert seeds == [SEEDS - 1, 0, 1]
 
 
 def test_a_confirmed_zero_is_a_zero(storage: str) -> None:

@@ -7,6 +7,7 @@ import optuna
 import pytest
 from examples import POINTS, study_of
 
+from gpm_tune.config import SEEDS
 from gpm_tune.study.accounts.ledger import Ledger
 from gpm_tune.study.accounts.records import read_study
 from gpm_tune.study.definition import space
@@ -34,7 +35,8 @@ def run_to_the_end(study: Study, storage: str | None = None) -> list[dict[str, A
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_every_sampler_draws_what_the_space_holds(name: str) -> None:
-    sampler = {"name": name} | ({"startup_trials": 3} if name in ("tpe", "gp", "cmaes") else {})
+    startup = {"startup_trials": 3} if name in ("tpe", "gp", "cmaes") else {}
+    sampler = {"name": name, "seed": SEEDS - 1, **startup}
     base = space.put(POINTS, {"model.eta": 5.0})
     study = study_of(experiment=base, sampler=sampler, search=FINITE, budget={"trials": 9})
     drawn = run_to_the_end(study)

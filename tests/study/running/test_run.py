@@ -209,9 +209,9 @@ def test_training_alone_is_interrupted_and_continued_in_the_same_run(tmp_path: P
     path.write_text(yaml.safe_dump(LONG))
     process = start("train", path, "--device", "cpu", home=home)
     read_until(process, "step 1500/4500")
-    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=60)
-    assert process.returncode == 130, output
+    assert process.returncode == 143, output
     assert "interrupted; continue with" in output
     result = gpm_tune("train", path, "--device", "cpu", home=home)
     assert result.returncode == 0, result.stderr
@@ -221,6 +221,52 @@ def test_training_alone_is_interrupted_and_continued_in_the_same_run(tmp_path: P
     history = MlflowClient(Home(home).tracking_uri.secret()).get_metric_history(run.info.run_id, "frechet")
     assert [point.step for point in history] == [1500, 3000, 4500]
     assert run.data.tags["gpm.state"] == "complete"
+
+
+def terminate(process: subprocess.Popen[str]) -> str:
+    """SIGTERM to the program and all that it has started, twice, as of systemd or Slurm; what it prints."""
+    for _ in range(2):
+        for each in [process, *psutil.Process(process.pid).children(recursive=True)]:
+            each.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 143, output
+    assert "interrupted; continue with" in output
+    return output
+
+
+def test_sigterm_stops_the_confirmation_of_a_study_whose_used_up_hours_were_extended(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    path = write_study(
+        tmp_path,
+        name="seeds",
+        experiment=space.put(LONG, {"training.steps": 800, "evaluation.every": 400}),
+        budget={"trials": 1, "hours": 1e-9},
+        confirm={"trials": 1, "seeds": 3},
+        resources={"cpu": 1, "concurrent": 1},
+    )
+    result = gpm_tune("run", path, home=home)
+    assert result.returncode == 1, result.stdout + result.stderr
+    assert "1e-09 hours have passed (budget.hours)" in result.stdout
+    process = start("resume", "seeds", "--set", "budget.hours=1", home=home)
+    read_until(process, "step 800/800")
+    read_until(process, "step 400/800")
+    terminate(process)
+    storage = Home(home).optuna_uri
+    assert [trial.state for trial in read_study(storage, "seeds").trials] == ["complete"]
+    states = [trial.state for trial in read_study(storage, "seeds.confirm").trials]
+    assert states[-1] == "interrupted"
+
+
+def test_sigterm_stops_the_training_of_a_teacher(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    teacher = space.put(TEACHER, {"training.steps": 10**6, "evaluation.every": 10**6})
+    model = {**MODELS["score_gan"], "teacher": {"experiment": teacher}}
+    search = {"model.score_steps": {"int": [1, 4]}}
+    path = write_study(tmp_path, name="taught", experiment={**POINTS, "model": model}, search=search)
+    process = start("run", path, home=home)
+    read_until(process, "teacher: edm on gaussians")
+    terminate(process)
+    assert not read_study(Home(home).optuna_uri, "taught").trials
 
 
 def test_training_alone_that_diverges_says_so(tmp_path: Path) -> None:

@@ -1,12 +1,16 @@
 """The time limit: a process that hangs ends, even with the GIL held, and says where it was."""
 
+import os
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from gpm_tune.study.running.time_limit import TimeLimit
+from gpm_tune.study.running.time_limit import TIME_IS_OVER, TimeLimit
 
 HANG = """
 import ctypes, sys, time
@@ -30,13 +34,60 @@ with TimeLimit(0.5, Path(sys.argv[1])).watch():
 def test_a_hang_ends_the_process_and_names_the_place(tmp_path: Path, how: str) -> None:
     file = tmp_path / "trial" / "hang.txt"
     code = HANG.format(how=how)
-    assert subprocess.run([sys.executable, "-c", code, file], timeout=50, check=False).returncode == 1
+    ended = subprocess.run([sys.executable, "-c", code, file], timeout=50, check=False)
+    assert ended.returncode == -TIME_IS_OVER
     verdict = TimeLimit(0.5, file).verdict
     assert verdict is not None
     assert verdict.startswith(
         "no evaluation within 0.5 s; it was at <string>:8 in hang, called from config.py:"
     )
     assert verdict.endswith(f"in nearest (all threads: {file})")
+
+
+WORK = """
+import sys
+from pathlib import Path
+from gpm_tune.study.running.time_limit import TimeLimit
+
+with TimeLimit(2.0, Path(sys.argv[1])).watch():
+    print("working", flush=True)
+    sys.stdin.readline()
+"""
+
+
+@pytest.mark.parametrize("freeze", [os.killpg, os.kill], ids=["all processes", "the trial alone"])
+def test_time_in_which_the_process_is_frozen_does_not_count(
+    tmp_path: Path, freeze: Callable[[int, int], None]
+) -> None:
+    file = tmp_path / "hang.txt"
+    with subprocess.Popen(
+        [sys.executable, "-c", WORK, file],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "working\n"
+        freeze(process.pid, signal.SIGSTOP)
+        time.sleep(3)
+        freeze(process.pid, signal.SIGCONT)
+        process.communicate("done\n", timeout=50)
+    assert process.returncode == 0
+    assert TimeLimit(2.0, file).verdict is None
+
+
+def test_the_watchdog_is_told_of_one_interval_after_another_and_replaced(tmp_path: Path) -> None:
+    limit = TimeLimit(60.0, tmp_path / "hang.txt")
+    for _ in range(100):
+        with limit.watch():
+            pass
+    dog = TimeLimit._watchdog
+    assert dog is not None
+    dog.kill()
+    dog.wait()
+    with limit.watch():
+        assert TimeLimit._watchdog is not dog
 
 
 def test_what_is_quick_enough_is_left_alone(tmp_path: Path) -> None:
