@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -14,6 +15,7 @@ from gpm_tune.errors import UserError
 if TYPE_CHECKING:
     from gpm_tune.data import DataConfig
 
+IRREGULAR = -2
 CHUNK = 4096  # samples that are hashed at a time
 ATTEMPTS = 3  # the first may download or decode, which changes the files
 
@@ -24,7 +26,7 @@ class File(NamedTuple):
     """A file as its folder lists it."""
 
     name: str  # relative to the folder, with / between its parts
-    size: int  # in bytes; -1 where the file cannot be reached
+    size: int  # in bytes; -1 where the file cannot be reached, -2 where it is a pipe, socket or device
     modified: int  # in ns since the epoch
     changed: int  # likewise; not even a copy that keeps the time of modification can set it
 
@@ -58,6 +60,8 @@ def _look(path: str, name: str) -> File:
         found = os.stat(path)  # noqa: PTH116
     except OSError:  # a link to nowhere: what reads it says so
         return File(name, -1, 0, 0)
+    if not stat.S_ISREG(found.st_mode):
+        return File(name, IRREGULAR, 0, 0)
     return File(name, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
 

@@ -237,7 +237,7 @@ def test_unreadable_pictures_are_named(root: Path, cache: Path) -> None:
     assert not arrays(cache)
     for number in range(20):
         (root / f"bad_{number}.png").touch()
-    with pytest.raises(UserError, match=r"24 of 53 pictures(.*\n){11}and 14 more$"):
+    with pytest.raises(UserError, match=r"24 of 53 pictures(.*\n){11}and 14 more\nhelp: "):
         config(root).prepare()
 
 

@@ -65,6 +65,15 @@ def prepare_data(experiment: Experiment, storage: str | None = None) -> None:
     experiment.check_samples(len(experiment.data.load(experiment.seed).train))
 
 
+def check_data_here(experiment: Experiment) -> None:
+    """Raise UserError where data that are here cannot be read; what a run would fetch first is left alone."""
+    experiment.check_data()
+    for needed in filter(None, (experiment, experiment.teacher)):
+        files: Path | None = getattr(needed.data, "files", None)
+        if files is None or files.exists():
+            prepare_data(needed)
+
+
 def _take(data: DataConfig, storage: str) -> None:
     """Copy a data set whose files are not here from the storage, if that has it."""
     if isinstance(data, Packable) and not data.has_files:
