@@ -21,6 +21,7 @@ Model = TypeVar("Model", bound=BaseModel)
 MOST_VALUES = 20_000  # of a file, repeated ones included: a few lines of aliases can stand for billions
 TOO_MANY = f"there are more than {MOST_VALUES:,} values, aliases resolved"
 MOST_BYTES = 2_000_000  # of a file: what is beyond is none that a person has written
+MOST_PROBLEMS = 50  # that a message lists
 DEEPEST = 32
 LONGEST_WORD = 100  # characters of a word, or value, that messages show
 LONGEST_KEY = 200
@@ -175,9 +176,11 @@ class Document:
         raise self.refusal(self._problem(each, at) for each in details)
 
     def refusal(self, problems: Iterable[tuple[Location, str]]) -> UserError:
-        """All that is wrong, a line each: `file:line: dotted.key: sentence`."""
-        messages = [f"{self.at(location)}: {_sentence(location, problem)}" for location, problem in problems]
-        return UserError("\n".join(dict.fromkeys(messages)))
+        """What is wrong, a line each: `file:line: dotted.key: sentence`."""
+        found = [f"{self.at(location)}: {_sentence(location, problem)}" for location, problem in problems]
+        messages = list(dict.fromkeys(found))
+        more = [f"and {len(messages) - MOST_PROBLEMS} more"] if len(messages) > MOST_PROBLEMS else []
+        return UserError("\n".join([*messages[:MOST_PROBLEMS], *more]))
 
     def at(self, location: Location) -> str:
         """`file:line` of a key, or the command-line assignment that gave the value."""

@@ -16,7 +16,7 @@ from gpm_tune.cli import studies, reports, experiments, starting, cluster
 # isort: on
 from gpm_tune.cli.common import BAD_INPUT, BUG, HELP, INTERRUPTED, NO_RESULT, app
 from gpm_tune.cli.output import ListsCommand, output, with_flags
-from gpm_tune.errors import DivergedError, UserError
+from gpm_tune.errors import DivergedError, UserError, escaped
 
 __all__ = ["app", "cluster", "experiments", "main", "reports", "script", "starting", "studies"]
 
@@ -43,8 +43,8 @@ def run(application: Callable[[], object]) -> None:
     except Exception as error:
         code, message = _judge(error)
         if output.verbose or code == BUG:
-            traceback.print_exc()
-        for line in message.splitlines():
+            print(*map(escaped, traceback.format_exc().splitlines()), sep="\n", file=sys.stderr)
+        for line in map(escaped, message.splitlines()):
             print(line if line.startswith("help: ") else f"error: {line}", file=sys.stderr)
         sys.exit(code)
 

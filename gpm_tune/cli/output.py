@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 import typer
 from typer.core import TyperCommand
 
+from gpm_tune.errors import UserError
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -84,7 +86,15 @@ def with_flags(function: Callable[..., None]) -> Callable[..., None]:
     @wraps(function)
     def call(*, json: bool, quiet: bool, verbose: bool, **arguments: Any) -> None:
         output.choose(json, quiet, verbose)
-        function(**arguments)
+        try:
+            function(**arguments)
+        except BaseException as error:
+            from gpm_tune.plugins import failure
+
+            sentence = failure(error)
+            if sentence is None:
+                raise
+            raise UserError(sentence) from error
 
     hints = get_type_hints(function, include_extras=True)
     own = [

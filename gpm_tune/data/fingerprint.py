@@ -91,6 +91,7 @@ def read(config: DataConfig, seed: int) -> tuple[Dataset, str]:
     for _ in range(ATTEMPTS):
         key = _key(config)
         data = config.load(seed)
+        _check(config, data)
         if hasattr(config, "fingerprint"):
             return data, config.fingerprint()
         found = _known.get(key) or _digest(data if seed == 0 else config.load(0))
@@ -100,6 +101,20 @@ def read(config: DataConfig, seed: int) -> tuple[Dataset, str]:
             _known[key] = found
             return data, found
     raise UserError(f"{described(config)} change while they are read\nhelp: wait until they are complete")
+
+
+def _check(config: DataConfig, data: object) -> None:
+    """Raise UserError unless a data set, which may be a plug-in's, holds what it says."""
+    if isinstance(data, Dataset):
+        shapes = {tuple(split.shape[1:]) for split in (data.train, data.validation, data.test)}
+        found = f"samples of shape {', '.join(map(str, sorted(shapes)))}"
+    else:
+        shapes, found = set(), f"a {type(data).__name__}"
+    if shapes != {tuple(config.shape)}:
+        raise UserError(
+            f"the data set '{config.name}' ({type(config).__module__}) gives {found}; expected a "
+            f"gpm_tune.data.Dataset with samples of shape {config.shape}"
+        )
 
 
 def described(config: DataConfig) -> str:

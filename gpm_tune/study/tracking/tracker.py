@@ -7,8 +7,6 @@ import logging
 import re
 import threading
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +15,7 @@ from gpm_tune.study.tracking.sender import (
     METRICS,
     METRICS_A_BATCH,
     Sender,
-    import_mlflow,
+    import_for_delivery,
     is_rejection,
     without_login,
 )
@@ -54,6 +52,7 @@ class Tracker:
     ) -> None:
         """artifact_root: where a new MLflow experiment keeps artifacts; None lets MLflow decide."""
         self._folder = spool_folder
+        self._uri = tracking_uri
         self._sender = Sender(tracking_uri, experiment, artifact_root)
         self._spools: dict[str, Spool] = {}
         self._lock = threading.Lock()
@@ -65,11 +64,7 @@ class Tracker:
         self._refusals: set[tuple[str, str]] = set()
 
     def __enter__(self) -> Tracker:
-        # Imported here and not in the thread: a module that two threads import at once can be
-        # seen half made. MLflow imports IPython later, where it is installed, and matplotlib looks at it.
-        import_mlflow()
-        with suppress(ImportError):
-            import_module("IPython")
+        import_for_delivery(self._uri)
         with self._lock:
             for events in sorted(self._folder.glob("*/events.jsonl")):
                 spool = Spool(events.parent)
