@@ -32,7 +32,8 @@ YAML = "tag:yaml.org,2002:"
 class _UnsuitableError(yaml.MarkedYAMLError):
     """Valid YAML that has no place in a study."""
 
-    def __init__(self, problem: str, node: yaml.Node | yaml.Event) -> None:
+    def __init__(self, problem: str, node: Any) -> None:
+        """node: or event, either of which knows its line."""
         super().__init__(problem=problem, problem_mark=node.start_mark)
 
 
@@ -47,10 +48,10 @@ class _Loader(yaml.SafeLoader):
         self._composed = 0
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        """The next node. Counted as they are read: the whole of a file that is too long would take minutes."""
+        """The next node. They are counted as they are read: the whole of a long file would take minutes."""
         self._composed += index is not None  # keys have none
         if self._composed > MOST_VALUES:
-            raise _UnsuitableError(TOO_MANY, self.peek_event())
+            raise _UnsuitableError(TOO_MANY, self.peek_event())  # type: ignore[no-untyped-call]
         return super().compose_node(parent, index)
 
     def refuse_tag(self, node: yaml.Node) -> Any:
@@ -98,7 +99,10 @@ class Document:
 
     @classmethod
     def load(cls, path: Path) -> Document:
-        """Read a file. Raises UserError where it is missing, too long, no YAML, no mapping, or repeats a key."""
+        """Read a file.
+
+        Raises UserError where it is missing, too long, no YAML, no mapping, or repeats a key.
+        """
         try:
             with path.open("rb") as file:
                 content = file.read(MOST_BYTES + 1)

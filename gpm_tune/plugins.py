@@ -107,7 +107,9 @@ def failure(error: BaseException) -> str | None:
     if package is None:
         return None
     where = extract_tb(error.__traceback__)[-1]
-    return f"the plug-in package {package} failed: {_said(error)} ({Path(where.filename).name}:{where.lineno})"
+    return (
+        f"the plug-in package {package} failed: {_said(error)} ({Path(where.filename).name}:{where.lineno})"
+    )
 
 
 def packages() -> dict[str, str]:
@@ -135,7 +137,9 @@ def _package(entry: EntryPoint) -> str:
 
 
 def _described(entry: EntryPoint) -> str:
-    point = escaped(f"'{entry.name}' of the package {_package(entry)} (entry point {entry.group}, {entry.value})")
+    point = escaped(
+        f"'{entry.name}' of the package {_package(entry)} (entry point {entry.group}, {entry.value})"
+    )
     return f"plug-in {point}"
 
 

@@ -90,8 +90,7 @@ def read(config: DataConfig, seed: int) -> tuple[Dataset, str]:
     """
     for _ in range(ATTEMPTS):
         key = _key(config)
-        data = config.load(seed)
-        _check(config, data)
+        data = load(config, seed)
         if hasattr(config, "fingerprint"):
             return data, config.fingerprint()
         found = _known.get(key) or _digest(data if seed == 0 else config.load(0))
@@ -103,18 +102,19 @@ def read(config: DataConfig, seed: int) -> tuple[Dataset, str]:
     raise UserError(f"{described(config)} change while they are read\nhelp: wait until they are complete")
 
 
-def _check(config: DataConfig, data: object) -> None:
-    """Raise UserError unless a data set, which may be a plug-in's, holds what it says."""
-    if isinstance(data, Dataset):
-        shapes = {tuple(split.shape[1:]) for split in (data.train, data.validation, data.test)}
-        found = f"samples of shape {', '.join(map(str, sorted(shapes)))}"
+def load(config: DataConfig, seed: int) -> Dataset:
+    """The data set, split by a seed. Raises UserError where it, maybe a plug-in's, is not what it says."""
+    data: object = config.load(seed)
+    expected = f"a gpm_tune.data.Dataset with samples of shape {tuple(config.shape)}"
+    if not isinstance(data, Dataset):
+        found = f"a {type(data).__name__}"
     else:
-        shapes, found = set(), f"a {type(data).__name__}"
-    if shapes != {tuple(config.shape)}:
-        raise UserError(
-            f"the data set '{config.name}' ({type(config).__module__}) gives {found}; expected a "
-            f"gpm_tune.data.Dataset with samples of shape {config.shape}"
-        )
+        shapes = {tuple(split.shape[1:]) for split in (data.train, data.validation, data.test)}
+        if shapes == {tuple(config.shape)}:
+            return data
+        found = f"samples of shape {', '.join(map(str, sorted(shapes)))}"
+    whose = f"the data set '{config.name}' ({type(config).__module__})"
+    raise UserError(f"{whose} gives {found}, expected {expected}")
 
 
 def described(config: DataConfig) -> str:

@@ -32,10 +32,11 @@ class FolderConfig(Config):
     """A folder of pictures: their central squares, resized and scaled to [-1, 1]; eight tenths for training.
 
     Every file in a format that Pillow itself decodes is taken, in nested folders, too; hidden ones, and
-    folders that are links, are left out; other files are counted. Pictures are turned upright as their EXIF data say; what is transparent shows
-    white. A tenth, chosen by their names, are for tests, and another tenth, drawn from the seed, for
-    validation. They are decoded once, into folders/ below $GPM_TUNE_DATA, else ~/.cache/gpm-tune/data, and
-    again when the folder has changed; nothing is written into the folder itself.
+    folders that are links, are left out; other files are counted. Pictures are turned upright as their EXIF
+    data say; what is transparent shows white. A tenth, chosen by their names, are for tests, and another
+    tenth, drawn from the seed, for validation. They are decoded once, into folders/ below $GPM_TUNE_DATA,
+    else ~/.cache/gpm-tune/data, and again when the folder has changed; nothing is written into the folder
+    itself.
     """
 
     name: Literal["folder"]

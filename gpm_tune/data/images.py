@@ -9,7 +9,7 @@ import stat
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 from filelock import FileLock
@@ -40,7 +40,8 @@ Shape = tuple[int, ...]
 def mapped(array: Path, shape: Shape, write: Callable[[Path], None]) -> np.memmap:
     """The array (*shape) in uint8 that a file holds, mapped into memory copy-on-write.
 
-    Its first dimension may be less than the shape's, where `write` left something out. write: called with a path to write it to, where the file is not there, or not whole; of several
+    Its first dimension may be less than the shape's, where `write` left something out.
+    write: called with a path to write it to, where the file is not there, or not whole; of several
     processes that want arrays of the same folder by one, while the others wait. What it raises is raised.
     Raises UserError where the file's folder cannot be written.
     """
@@ -172,7 +173,8 @@ def _upright(image: Image) -> Image:
 
     image.load()  # some formats have their EXIF data at the end
     try:
-        turn = TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
+        orientation: Any = image.getexif().get(ExifTags.Base.Orientation)
+        turn = TURNS.get(orientation)
     except Exception:  # whatever mistyped metadata lead to
         turn = None
     return image if turn is None else image.transpose(Image.Transpose[turn])

@@ -69,7 +69,12 @@ def _scatter(points: Tensor, real: Tensor) -> bytes:
     for x, y in ((points[inside] - low) * scale).round().tolist():
         draw.circle((left + x, bottom - y), RADIUS, fill=POINT)
     numbers = [f"{number:.4g}" for number in (*low.tolist(), *high.tolist())]
-    places = [("la", left, bottom + 4), ("rs", left - 4, bottom), ("ra", right, bottom + 4), ("rt", left - 4, top)]
+    places = [
+        ("la", left, bottom + 4),
+        ("rs", left - 4, bottom),
+        ("ra", right, bottom + 4),
+        ("rt", left - 4, top),
+    ]
     for number, (anchor, x, y) in zip(numbers, places, strict=True):
         draw.text((x, y), number, "black", font, anchor=anchor)
     outside = int((~inside).sum())

@@ -189,7 +189,7 @@ def test_missing_inception_weights_are_refused_with_a_way_out(
         check_features("inception", tmp_path / "nothing.pth")
     wrong = tmp_path / "wrong.pth"
     torch.save({"code": print}, wrong)  # a pickle that would import a function
-    with pytest.raises(UserError, match="could not be read from"):
+    with pytest.raises(UserError, match="no weights can be read from"):
         check_features("inception", wrong)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setenv("GPM_TUNE_DATA", str(tmp_path))

@@ -218,7 +218,9 @@ def import_for_delivery(tracking_uri: str) -> None:
     """
     import_mlflow()
     is_server = tracking_uri.startswith("http")
-    migrations = () if is_server else iter_modules(import_module("mlflow.store.db").__path__, "mlflow.store.db.")
+    migrations = (
+        () if is_server else iter_modules(import_module("mlflow.store.db").__path__, "mlflow.store.db.")
+    )
     later = OF_SERVERS if is_server else (*OF_DATABASES, *(module.name for module in migrations))
     for name in ("IPython", *later):
         with suppress(ImportError):  # another version of MLflow may do without
