@@ -204,7 +204,7 @@ def _is_picture(file: File) -> bool:
 def _kind(file: File) -> str:
     """What a file that is no picture is counted as."""
     if file.size == IRREGULAR:
-        return "pipes, sockets or devices"
+        return "special files (pipes, sockets, devices)"
     return escaped(Path(file.name).suffix.lower()) or "without a suffix"
 
 
