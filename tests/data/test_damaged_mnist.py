@@ -1,4 +1,4 @@
-"""MNIST's files as downloads and people leave them: damaged or exchanged, they are refused in one sentence."""
+"""MNIST's files as downloads and people leave them: what is damaged or exchanged is refused in a sentence."""
 
 import gzip
 import os
