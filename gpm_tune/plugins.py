@@ -12,6 +12,8 @@ gpm_tune.flows       flows in closed form, for `kernel_flow`, as those of `gpm_t
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import Distribution, EntryPoint, entry_points
@@ -91,6 +93,18 @@ def installed(group: str) -> tuple[type[Config], ...]:
         if _is_being_imported(entry.module):
             raise PydanticUndefinedAnnotation(entry.attr, f"{entry.value} is being imported")
     return tuple(map(_load, entries))
+
+
+@contextmanager
+def named() -> Iterator[None]:
+    """Raise UserError with the package's name in place of what the code of a plug-in raises."""
+    try:
+        yield
+    except BaseException as error:
+        sentence = failure(error)
+        if sentence is None:
+            raise
+        raise UserError(sentence) from error
 
 
 def failure(error: BaseException) -> str | None:

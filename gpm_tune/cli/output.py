@@ -13,8 +13,6 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 import typer
 from typer.core import TyperCommand
 
-from gpm_tune.errors import UserError
-
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -88,13 +86,11 @@ def with_flags(function: Callable[..., None]) -> Callable[..., None]:
         output.choose(json, quiet, verbose)
         try:
             function(**arguments)
-        except BaseException as error:
-            from gpm_tune.plugins import failure
+        except BaseException:
+            from gpm_tune.plugins import named
 
-            sentence = failure(error)
-            if sentence is None:
+            with named():
                 raise
-            raise UserError(sentence) from error
 
     hints = get_type_hints(function, include_extras=True)
     own = [

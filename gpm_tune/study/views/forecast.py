@@ -12,6 +12,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from gpm_tune.errors import UserError
+from gpm_tune.plugins import named
 from gpm_tune.study.accounts.ledger import Ledger
 from gpm_tune.study.cluster.capacity import Capacity, price_of, this_machine
 from gpm_tune.study.cluster.connection import connected
@@ -92,7 +93,8 @@ def _has_trained(teacher: Experiment, home: Home) -> bool:
 
 def _measure(experiments: Sequence[Experiment], resources: Resources) -> list[Pace]:
     device = "cuda" if resources.gpu else "cpu"
-    return [measure_pace(experiment, device, resources.cpu) for experiment in experiments]
+    with named():
+        return [measure_pace(experiment, device, resources.cpu) for experiment in experiments]
 
 
 def extrapolate(study: Study, paces: Sequence[Pace], capacity: Capacity) -> Forecast:

@@ -42,13 +42,16 @@ from gpm_tune.data.images import decode_all
 decode_all(sorted(folder.glob("*.tif")), 1, 8, folder / "pictures.npy")
 """
 MIRRORS = """
+import time
+from gpm_tune.study.storage import mirror
 from gpm_tune.study.storage.home import Home
-from gpm_tune.study.storage.mirror import Mirror
 home = Home(folder / "home", storage=str(folder / "storage"))
 home.study("small").mkdir(parents=True)
 (home.study("small") / "study.yaml").touch()
-with Mirror(home, "small") as mirror:
-    assert mirror._push()
+mirror.PUSH_EVERY = 0.01
+with mirror.Mirror(home, "small"):
+    while not list(folder.glob("storage/**/study.yaml")):
+        time.sleep(0.1)
 """
 ENDING = """
 print(*sorted(name for name in asked if name in sys.modules))  # others are not installed
