@@ -14,11 +14,14 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from gpm_tune.config import nearest
-from gpm_tune.errors import UserError
+from gpm_tune.errors import UserError, escaped
 
 Location = tuple[str | int, ...]
 Model = TypeVar("Model", bound=BaseModel)
 MOST_VALUES = 20_000  # of a file, repeated ones included: a few lines of aliases can stand for billions
+TOO_MANY = f"there are more than {MOST_VALUES:,} values, aliases resolved"
+MOST_BYTES = 2_000_000  # of a file: what is beyond is none that a person has written
+MOST_PROBLEMS = 50  # that a message lists
 DEEPEST = 32
 LONGEST_WORD = 100  # characters of a word, or value, that messages show
 LONGEST_KEY = 200
@@ -29,7 +32,8 @@ YAML = "tag:yaml.org,2002:"
 class _UnsuitableError(yaml.MarkedYAMLError):
     """Valid YAML that has no place in a study."""
 
-    def __init__(self, problem: str, node: yaml.Node) -> None:
+    def __init__(self, problem: str, node: Any) -> None:
+        """node: or event, either of which knows its line."""
         super().__init__(problem=problem, problem_mark=node.start_mark)
 
 
@@ -38,6 +42,17 @@ class _Loader(yaml.SafeLoader):
 
     2e-4 is a number, as everybody expects, and a date is text.
     """
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._composed = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """The next node. They are counted as they are read: the whole of a long file would take minutes."""
+        self._composed += index is not None  # keys have none
+        if self._composed > MOST_VALUES:
+            raise _UnsuitableError(TOO_MANY, self.peek_event())  # type: ignore[no-untyped-call]
+        return super().compose_node(parent, index)
 
     def refuse_tag(self, node: yaml.Node) -> Any:
         """Python's objects, and YAML's sets, dates and bytes."""
@@ -84,9 +99,16 @@ class Document:
 
     @classmethod
     def load(cls, path: Path) -> Document:
-        """Read a file. Raises UserError where it is missing, no YAML, no mapping, or repeats a key."""
+        """Read a file.
+
+        Raises UserError where it is missing, too long, no YAML, no mapping, or repeats a key.
+        """
         try:
-            text = path.read_text(encoding="utf-8")
+            with path.open("rb") as file:
+                content = file.read(MOST_BYTES + 1)
+            if len(content) > MOST_BYTES:
+                raise UserError(f"{path}: has more than {MOST_BYTES:,} bytes: it is no file of a person's")
+            text = content.decode()
         except UnicodeDecodeError as error:
             line = error.object.count(b"\n", 0, error.start) + 1
             raise UserError(f"{path}:{line}: cannot be read: not UTF-8 text: {error.reason}") from None
@@ -158,9 +180,11 @@ class Document:
         raise self.refusal(self._problem(each, at) for each in details)
 
     def refusal(self, problems: Iterable[tuple[Location, str]]) -> UserError:
-        """All that is wrong, a line each: `file:line: dotted.key: sentence`."""
-        messages = [f"{self.at(location)}: {_sentence(location, problem)}" for location, problem in problems]
-        return UserError("\n".join(dict.fromkeys(messages)))
+        """What is wrong, a line each: `file:line: dotted.key: sentence`."""
+        found = [f"{self.at(location)}: {_sentence(location, problem)}" for location, problem in problems]
+        messages = list(dict.fromkeys(found))
+        more = [f"and {len(messages) - MOST_PROBLEMS} more"] if len(messages) > MOST_PROBLEMS else []
+        return UserError("\n".join([*messages[:MOST_PROBLEMS], *more]))
 
     def at(self, location: Location) -> str:
         """`file:line` of a key, or the command-line assignment that gave the value."""
@@ -284,7 +308,7 @@ def _record_lines(node: yaml.Node, location: Location, lines: dict[Location, int
     if len(location) > DEEPEST:
         raise _UnsuitableError(f"nested more than {DEEPEST} deep, or in itself", node)
     if len(lines) > MOST_VALUES:
-        raise _UnsuitableError(f"there are more than {MOST_VALUES:,} values, aliases resolved", node)
+        raise _UnsuitableError(TOO_MANY, node)
     lines.setdefault(location, node.start_mark.line + 1)
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
@@ -318,8 +342,7 @@ def _is_text(value: str) -> bool:
 
 def printable(text: str) -> str:
     """A text on one line, without what a terminal might obey, and with long words cut."""
-    plain = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-    return re.sub(rf"\S{{{LONGEST_WORD + 1},}}", lambda word: f"{word[0][:LONGEST_WORD]}…", plain)
+    return re.sub(rf"\S{{{LONGEST_WORD + 1},}}", lambda word: f"{word[0][:LONGEST_WORD]}…", escaped(text))
 
 
 def _sentence(location: Location, problem: str) -> str:

@@ -17,6 +17,11 @@ class DivergedError(Exception):
     """A training run that cannot go on because numbers stopped being finite; the text is the reason."""
 
 
+def escaped(text: str) -> str:
+    """A text on one line, without what a terminal might obey."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def first_line(error: BaseException) -> str:
     """What an error says, without what follows."""
     return (str(error).strip().splitlines() or [""])[0]

@@ -12,9 +12,13 @@ gpm_tune.flows       flows in closed form, for `kernel_flow`, as those of `gpm_t
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import Distribution, EntryPoint, entry_points
+from pathlib import Path
+from traceback import extract_tb, walk_tb
 from typing import Annotated, Any, Union, get_args
 
 from pydantic import Field, GetCoreSchemaHandler
@@ -22,7 +26,7 @@ from pydantic.errors import PydanticUndefinedAnnotation
 from pydantic_core import CoreSchema
 
 from gpm_tune.config import Config
-from gpm_tune.errors import UserError
+from gpm_tune.errors import DivergedError, UserError, escaped
 
 # What a class must have to be one of the group.
 NEEDS = {
@@ -32,6 +36,8 @@ NEEDS = {
     "gpm_tune.flows": ("direction",),
 }
 NETWORK_ROLES = ("build_discriminator", "build_generator", "build_denoiser")  # a network has one or more
+
+_packages: dict[str, str] = {}  # of the plug-ins that were loaded, by their top-level modules
 
 
 @dataclass(frozen=True)
@@ -52,8 +58,8 @@ class Extensible:
         """The classes of the union, and those of plug-ins."""
         own: tuple[type[Config], ...] = get_args(union)
         added = [plugin for plugin in installed(self.group) if not self.role or hasattr(plugin, self.role)]
-        for plugin in added:
-            if name_of(plugin) in map(name_of, own):
+        for index, plugin in enumerate(added):
+            if name_of(plugin) in map(name_of, (*own, *added[:index])):
                 raise UserError(
                     f"plug-in {plugin.__module__}.{plugin.__name__}: the name '{name_of(plugin)}' is that of "
                     f"another member of {self.group}; choose another one"
@@ -82,9 +88,42 @@ def installed(group: str) -> tuple[type[Config], ...]:
     """
     entries = sorted(entry_points(group=group), key=lambda entry: entry.name)
     for entry in entries:
+        if entry.pattern.fullmatch(entry.value) is None:
+            raise UserError(f"{_described(entry)} is none: expected MODULE:CLASS. {_advice(entry)}")
         if _is_being_imported(entry.module):
             raise PydanticUndefinedAnnotation(entry.attr, f"{entry.value} is being imported")
     return tuple(map(_load, entries))
+
+
+@contextmanager
+def named() -> Iterator[None]:
+    """Raise UserError with the package's name in place of what the code of a plug-in raises."""
+    try:
+        yield
+    except BaseException as error:
+        sentence = failure(error)
+        if sentence is None:
+            raise
+        raise UserError(sentence) from error
+
+
+def failure(error: BaseException) -> str | None:
+    """What the code of a plug-in has raised, and where, in a sentence; None where it was none's.
+
+    It may be SystemExit, too, or any other exception that nobody expects. What is meant for a person to read
+    is left as it is.
+    """
+    if isinstance(error, UserError | DivergedError | KeyboardInterrupt):
+        return None
+    modules = [str(frame.f_globals.get("__name__")) for frame, _ in walk_tb(error.__traceback__)]
+    tops = [module.partition(".")[0] for module in modules]
+    package = next((_packages[top] for top in tops if top in _packages), None)
+    if package is None:
+        return None
+    where = extract_tb(error.__traceback__)[-1]
+    return (
+        f"the plug-in package {package} failed: {_said(error)} ({Path(where.filename).name}:{where.lineno})"
+    )
 
 
 def packages() -> dict[str, str]:
@@ -96,7 +135,7 @@ def distributions() -> list[tuple[Distribution, set[str]]]:
     """The installed packages that have plug-ins, each with the top-level modules in which these are."""
     found: dict[str, tuple[Distribution, set[str]]] = {}
     for entry in (entry for group in NEEDS for entry in entry_points(group=group)):
-        if entry.dist is not None:
+        if entry.dist is not None and entry.dist.name:  # damaged metadata have none
             found.setdefault(entry.dist.name, (entry.dist, set()))[1].add(entry.module.partition(".")[0])
     return list(found.values())
 
@@ -107,15 +146,34 @@ def _is_being_imported(module: str) -> bool:
     return bool(getattr(spec, "_initializing", False))
 
 
+def _package(entry: EntryPoint) -> str:
+    return escaped((entry.dist and entry.dist.name) or entry.value)
+
+
+def _described(entry: EntryPoint) -> str:
+    point = escaped(
+        f"'{entry.name}' of the package {_package(entry)} (entry point {entry.group}, {entry.value})"
+    )
+    return f"plug-in {point}"
+
+
+def _advice(entry: EntryPoint) -> str:
+    return f"Mend it, or `pip uninstall {_package(entry)}`"
+
+
+def _said(error: BaseException) -> str:
+    return escaped(f"{type(error).__name__}: {error}".rstrip(": "))
+
+
 def _load(entry: EntryPoint) -> type[Config]:
-    package = entry.dist.name if entry.dist else entry.value
-    what = f"plug-in '{entry.name}' of the package {package} (entry point {entry.group}, {entry.value})"
+    what = _described(entry)
+    _packages[entry.module.partition(".")[0]] = _package(entry)
     try:
         config = entry.load()
-    except Exception as error:  # whatever another package raises when it is imported
-        raise UserError(
-            f"{what} cannot be loaded: {type(error).__name__}: {error}. Mend it, or `pip uninstall {package}`"
-        ) from error
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # whatever another package raises when it is imported, SystemExit too
+        raise UserError(f"{what} cannot be loaded: {_said(error)}. {_advice(entry)}") from error
     if not (isinstance(config, type) and issubclass(config, Config)):
         raise UserError(f"{what} is no class derived from gpm_tune.config.Config")
     name = config.model_fields.get("name")

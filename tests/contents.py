@@ -7,9 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 
-from gpm_tune.data import CelebAConfig, FolderConfig, MNISTConfig
+from gpm_tune.data import CelebAConfig, Dataset, FolderConfig, MNISTConfig
 
 PICTURES = 120
 
@@ -38,6 +39,11 @@ def write_mnist(root: Path, content: int) -> MNISTConfig:
         labels = np.zeros(count, np.uint8)
         (raw / f"{name}-labels-idx1-ubyte").write_bytes(b"\0\0\x08\x01" + sizes[:4] + labels.tobytes())
     return MNISTConfig(name="mnist", root=root)
+
+
+def points(dimensions: int) -> Dataset:
+    """Twenty zeros in each split."""
+    return Dataset(*(torch.zeros(20, dimensions) for _ in range(3)))
 
 
 def write_celeba(root: Path, content: int) -> CelebAConfig:

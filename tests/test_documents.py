@@ -1,5 +1,7 @@
 """YAML documents: line numbers, overrides, and errors that a person can act on."""
 
+import re
+import time
 from itertools import pairwise
 from pathlib import Path
 
@@ -152,3 +154,33 @@ def test_no_text_makes_anything_but_a_document_or_a_user_error(
         message = str(path)
         assert isinstance(data, dict)
     assert message.startswith(str(path))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "list: [" + "1, " * 3_000_000 + "1]",
+        "list: [" + "1, " * 300_000 + "1]",
+        "".join(f"key{number}: 1\n" for number in range(100_000)),
+        "list: &a [" + "*a, " * 100_000 + "*a]",
+        "a" * 3_000_000,
+    ],
+    ids=["millions", "below the limit of bytes", "keys", "aliases", "a word"],
+)
+def test_files_too_long_for_a_person_are_refused_as_soon_as_that_is_seen(tmp_path: Path, text: str) -> None:
+    start = time.process_time()
+    message = refusal(tmp_path, text)
+    assert re.search("more than (20,000 values|2,000,000 bytes)", message)
+    assert len(message) < 200
+    assert time.process_time() - start < 10, "of its own time: reading millions of values takes minutes"
+
+
+def test_what_never_ends_is_refused() -> None:
+    with pytest.raises(UserError, match="/dev/zero: has more than 2,000,000 bytes"):
+        Document.load(Path("/dev/zero"))
+
+
+def test_of_thousands_of_problems_some_are_told(tmp_path: Path) -> None:
+    lines = refusal(tmp_path, "inner:\n  rates:\n" + "  - x\n" * 5000).splitlines()
+    assert len(lines) == 51
+    assert lines[-1] == "and 4950 more"

@@ -5,12 +5,18 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from examples import experiment_of
 from program import COMMAND
 
 from gpm_tune import plugins
+from gpm_tune.cli.output import with_flags
+from gpm_tune.config import Config
+from gpm_tune.data.fingerprint import load
 from gpm_tune.errors import UserError
+from gpm_tune.study.running.trainable import reason_of
 from gpm_tune.study.starting.skeleton import KINDS, write_skeleton
 
 NAMES = {"dataset": "two_moons", "network": "wave", "flow": "inverse_multiquadric"}
@@ -24,7 +30,7 @@ def call(command: list[str], place: Path, folder: Path) -> subprocess.CompletedP
         capture_output=True,
         text=True,
         cwd=folder,
-        env=os.environ | {"PYTHONPATH": str(place), "OMP_NUM_THREADS": "1"},
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(place), *sys.path]), "OMP_NUM_THREADS": "1"},
         timeout=280,
         check=False,
     )
@@ -117,6 +123,18 @@ def test_it_may_be_imported_before_the_program(kind: str, place: Path, tmp_path:
 CONFIG = "from typing import Literal\nfrom gpm_tune.config import Config\nclass Mine(Config):\n    name: "
 BROKEN = {
     "raises at import": ("gpm_tune.data", "mine", "import nothing_like_this", "ModuleNotFoundError"),
+    "exits at import": (
+        "gpm_tune.data",
+        "mine",
+        "import sys; sys.exit('\\x1b[31mbye')",
+        r"SystemExit: \x1b[31mbye",
+    ),
+    "ends with what is no Exception": (
+        "gpm_tune.data",
+        "mine",
+        "class Odd(BaseException): pass\nraise Odd('one\\ntwo')",
+        r"Odd: one\ntwo",
+    ),
     "is no Config": ("gpm_tune.data", "mine", "class Mine: pass", "is no class derived from"),
     "has no class": ("gpm_tune.flows", "mine", "", "cannot be loaded: AttributeError"),
     "has another name": (
@@ -164,7 +182,7 @@ def test_a_broken_plug_in_is_refused(case: str, tmp_path: Path, monkeypatch: pyt
         plugins.installed.__wrapped__(group)
 
 
-@pytest.mark.parametrize("case", ["raises at import", "is no Config", "has a taken name", "lacks methods"])
+@pytest.mark.parametrize("case", ["exits at import", "is no Config", "has a taken name", "lacks methods"])
 def test_a_broken_plug_in_is_one_message_of_the_program(case: str, tmp_path: Path) -> None:
     write_broken(case, tmp_path)
     result = call([*COMMAND, "describe", "quickstart.yaml"], tmp_path, tmp_path)
@@ -173,3 +191,83 @@ def test_a_broken_plug_in_is_one_message_of_the_program(case: str, tmp_path: Pat
     assert "broken" in result.stderr
     assert len(result.stderr.splitlines()) == 1
     assert result.stdout == ""
+
+
+@pytest.mark.parametrize("value", ["broken:Mine!", "not a module", "", ":Mine", "broken:Mine\u202e"])
+def test_an_entry_point_that_is_none_is_refused(
+    value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    group = write_broken("is no Config", tmp_path)
+    points = tmp_path / "broken-1.0.dist-info" / "entry_points.txt"
+    points.write_text(f"[{group}]\nmine = {value}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UserError, match=r"of the package broken .*expected MODULE:CLASS") as error:
+        plugins.installed.__wrapped__(group)
+    assert str(error.value).isprintable()
+
+
+FAULTY = (
+    CONFIG
+    + """Literal["mine"]
+    shape: ClassVar = (2,)
+    validation_samples: ClassVar = 10
+    fault: str
+
+    def prepare(self): exec(self.fault)
+    def load(self, seed): return eval(self.fault)
+"""
+)
+FAULTS = {
+    "import sys; sys.exit(0)": "SystemExit: 0",
+    "raise EOFError": "EOFError",
+    r"raise KeyError('\x1b[31m\nred')": r"KeyError: '\x1b",
+    "raise type('Odd', (BaseException,), {})('x')": "Odd: x",
+    "import torch; torch.zeros(2) @ torch.zeros(3)": "RuntimeError: ",
+}
+
+
+@pytest.fixture
+def faulty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> type[Config]:
+    """A plug-in of a data set that runs any code."""
+    write_broken("is no Config", tmp_path)
+    (tmp_path / "broken.py").write_text(f"from typing import ClassVar\n{FAULTY}\nMine = Mine\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "broken", raising=False)
+    (found,) = plugins.installed.__wrapped__("gpm_tune.data")
+    return found
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_what_a_plug_in_raises_at_use_is_a_sentence_with_its_package(
+    fault: str, faulty: type[Config]
+) -> None:
+    def use() -> None:
+        faulty.model_validate({"name": "mine", "fault": fault}).prepare()  # type: ignore[attr-defined]
+
+    with pytest.raises(UserError, match=r"^the plug-in package broken failed: ") as error:
+        with_flags(use)(json=False, quiet=False, verbose=False)
+    assert FAULTS[fault] in str(error.value)
+    assert str(error.value).isprintable()
+    assert error.value.__cause__ is not None
+    assert reason_of(error.value.__cause__, experiment_of()) == str(error.value), "of a trial, too"
+
+
+def test_what_others_raise_is_not_a_plug_ins(faulty: type[Config]) -> None:
+    for expected in (KeyboardInterrupt, UserError):
+        with pytest.raises(expected) as raised:
+            faulty.model_validate(
+                {"name": "mine", "fault": f"from gpm_tune.errors import UserError; raise {expected.__name__}"}
+            ).prepare()  # type: ignore[attr-defined]
+        assert plugins.failure(raised.value) is None
+    with pytest.raises(SystemExit) as ended:
+        sys.exit(0)
+    assert plugins.failure(ended.value) is None
+
+
+@pytest.mark.parametrize("given", ["(1, 2)", "__import__('contents').points(3)"])
+def test_a_plug_in_that_gives_other_data_than_it_says_is_refused(given: str, faulty: type[Config]) -> None:
+    config: Any = faulty.model_validate({"name": "mine", "fault": given})
+    with pytest.raises(
+        UserError, match=r"the data set 'mine' \(broken\) gives .* expected a .*of shape \(2,\)"
+    ):
+        load(config, 0)

@@ -17,7 +17,7 @@ from gpm_tune.cli import studies, reports, experiments, starting, cluster
 # isort: on
 from gpm_tune.cli.common import BAD_INPUT, BUG, HELP, INTERRUPTED, NO_RESULT, app
 from gpm_tune.cli.output import ListsCommand, output, with_flags
-from gpm_tune.errors import DivergedError, UserError
+from gpm_tune.errors import DivergedError, UserError, escaped
 from gpm_tune.interrupts import exit_code, terminable
 from gpm_tune.uris import URI, without_secrets
 
@@ -50,8 +50,9 @@ def run(application: Callable[[], object]) -> None:
     except Exception as error:
         code, message = _judge(error)
         if output.verbose or code == BUG:
-            print(without_secrets(traceback.format_exc()), end="", file=sys.stderr)
-        for line in without_secrets(message).splitlines():
+            lines = without_secrets(traceback.format_exc()).splitlines()
+            print(*map(escaped, lines), sep="\n", file=sys.stderr)
+        for line in map(escaped, without_secrets(message).splitlines()):
             print(line if line.startswith("help: ") else f"error: {line}", file=sys.stderr)
         sys.exit(code)
 

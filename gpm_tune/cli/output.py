@@ -97,7 +97,13 @@ def with_flags(function: Callable[..., None]) -> Callable[..., None]:
     @wraps(function)
     def call(*, json: bool, quiet: bool, verbose: bool, **arguments: Any) -> None:
         output.choose(json, quiet, verbose)
-        function(**{name: expand(v) if isinstance(v, Path) else v for name, v in arguments.items()})
+        try:
+            function(**{name: expand(v) if isinstance(v, Path) else v for name, v in arguments.items()})
+        except BaseException:
+            from gpm_tune.plugins import named
+
+            with named():
+                raise
 
     hints = get_type_hints(function, include_extras=True)
     own = [

@@ -89,17 +89,20 @@ class CelebAConfig(Config):
     def _partition(self) -> list[list[str]]:
         """The file names of the training, validation and test images."""
         file = self.files / PARTITION
-        try:
-            rows = [line.split() for line in file.read_text().splitlines() if line.strip()]
-        except OSError:
+        if not file.is_file():
             raise UserError(
                 f"CelebA is not in {self.files}. Put its file list_eval_partition.txt and its folder "
                 "img_align_celeba, unzipped, there (they are not downloaded: their host limits it), or "
                 "name the folder that holds celeba/ in GPM_TUNE_DATA or in the key data.root."
-            ) from None
-        if not rows or any(len(row) != 2 or row[1] not in SPLITS for row in rows):
+            )
+        lines = file.read_text(errors="replace").splitlines()
+        rows = [line.split() for line in lines if line.strip()]
+        if any(len(row) != 2 or row[1] not in SPLITS for row in rows):
             raise UserError(f"{file}: expected lines such as `000001.jpg 0`")
-        return [sorted(name for name, split in rows if split == wanted) for wanted in SPLITS]
+        splits = [sorted(name for name, split in rows if split == wanted) for wanted in SPLITS]
+        if not all(splits):
+            raise UserError(f"{file}: expected images for training (0), validation (1) and tests (2)")
+        return splits
 
     def _images(self, names: list[str]) -> np.memmap:
         """The images of these files, (N, 3, 64, 64) in uint8, mapped into memory copy-on-write."""

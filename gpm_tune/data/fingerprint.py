@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -14,6 +15,7 @@ from gpm_tune.errors import UserError
 if TYPE_CHECKING:
     from gpm_tune.data import DataConfig
 
+IRREGULAR = -2
 CHUNK = 4096  # samples that are hashed at a time
 ATTEMPTS = 3  # the first may download or decode, which changes the files
 
@@ -24,7 +26,7 @@ class File(NamedTuple):
     """A file as its folder lists it."""
 
     name: str  # relative to the folder, with / between its parts
-    size: int  # in bytes; -1 where the file cannot be reached
+    size: int  # in bytes; -1 where the file cannot be reached, -2 where it is a pipe, socket or device
     modified: int  # in ns since the epoch
     changed: int  # likewise; not even a copy that keeps the time of modification can set it
 
@@ -58,6 +60,8 @@ def _look(path: str, name: str) -> File:
         found = os.stat(path)  # noqa: PTH116
     except OSError:  # a link to nowhere: what reads it says so
         return File(name, -1, 0, 0)
+    if not stat.S_ISREG(found.st_mode):
+        return File(name, IRREGULAR, 0, 0)
     return File(name, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
 
@@ -86,7 +90,7 @@ def read(config: DataConfig, seed: int) -> tuple[Dataset, str]:
     """
     for _ in range(ATTEMPTS):
         key = _key(config)
-        data = config.load(seed)
+        data = load(config, seed)
         if hasattr(config, "fingerprint"):
             return data, config.fingerprint()
         found = _known.get(key) or _digest(data if seed == 0 else config.load(0))
@@ -96,6 +100,21 @@ def read(config: DataConfig, seed: int) -> tuple[Dataset, str]:
             _known[key] = found
             return data, found
     raise UserError(f"{described(config)} change while they are read\nhelp: wait until they are complete")
+
+
+def load(config: DataConfig, seed: int) -> Dataset:
+    """The data set, split by a seed. Raises UserError where it, maybe a plug-in's, is not what it says."""
+    data: object = config.load(seed)
+    expected = f"a gpm_tune.data.Dataset with samples of shape {tuple(config.shape)}"
+    if not isinstance(data, Dataset):
+        found = f"a {type(data).__name__}"
+    else:
+        shapes = {tuple(split.shape[1:]) for split in (data.train, data.validation, data.test)}
+        if shapes == {tuple(config.shape)}:
+            return data
+        found = f"samples of shape {', '.join(map(str, sorted(shapes)))}"
+    whose = f"the data set '{config.name}' ({type(config).__module__})"
+    raise UserError(f"{whose} gives {found}, expected {expected}")
 
 
 def described(config: DataConfig) -> str:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
+from collections import Counter
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -14,23 +17,27 @@ from torch import Tensor
 
 from gpm_tune.config import Config
 from gpm_tune.data.dataset import Dataset, default_root, find_array
-from gpm_tune.data.fingerprint import File, digest, list_files
+from gpm_tune.data.fingerprint import IRREGULAR, File, digest, list_files
 from gpm_tune.data.images import decode_all, mapped, open_array
-from gpm_tune.errors import UserError
+from gpm_tune.errors import UserError, escaped
 from gpm_tune.paths import LocalPath, expand
 
 LEAST = 20  # pictures: two for validation, because of one there is no FID
+NOT_DECODED = {"EPS", "MPEG"}  # opened by Pillow, and decoded by another program, or not at all
 DECODING = 1  # raised by changes to how pictures are decoded: arrays of before are not used then
+
+_log = logging.getLogger("gpm_tune")
 
 
 class FolderConfig(Config):
     """A folder of pictures: their central squares, resized and scaled to [-1, 1]; eight tenths for training.
 
-    Every file in a format that Pillow reads is taken, in nested folders, too; hidden ones, and folders that
-    are links, are left out. Pictures are turned upright as their EXIF data say; what is transparent shows
-    white. A tenth, chosen by their names, are for tests, and another tenth, drawn from the seed, for
-    validation. They are decoded once, into folders/ below $GPM_TUNE_DATA, else ~/.cache/gpm-tune/data, and
-    again when the folder has changed; nothing is written into the folder itself.
+    Every file in a format that Pillow itself decodes is taken, in nested folders, too; hidden ones, and
+    folders that are links, are left out; other files are counted. Pictures are turned upright as their EXIF
+    data say; what is transparent shows white. A tenth, chosen by their names, are for tests, and another
+    tenth, drawn from the seed, for validation. They are decoded once, into folders/ below $GPM_TUNE_DATA,
+    else ~/.cache/gpm-tune/data, and again when the folder has changed; nothing is written into the folder
+    itself.
     """
 
     name: Literal["folder"]
@@ -43,6 +50,10 @@ class FolderConfig(Config):
     )
     channels: Literal[1, 3] = Field(3, description="3 for colour (RGB), 1 for grey.")
 
+    skip_unreadable: bool = Field(
+        False, description="Whether pictures that cannot be read are left out, and counted, or are an error."
+    )
+
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of one sample."""
@@ -51,7 +62,8 @@ class FolderConfig(Config):
     @property
     def validation_samples(self) -> int:
         """How many samples are held out for evaluations. Raises UserError where the folder has too few."""
-        return len(self._listing() if self._array is None else self._images()) // 10
+        is_known_by_names = self._array is None and not self.skip_unreadable
+        return len(self._listing() if is_known_by_names else self._images()) // 10
 
     @property
     def files(self) -> Path:
@@ -115,17 +127,21 @@ class FolderConfig(Config):
         form = self._form
         place = hashlib.sha256(os.fsencode(self._folder)).hexdigest()[:8]
         folder = default_root() / "folders" / f"{self._folder.name[:50]}-{place}"
-        array = folder / f"{form}-{digest((DECODING, listing))}.npy"
+        kind = (DECODING, listing, "without unreadable ones") if self.skip_unreadable else (DECODING, listing)
+        array = folder / f"{form}-{digest(kind)}.npy"
 
         def write(partial: Path) -> None:
-            decode_all(
-                [self._folder / picture.name for picture in listing], self.channels, self.size, partial
-            )
+            if left_out := self._left_out():
+                _log.warning("data.root: %s has %d pictures; %s", self._folder, len(listing), left_out)
+            files = [self._folder / picture.name for picture in listing]
+            decode_all(files, self.channels, self.size, partial, skip_unreadable=self.skip_unreadable)
             for file in folder.glob(f"{form}-*"):  # of what the folder was before
                 if file.stem != array.stem:
                     file.unlink(missing_ok=True)
 
-        return mapped(array, (len(listing), *self.shape), write)
+        found = mapped(array, (len(listing), *self.shape), write)
+        self._check_count(len(found))
+        return found
 
     def _unpacked(self, array: Path) -> np.memmap:
         found = open_array(array)
@@ -140,16 +156,28 @@ class FolderConfig(Config):
 
         Raises UserError where there are too few, or a folder cannot be read.
         """
-        readable = _extensions()
-        files = list_files(self._folder, visible=True, onerror=self._refuse)
-        found = [file for file in files if Path(file.name).suffix.lower() in readable]
-        if len(found) < LEAST:
-            raise UserError(
-                f"data.root: {self._folder} has {len(found)} pictures, but at least {LEAST} are needed: "
-                "a tenth are held out for validation, a tenth for tests. Counted are files in formats "
-                "that Pillow reads, in nested folders, too; hidden ones, and folders that are links, are not"
-            )
+        found = [file for file in self._files() if _is_picture(file)]
+        self._check_count(len(found))
         return sorted(found, key=lambda picture: hashlib.sha256(os.fsencode(picture.name)).digest())
+
+    def _files(self) -> list[File]:
+        return list(list_files(self._folder, visible=True, onerror=self._refuse))
+
+    def _left_out(self) -> str:
+        """What is in the folder besides pictures, counted by kind; empty where there is nothing."""
+        kinds = Counter(_kind(file) for file in self._files() if not _is_picture(file))
+        listed = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
+        return f"left out as no pictures that Pillow decodes: {listed}" if listed else ""
+
+    def _check_count(self, count: int) -> None:
+        if count < LEAST:
+            left_out = self._left_out()
+            raise UserError(
+                f"data.root: {self._folder} has {count} pictures, but at least {LEAST} are needed: "
+                "a tenth are held out for validation, a tenth for tests. Counted are files in formats that "
+                "Pillow itself decodes, in nested folders, too; hidden ones, and folders that are links, are "
+                f"not{'; ' if left_out else ''}{left_out}"
+            )
 
     def _refuse(self, error: OSError) -> None:
         raise UserError(
@@ -170,10 +198,27 @@ def bring_forward(images: Tensor, chosen: Tensor) -> None:
     images[leave], images[enter] = images[enter], images[leave]
 
 
-def _extensions() -> set[str]:
-    """Of the files that Pillow can read: with a dot, in lower case."""
-    from PIL import Image
+def _is_picture(file: File) -> bool:
+    return file.size != IRREGULAR and Path(file.name).suffix.lower() in _extensions()
 
-    known = Image.registered_extensions()
-    # MPO, of several JPEGs in a file, is opened by the reader of JPEG.
-    return {suffix for suffix, kind in known.items() if kind in Image.OPEN or kind == "MPO"}
+
+def _kind(file: File) -> str:
+    """What a file that is no picture is counted as."""
+    if file.size == IRREGULAR:
+        return "special files (pipes, sockets, devices)"
+    return escaped(Path(file.name).suffix.lower()) or "without a suffix"
+
+
+@cache
+def _extensions() -> set[str]:
+    """Of the files that Pillow itself can decode: with a dot, in lower case."""
+    from PIL import Image, ImageFile
+
+    suffixes = Image.registered_extensions()  # reads the list of formats in Image.OPEN, too
+    stubs = {
+        kind
+        for kind, (reader, _) in Image.OPEN.items()
+        if isinstance(reader, type) and issubclass(reader, ImageFile.StubImageFile)
+    }
+    decoded = {*Image.OPEN, "MPO"} - stubs - NOT_DECODED  # MPO, of several JPEGs, is opened as JPEG
+    return {suffix for suffix, kind in suffixes.items() if kind in decoded}

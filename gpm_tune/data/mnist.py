@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
+import struct
+from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -18,6 +21,7 @@ from gpm_tune.paths import LocalPath, expand
 
 SIDE = 32
 TRAINING_IMAGES = 60_000
+SHAPES = {"images-idx3": (28, 28), "labels-idx1": ()}  # of what each kind of file holds many of
 
 
 class MNISTConfig(Config):
@@ -54,13 +58,14 @@ class MNISTConfig(Config):
     def prepare(self) -> None:
         """Make sure that the files are there, downloading them if need be: by one process, others wait.
 
-        Raises UserError where they are not and cannot be downloaded.
+        Raises UserError where they are not and cannot be downloaded, or are damaged or exchanged.
         """
         root = self._root
         is_fixed = self.files.exists() and not os.access(root, os.W_OK)  # nobody writes there
         try:
             root.mkdir(parents=True, exist_ok=True)
             with nullcontext() if is_fixed else FileLock(f"{self.files}.lock"):
+                self._check_files()  # within the lock: outside of it they may be half downloaded
                 self._open(train=True, download=True)
         except (OSError, RuntimeError) as error:
             raise UserError(
@@ -76,8 +81,47 @@ class MNISTConfig(Config):
         rest, test = (pad_to(self._open(train=train), SIDE) for train in (True, False))
         return hold_out(rest, len(rest) // 10, test, seed)
 
+    def _check_files(self) -> None:
+        """Raise UserError where one that is there is not what its name says, or they do not fit together."""
+        counts = {file: _count(file, shape) for file, shape in self._present()}
+        for file, count in counts.items():
+            if count is None:
+                raise _damaged(f"{file} is not what MNIST has under this name")
+        by_name = {file.name: count or 0 for file, count in counts.items()}
+        if len(by_name) < 2 * len(SHAPES):
+            return
+        train, test = ([by_name[f"{split}-{kind}-ubyte"] for kind in SHAPES] for split in ("train", "t10k"))
+        if len(set(train)) > 1 or len(set(test)) > 1 or not train[0] >= test[0] > 0:
+            raise _damaged(
+                f"{self.files / 'raw'} has {train[0]:,} images and {train[1]:,} labels for training, "
+                f"{test[0]:,} and {test[1]:,} for tests"
+            )
+
+    def _present(self) -> Iterator[tuple[Path, tuple[int, ...]]]:
+        for split in ("train", "t10k"):
+            for kind, shape in SHAPES.items():
+                file = self.files / "raw" / f"{split}-{kind}-ubyte"
+                if file.exists():
+                    yield file, shape
+
     def _open(self, *, train: bool, download: bool = False) -> Tensor:
         from torchvision.datasets import MNIST
 
         images: Tensor = MNIST(str(self._root), train=train, download=download).data
         return images
+
+
+def _count(file: Path, shape: tuple[int, ...]) -> int | None:
+    """How many arrays of bytes of a shape an IDX file holds; None where it is no whole one of these."""
+    if not file.is_file():  # a pipe, which would be read for ever
+        return None
+    with file.open("rb") as content:
+        head = content.read(4 * (2 + len(shape)))
+    count = int.from_bytes(head[4:8], "big")
+    expected = struct.pack(f">HBB{1 + len(shape)}I", 0, 8, 1 + len(shape), count, *shape)  # 8: unsigned bytes
+    is_whole = file.stat().st_size == len(expected) + count * math.prod(shape)
+    return count if head == expected and is_whole else None
+
+
+def _damaged(reason: str) -> UserError:
+    return UserError(f"the data set mnist is damaged ({reason}): delete it, and it is fetched again")

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate, relu
 
 from gpm_tune.data.dataset import default_root
-from gpm_tune.errors import DivergedError, UserError
+from gpm_tune.errors import DivergedError, UserError, escaped, first_line
 from gpm_tune.paths import expand
 
 SMALL_WEIGHTS = Path(__file__).with_name("small_features.safetensors")
@@ -94,15 +94,22 @@ def inception_features(weights: Path | None) -> nn.Module:
         download_inception(file)
     except Exception as error:  # whatever the download raises
         raise UserError(f"Inception's weights could not be downloaded: {error}. {advice}") from error
+    if weights is None:
+        advice = f"Delete it, and it is downloaded again. {advice}"
     try:
         torch.load(file, weights_only=True)  # torch-fidelity itself would run any pickle
+    except Exception as error:  # whatever the unpickling of a wrong file raises
+        reason = error.strerror if isinstance(error, OSError) else "it is damaged, or another file"
+        raise UserError(f"no weights can be read from {file}: {reason}. {advice}") from error
+    try:
         network: nn.Module = NoTrainInceptionV3(
             name="inception-v3-compat",
             features_list=[str(INCEPTION_FEATURES)],
             feature_extractor_weights_path=str(file),
         )
-    except Exception as error:  # whatever the unpickling of a wrong file raises
-        raise UserError(f"Inception's weights could not be read from {file}: {error}. {advice}") from error
+    except Exception as error:  # whatever other weights lead to
+        reason = escaped(first_line(error)).rstrip(":.") or type(error).__name__
+        raise UserError(f"{file} has other weights than Inception's: {reason}. {advice}") from error
     return network
 
 

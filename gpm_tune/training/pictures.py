@@ -11,6 +11,9 @@ UPSCALED_TO = 64  # small images are enlarged to about this side, so that a pers
 MOST_IMAGES = 1000  # in a grid
 MOST_PIXELS = 2**24  # of them together
 MARGIN = 0.2  # around points, of their extent
+PIXELS, BORDER = 440, 60  # of a picture of points, and of the frame in it
+RADIUS = 2  # pixels
+POINT = "#1f77b4"
 
 
 def picture(samples: Tensor, columns: int = 8, real: Tensor | None = None) -> bytes:
@@ -58,16 +61,34 @@ def frame(points: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _scatter(points: Tensor, real: Tensor) -> bytes:
-    from matplotlib.figure import Figure  # without pyplot: no global state, usable in any thread
+    """Drawn without matplotlib: its figures look at modules that MLflow's thread may be importing."""
+    from PIL import Image, ImageDraw, ImageFont
 
     low, high = frame(real)
-    figure = Figure(figsize=(4, 4))
-    axes = figure.add_subplot(aspect="equal")
-    axes.scatter(points[:, 0], points[:, 1], s=6)
-    axes.set(xlim=(low[0].item(), high[0].item()), ylim=(low[1].item(), high[1].item()))
-    outside = int(((points < low) | (points > high)).any(1).sum())
+    scale = (PIXELS - 2 * BORDER) / (high - low).max()  # the same for both axes
+    width, height = ((high - low) * scale).tolist()
+    left, top = (PIXELS - width) / 2, (PIXELS - height) / 2
+    right, bottom = left + width, top + height
+    image = Image.new("RGB", (PIXELS, PIXELS), "white")
+    draw = ImageDraw.Draw(image)
+    font = ImageFont.load_default(size=12)
+    draw.rectangle((left, top, right, bottom), outline="black")
+    inside = ((points >= low) & (points <= high)).all(1)
+    for x, y in ((points[inside] - low) * scale).round().tolist():
+        draw.circle((left + x, bottom - y), RADIUS, fill=POINT)
+    numbers = [f"{number:.4g}" for number in (*low.tolist(), *high.tolist())]
+    places = [
+        ("la", left, bottom + 4),
+        ("rs", left - 4, bottom),
+        ("ra", right, bottom + 4),
+        ("rt", left - 4, top),
+    ]
+    for number, (anchor, x, y) in zip(numbers, places, strict=True):
+        draw.text((x, y), number, "black", font, anchor=anchor)
+    outside = int((~inside).sum())
     if outside:
-        axes.set_title(f"{outside} of {len(points)} points are outside", fontsize=8)
+        title = f"{outside} of {len(points)} points are outside"
+        draw.text((PIXELS / 2, BORDER / 2), title, "black", font, anchor="ms")
     file = BytesIO()
-    figure.savefig(file, format="png", dpi=100)
+    image.save(file, format="png")
     return file.getvalue()

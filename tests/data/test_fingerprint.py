@@ -2,7 +2,7 @@
 
 import shutil
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import pytest
 import torch
@@ -89,6 +89,7 @@ def test_a_teachers_data_count_where_they_are_others() -> None:
 class Drawn(Config):
     """As of a plug-in: without files, with a list among its keys."""
 
+    shape: ClassVar[tuple[int, ...]] = (2,)
     name: Literal["drawn"] = "drawn"
     centres: list[float] = Field([0.0, 1.0])
 

@@ -1,6 +1,8 @@
 """Folders of pictures, as people have them."""
 
 import os
+import re
+import struct
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,7 +15,7 @@ from PIL import Image
 from pydantic import ValidationError
 
 from gpm_tune.data import FolderConfig
-from gpm_tune.data.folder import bring_forward
+from gpm_tune.data.folder import _extensions, bring_forward
 from gpm_tune.data.images import decode
 from gpm_tune.errors import UserError
 
@@ -121,6 +123,7 @@ def odd_pictures() -> Iterator[tuple[str, Image.Image, dict[str, object], tuple[
     yield "bits.png", Image.new("1", size, 1), {}, WHITE
     yield "deep.png", Image.fromarray(np.full((20, 50), 257 * 100, np.uint16)), {}, (100, 100, 100)
     yield "deep.tif", Image.fromarray(np.full((20, 50), 257 * 100, np.uint16)), {}, (100, 100, 100)
+    yield "lab.tif", Image.new("LAB", size, (255, 128, 128)), {}, WHITE
     yield "pixel.png", Image.new("RGB", (1, 1), RED), {}, RED
 
 
@@ -237,7 +240,7 @@ def test_unreadable_pictures_are_named(root: Path, cache: Path) -> None:
     assert not arrays(cache)
     for number in range(20):
         (root / f"bad_{number}.png").touch()
-    with pytest.raises(UserError, match=r"24 of 53 pictures(.*\n){11}and 14 more$"):
+    with pytest.raises(UserError, match=r"24 of 53 pictures(.*\n){11}and 14 more\nhelp: "):
         config(root).prepare()
 
 
@@ -284,3 +287,113 @@ def test_a_relative_path_stays_the_same_folder(root: Path, monkeypatch: pytest.M
 def test_impossible_forms_are_refused(root: Path, changes: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         config(root, **changes)
+
+
+def test_only_what_pillow_itself_decodes_is_taken_and_the_rest_is_counted(
+    root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("data.h5", "film.mpg", "print.eps", "more.h5"):
+        (root / name).write_bytes(b"no picture")
+    os.mkfifo(root / "pipe.png")
+    assert sum(map(len, vars(config(root).load(seed=0)).values())) == COUNT
+    assert "has 30 pictures; left out" in caplog.text
+    for counted in ("2 .h5", "1 .mpg", "1 .eps", "1 .csv", "1 without a suffix", "1 special files"):
+        assert counted in caplog.text
+    (root / "b" / "x.txt").touch()
+    with pytest.raises(UserError, match=r"has 15 pictures.*left out.*1 \.txt"):
+        config(root / "b").prepare()
+
+
+def test_pillow_decodes_what_it_writes_in_every_format_that_is_taken(tmp_path: Path) -> None:
+    writable = {".bmp", ".dds", ".gif", ".ico", ".im", ".jpg", ".jp2", ".mpo", ".pcx", ".png", ".ppm", ".qoi"}
+    writable |= {".sgi", ".tga", ".tif", ".webp"} | ({".avif"} & set(_extensions()))
+    assert writable <= _extensions()
+    for suffix in writable:
+        Image.new("RGB", (32, 32), RED).save(tmp_path / f"x{suffix}")
+        pixels = decode(tmp_path / f"x{suffix}", channels=3, side=8)
+        assert np.abs(pixels[:, 4, 4].astype(int) - RED).max() <= 10, suffix
+    assert not _extensions() & {
+        ".h5",
+        ".hdf",
+        ".mpg",
+        ".mpeg",
+        ".eps",
+        ".ps",
+        ".grib",
+        ".bufr",
+        ".wmf",
+        ".pdf",
+    }
+
+
+def test_a_pipe_is_never_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "x.png")
+    with pytest.raises(ValueError, match="no regular file"):
+        decode(tmp_path / "x.png", channels=3, side=8)
+
+
+def exif(*entries: tuple[int, int, int, bytes]) -> bytes:
+    """EXIF data of these fields: tag, type, count and value."""
+    fields = b"".join(struct.pack("<HHI4s", *entry) for entry in entries)
+    return b"Exif\0\0II*\0\x08\0\0\0" + struct.pack("<H", len(entries)) + fields + bytes(4)
+
+
+SIDEWAYS = (0x0112, 3, 1, struct.pack("<HH", 6, 0))  # shown after a turn by 90 degrees clockwise
+BROKEN = {
+    "text for a ratio": (exif(SIDEWAYS, (0x011A, 2, 4, b"abc\0")), True),
+    "text for a number": (exif(SIDEWAYS, (0x0100, 2, 4, b"abc\0")), True),
+    "text for a folder of fields": (exif(SIDEWAYS, (0x8825, 2, 4, b"abc\0")), True),
+    "text for the orientation": (exif((0x0112, 2, 2, b"6\0\0\0")), False),
+    "cut off": (exif(SIDEWAYS)[:20], False),
+    "no EXIF data": (b"Exif\0\0garbage", False),
+}
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp"])
+@pytest.mark.parametrize("fault", BROKEN)
+def test_broken_exif_data_are_no_reason_to_refuse_a_picture(tmp_path: Path, fault: str, suffix: str) -> None:
+    data, is_turned = BROKEN[fault]
+    pixels = np.zeros((40, 40, 3), np.uint8)
+    pixels[:, :20] = 255
+    Image.fromarray(pixels).save(tmp_path / f"x.{suffix}", exif=data)
+    decoded = decode(tmp_path / f"x.{suffix}", channels=1, side=4)[0]
+    assert (
+        (decoded > 127).tolist() == [[True, True, False, False]] * 4
+        if not is_turned
+        else (decoded[:2] > 127).all() and (decoded[2:] < 127).all()
+    )
+
+
+def test_unreadable_pictures_may_be_left_out_and_are_listed_for_xargs(
+    root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    bad = [root / "a" / "with blank.png", root / "b" / "two\nlines.jpg", root / "'quoted\".gif"]
+    for file in bad:
+        file.write_text("no picture")
+    with pytest.raises(UserError) as error:
+        config(root).prepare()
+    command = re.search(r"`(.*)` lists them all", str(error.value))
+    assert command is not None
+    assert "skip_unreadable" in str(error.value)
+    assert all(line.isprintable() for line in str(error.value).splitlines())
+    listed = subprocess.run(
+        command[1].replace("xargs -0 ls", "xargs -0 -n 1 basename -z"),
+        shell=True,
+        capture_output=True,
+        check=True,
+    )
+    assert {Path(os.fsdecode(name)).name for name in listed.stdout.split(b"\0")[:-1]} == {f.name for f in bad}
+
+    skipping = config(root, skip_unreadable=True)
+    assert skipping.validation_samples == 3
+    assert "3 of 33 pictures cannot be read and are left out" in caplog.text
+    data = skipping.load(seed=0)
+    found = [grey for split in (data.train, data.validation, data.test) for grey in greys(split)]
+    assert sorted(found) == [8 * number for number in range(COUNT)]
+    caplog.clear()
+    skipping.load(seed=1)
+    assert not caplog.text, "it is decoded, and said, once"
+    for file in (root / "a").iterdir():
+        file.write_text("no picture")
+    with pytest.raises(UserError, match="has 15 pictures, but at least 20 are needed"):
+        config(root, skip_unreadable=True).prepare()

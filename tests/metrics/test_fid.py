@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -182,15 +183,35 @@ def _ignore(*_arguments: object) -> None:
     pass
 
 
+def damaged_weights() -> Iterator[tuple[str, Callable[[Path], object], str]]:
+    """What is wrong, how it is written, and what is said."""
+    unreadable = "no weights can be read from .*: it is damaged, or another file"
+    yield "a function", lambda file: torch.save({"code": print}, file), unreadable
+    yield "HTML", lambda file: file.write_text("<!DOCTYPE html>\n<title>404</title>"), unreadable
+    yield "empty", lambda file: file.touch(), unreadable
+    yield "no tensors", lambda file: torch.save([1, 2], file), "has other weights than Inception's"
+    yield "others", lambda file: torch.save({"\x1b[31mx": torch.ones(3)}, file), "has other weights than"
+
+
+@pytest.mark.parametrize(
+    ("write", "said"), [pytest.param(*case[1:], id=case[0]) for case in damaged_weights()]
+)
+def test_damaged_inception_weights_are_refused_in_a_sentence(
+    tmp_path: Path, write: Callable[[Path], object], said: str
+) -> None:
+    write(tmp_path / "wrong.pth")
+    with pytest.raises(UserError, match=said) as error:
+        check_features("inception", tmp_path / "wrong.pth")
+    assert str(error.value).isprintable()
+    assert str(tmp_path / "wrong.pth") in str(error.value)
+    assert "evaluation.inception_weights" in str(error.value)
+
+
 def test_missing_inception_weights_are_refused_with_a_way_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(UserError, match=r"is not a file.*choose evaluation.features: small"):
         check_features("inception", tmp_path / "nothing.pth")
-    wrong = tmp_path / "wrong.pth"
-    torch.save({"code": print}, wrong)  # a pickle that would import a function
-    with pytest.raises(UserError, match="could not be read from"):
-        check_features("inception", wrong)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setenv("GPM_TUNE_DATA", str(tmp_path))
     monkeypatch.setattr("torch.hub.download_url_to_file", _no_network)

@@ -35,7 +35,7 @@ from gpm_tune.study.cluster.probe import file_system, place_of, register_model, 
 from gpm_tune.study.definition.specification import Study, find_file, load_study
 from gpm_tune.study.storage import shared_storage
 from gpm_tune.study.storage.home import Home, existing
-from gpm_tune.study.tracking.sender import cure
+from gpm_tune.study.tracking.sender import cure, import_for_delivery
 from gpm_tune.uris import without_secrets
 
 T = TypeVar("T")
@@ -277,6 +277,8 @@ def check_storage(case: Case) -> Findings[None]:
         else:
             yield ok("none is set: everything stays in the home")
         return
+    import pyarrow.fs  # noqa: F401 (not in the thread, which may be left behind with it)
+
     name, mark = case.home.storage, f"gpm-tune-doctor-{uuid.uuid4().hex}"
     try:
         speed = within(PROBE_SECONDS, round_trip, case.home.storage)
@@ -322,6 +324,9 @@ def check_tracking(case: Case) -> Findings[None]:
     # A study waits for a server that is away; a person who asks does not.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    import_for_delivery(
+        case.home.tracking_uri.secret()
+    )  # not in the thread, which may be left behind with it
     try:
         seconds = within(TRACKING_SECONDS, register_model, case.home)
     except Exception as error:

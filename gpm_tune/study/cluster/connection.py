@@ -106,6 +106,8 @@ def _joined(address: str, folder: str | None) -> Iterator[Callable[[], Capacity]
         ) from None
     leaving = threading.Event()
     if address != "local":
+        import ray.autoscaler.v2.sdk  # before the thread does it: two at once may see it half made
+
         head = ray.get_runtime_context().gcs_address
         for watch in (_watch_head, _watch_launches):
             threading.Thread(target=watch, args=(head, leaving), daemon=True).start()

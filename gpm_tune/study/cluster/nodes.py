@@ -15,9 +15,9 @@ from typing import Any, Generic, NamedTuple, TypedDict, TypeVar
 
 import torch
 
-from gpm_tune.errors import UserError
+from gpm_tune.errors import UserError, escaped
 from gpm_tune.metrics import check_features
-from gpm_tune.plugins import packages
+from gpm_tune.plugins import failure, packages
 from gpm_tune.study.storage.home import existing
 from gpm_tune.study.storage.inputs import prepare_data
 from gpm_tune.study.tracking.provenance import code_digest
@@ -319,11 +319,11 @@ def _make_ready(plain: Mapping[str, Any], storage: str | None) -> tuple[str, str
     except OSError as error:
         return "", f"the data set {experiment.data.name} cannot be read: {error}"
     except Exception as error:  # whatever a damaged file leads to
-        reason = f"{type(error).__name__}: {error}".rstrip(": ")
-        return (
-            "",
-            f"the data set {experiment.data.name} is damaged ({reason}): delete it, and it is fetched again",
+        reason = escaped(f"{type(error).__name__}: {error}".rstrip(": "))
+        damage = (
+            f"the data set {experiment.data.name} is damaged ({reason}): delete it, and it is fetched again"
         )
+        return "", failure(error) or damage
     return fingerprint, ""
 
 

@@ -46,7 +46,7 @@ def why_sick(device: str, folders: Sequence[str] = ()) -> str | None:
     return None
 
 
-def is_of_machine(error: Exception) -> bool:
+def is_of_machine(error: BaseException) -> bool:
     """Whether a trial failed because of the machine that it ran on, and would elsewhere go on."""
     if isinstance(error, OSError):
         return error.errno in OF_MACHINE

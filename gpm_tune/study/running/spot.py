@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import encodings.idna  # noqa: F401 (of look-ups of names: before a thread imports it)
 import json
 import os
 import threading

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from gpm_tune.errors import DivergedError, UserError
 from gpm_tune.interrupts import heed_termination
+from gpm_tune.plugins import named
 from gpm_tune.study.definition.specification import Study
 from gpm_tune.study.running.trainable import Interruption
 from gpm_tune.study.storage.home import Home
@@ -78,13 +79,14 @@ def _train(
     if storage:
         fetch_teacher(teacher, cache, storage)  # another node may have begun
     try:
-        trained = train_teacher(
-            teacher,
-            cache,
-            "cuda" if gpu else "cpu",
-            on_evaluation=lambda _: share_teacher(teacher, cache, storage) if storage else None,
-            should_stop=lambda: is_interrupted() or is_asked_to_end(),
-        )
+        with named():
+            trained = train_teacher(
+                teacher,
+                cache,
+                "cuda" if gpu else "cpu",
+                on_evaluation=lambda _: share_teacher(teacher, cache, storage) if storage else None,
+                should_stop=lambda: is_interrupted() or is_asked_to_end(),
+            )
         if storage:
             share_teacher(teacher, cache, storage)
         if not trained and not is_interrupted():

@@ -15,6 +15,7 @@ import ray
 import torch
 from ray import tune
 
+from gpm_tune import plugins
 from gpm_tune.data.fingerprint import described, fingerprint
 from gpm_tune.errors import DivergedError, OtherDataError, UserError, first_line
 from gpm_tune.interrupts import heed_termination
@@ -175,7 +176,9 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
             except OtherDataError as error:
                 self._forget()
                 return {"refused": str(error), "done": True}
-            except Exception as error:
+            except BaseException as error:
+                if not isinstance(error, Exception) and plugins.failure(error) is None:
+                    raise
                 if is_of_machine(error):
                     return self._leaves(f"{type(error).__name__}: {first_line(error)}")
                 failure = reason_of(error, Experiment.model_validate(self._trial["experiment"]))
@@ -296,7 +299,7 @@ def _resume(trainer: Trainer, latest: str, checkpoints: str) -> str | None:
         return resume(trainer, folders())
 
 
-def reason_of(error: Exception, experiment: Experiment) -> str:
+def reason_of(error: BaseException, experiment: Experiment) -> str:
     """Why a trial failed, in a sentence."""
     if isinstance(error, DivergedError | UserError):
         return str(error)
@@ -310,4 +313,5 @@ def reason_of(error: Exception, experiment: Experiment) -> str:
             "a GPU and its memory: raise resources.gpu"
         )
     where = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{type(error).__name__}: {text} ({Path(where.filename).name}:{where.lineno})"
+    plain = f"{type(error).__name__}: {text} ({Path(where.filename).name}:{where.lineno})"
+    return plugins.failure(error) or plain

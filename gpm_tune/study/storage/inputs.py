@@ -15,13 +15,14 @@ from filelock import FileLock
 
 from gpm_tune.data import DataConfig
 from gpm_tune.data.dataset import Packable
-from gpm_tune.data.fingerprint import fingerprint
+from gpm_tune.data.fingerprint import fingerprint, load
 from gpm_tune.errors import UserError
 from gpm_tune.metrics import check_features
 from gpm_tune.metrics.features import inception_file
 from gpm_tune.study.storage import shared_storage
 from gpm_tune.study.storage.home import Home
 from gpm_tune.training import Experiment, checkpoint
+from gpm_tune.training.saved import load_model
 from gpm_tune.training.teacher import is_trained, teacher_checkpoint, teacher_folder
 
 PACKED = "data/packed"  # below the storage
@@ -44,7 +45,10 @@ def prepare(experiment: Experiment, home: Home) -> None:
         return
     data = fingerprint(experiment.data)
     teacher = teacher_checkpoint(experiment, home.cache, data)
-    if teacher and checkpoint.read_record(teacher)["data"] != data:
+    if teacher is None:
+        return
+    load_model(teacher)  # damaged weights would else be found by the first trial
+    if checkpoint.read_record(teacher)["data"] != data:
         _log.warning("model.teacher: %s was trained on other data than the experiment's", teacher)
 
 
@@ -62,7 +66,19 @@ def prepare_data(experiment: Experiment, storage: str | None = None) -> None:
         except OSError as error:
             raise UserError(f"the data cannot be copied from {storage}: {error}") from None
     experiment.data.prepare()
-    experiment.check_samples(len(experiment.data.load(experiment.seed).train))
+    experiment.check_samples(len(load(experiment.data, experiment.seed).train))
+
+
+def check_data_here(experiment: Experiment) -> None:
+    """Raise UserError where data or weights that are here cannot be read; what is not here is left alone."""
+    experiment.check_data()
+    for needed in filter(None, (experiment, experiment.teacher)):
+        files: Path | None = getattr(needed.data, "files", None)
+        if files is None or files.exists():
+            prepare_data(needed)
+        weights = needed.evaluation.inception_weights
+        if needed.features and weights:
+            check_features(needed.features, weights)
 
 
 def _take(data: DataConfig, storage: str) -> None:

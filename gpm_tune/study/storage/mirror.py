@@ -40,6 +40,8 @@ class Mirror:
 
     def __enter__(self) -> Mirror:
         if self._stored:
+            import pyarrow.fs  # noqa: F401 (before the thread does it: two at once may see it half made)
+
             self._thread.start()
         return self
 

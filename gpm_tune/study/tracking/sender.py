@@ -5,7 +5,10 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from importlib import import_module
 from pathlib import Path, PurePosixPath
+from pkgutil import iter_modules
 from typing import Any
 
 from gpm_tune.errors import UserError
@@ -16,6 +19,21 @@ from gpm_tune.uris import URI, without_secrets
 
 KEY_TAG = "gpm.run"
 """The MLflow tag that holds a run's key, by which the run is found again."""
+
+# What MLflow imports at its first calls, by the kind of its store.
+OF_SERVERS = (
+    "mlflow.tracking.request_header.registry",
+    "mlflow.tracking.request_header.databricks_request_header_provider",
+    "mlflow.tracking.request_header.default_request_header_provider",
+    "netrc",
+)
+OF_DATABASES = (
+    "alembic.command",
+    "alembic.config",
+    "mako.template",
+    "mlflow.store.tracking.sqlalchemy_workspace_store",
+    "mlflow.store.model_registry.sqlalchemy_workspace_store",
+)
 
 # MLflow's limits of one request, and of one parameter's length.
 METRICS_A_BATCH = 1000
@@ -215,6 +233,28 @@ def cure(error: Exception) -> str | None:
     if code in ("INVALID_PARAMETER_VALUE", "ENDPOINT_NOT_FOUND") or isinstance(error, ValueError):
         return "give --tracking-uri, or MLFLOW_TRACKING_URI, http://SERVER:PORT or sqlite:///FILE"
     return None
+
+
+def import_for_delivery(tracking_uri: str) -> None:
+    """Import all that a delivery imports, MLflow and what it loads later, before a thread does it.
+
+    A module that two threads import at once can be seen half made: matplotlib, for one, looks whether
+    IPython is there, which MLflow imports where it is installed.
+    """
+    import_mlflow()
+    is_server = tracking_uri.startswith("http")
+    migrations = (
+        () if is_server else iter_modules(import_module("mlflow.store.db").__path__, "mlflow.store.db.")
+    )
+    later = OF_SERVERS if is_server else (*OF_DATABASES, *(module.name for module in migrations))
+    for name in ("IPython", *later):
+        with suppress(ImportError):  # another version of MLflow may do without
+            import_module(name)
+    if not is_server:
+        from sqlalchemy import make_url
+
+        with suppress(Exception):  # what is wrong with the URI is said by the delivery
+            make_url(tracking_uri).get_dialect().import_dbapi()
 
 
 def import_mlflow() -> Any:

@@ -7,8 +7,6 @@ import logging
 import re
 import threading
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +17,7 @@ from gpm_tune.study.tracking.sender import (
     METRICS_A_BATCH,
     Sender,
     cure,
-    import_mlflow,
+    import_for_delivery,
     is_rejection,
 )
 from gpm_tune.study.tracking.spool import Event, Spool
@@ -56,6 +54,7 @@ class Tracker:
     ) -> None:
         """artifact_root: where a new MLflow experiment keeps artifacts; None lets MLflow decide."""
         self._folder = spool_folder
+        self._uri = tracking_uri
         self._sender = Sender(tracking_uri, experiment, artifact_root)
         self._spools: dict[str, Spool] = {}
         self._lock = threading.Lock()
@@ -67,11 +66,7 @@ class Tracker:
         self._refusals: set[tuple[str, str]] = set()
 
     def __enter__(self) -> Tracker:
-        # Imported here and not in the thread: a module that two threads import at once can be
-        # seen half made. MLflow imports IPython later, where it is installed, and matplotlib looks at it.
-        import_mlflow()
-        with suppress(ImportError):
-            import_module("IPython")
+        import_for_delivery(self._sender.address.secret())
         with self._lock:
             for events in sorted(self._folder.glob("*/events.jsonl")):
                 if not is_plain(events, self._folder):

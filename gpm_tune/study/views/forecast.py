@@ -12,11 +12,13 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from gpm_tune.errors import UserError
+from gpm_tune.plugins import named
 from gpm_tune.study.accounts.ledger import Ledger
 from gpm_tune.study.cluster.capacity import Capacity, price_of, this_machine
 from gpm_tune.study.cluster.connection import connected
 from gpm_tune.study.definition.specification import Resources, Study
 from gpm_tune.study.storage.home import Home
+from gpm_tune.study.storage.inputs import check_data_here
 from gpm_tune.training import Experiment
 from gpm_tune.training.description import Description, count_costs
 from gpm_tune.training.rehearsal import Pace, measure_pace
@@ -58,10 +60,10 @@ def forecast(study: Study, home: Home, address: str) -> Forecast:
 
     home: whose teachers need not be trained any more.
 
-    Raises UserError where no trial could run there, or the feature network or a folder of pictures cannot
-    be had.
+    Raises UserError where no trial could run there, or the feature network cannot be had, or data that are
+    here cannot be read.
     """
-    study.experiment.check_data()
+    check_data_here(study.experiment)
     experiments = [study.experiment]
     teacher = study.experiment.teacher
     if teacher and not _has_trained(teacher, home):
@@ -91,7 +93,8 @@ def _has_trained(teacher: Experiment, home: Home) -> bool:
 
 def _measure(experiments: Sequence[Experiment], resources: Resources) -> list[Pace]:
     device = "cuda" if resources.gpu else "cpu"
-    return [measure_pace(experiment, device, resources.cpu) for experiment in experiments]
+    with named():
+        return [measure_pace(experiment, device, resources.cpu) for experiment in experiments]
 
 
 def extrapolate(study: Study, paces: Sequence[Pace], capacity: Capacity) -> Forecast:

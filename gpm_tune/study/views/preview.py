@@ -13,6 +13,7 @@ from gpm_tune.errors import UserError
 from gpm_tune.study.accounts.ledger import Ledger
 from gpm_tune.study.definition.specification import Study
 from gpm_tune.study.storage.home import Home
+from gpm_tune.study.storage.inputs import check_data_here
 from gpm_tune.study.views.forecast import Forecast, forecast, forecast_lines
 from gpm_tune.study.views.results import short_path, show_value
 
@@ -73,11 +74,11 @@ class Preview:
 
 
 def preview(study: Study, home: Home, address: str) -> Preview:
-    """Nothing is written, and nothing run but a few steps for the forecast.
+    """Nothing is written but decoded pictures, and nothing run but a few steps for the forecast.
 
-    Raises UserError where the study's folder of pictures is not there.
+    Raises UserError where the study's folder of pictures is not there, or data that are here cannot be read.
     """
-    study.experiment.check_data()
+    check_data_here(study.experiment)
     ledger = Ledger(study, storage=None)
     left = ledger.remaining
     assigned = [ledger.next() for _ in range(min(TRIALS, left))]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from examples import IMAGES, POINTS, experiment_of
+from examples import IMAGES, MODELS, POINTS, TEACHER, experiment_of
 from filelock import FileLock
 from PIL import Image
 
@@ -20,8 +20,9 @@ from gpm_tune.errors import UserError
 from gpm_tune.metrics.features import inception_file
 from gpm_tune.study.definition import space
 from gpm_tune.study.storage import shared_storage
-from gpm_tune.study.storage.inputs import prepare_data, share_inputs, to_share
-from gpm_tune.training import Experiment
+from gpm_tune.study.storage.home import Home
+from gpm_tune.study.storage.inputs import check_data_here, prepare, prepare_data, share_inputs, to_share
+from gpm_tune.training import Experiment, Trainer
 
 COUNT = 30
 PLAIN = space.put(POINTS, {**IMAGES, "evaluation.samples": 2})
@@ -255,3 +256,39 @@ def test_weights_go_to_the_storage_and_from_there_to_nodes(
     shared_storage.write(f"{storage}/weights/mine.pth", b"mine")  # as a person puts it there
     prepare_data(experiment, storage)
     assert named.read_bytes() == b"mine"
+
+
+def test_a_teachers_damaged_weights_are_refused_before_work_starts(tmp_path: Path) -> None:
+    folder = tmp_path / "teacher"
+    trainer = Trainer(Experiment.model_validate(TEACHER))
+    trainer.run_interval()
+    trainer.save(folder)
+    experiment = experiment_of(model={**MODELS["score_gan"], "teacher": {"checkpoint": str(folder)}})
+    prepare(experiment, Home(tmp_path / "home"))
+    content = (folder / "weights.safetensors").read_bytes()
+    for damaged in (content[:-1], content[:-1] + bytes([content[-1] ^ 1]), b"<html>", b""):
+        (folder / "weights.safetensors").write_bytes(damaged)
+        with pytest.raises(UserError, match="the checkpoint is damaged") as error:
+            prepare(experiment, Home(tmp_path / "home"))
+        assert len(str(error.value).splitlines()) == 1
+    assert not (tmp_path / "home").exists()
+
+
+def test_a_dry_run_finds_unreadable_pictures_and_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GPM_TUNE_DATA", str(tmp_path / "cache"))
+    write_pictures(tmp_path / "pictures")
+    tree = space.put(
+        PLAIN, {"data": {"name": "folder", "root": str(tmp_path / "pictures"), "size": 16}} | FEW
+    )
+    check_data_here(Experiment.model_validate(tree))
+    inception = {
+        "evaluation.features": "inception",
+        "evaluation.inception_weights": str(tmp_path / "pictures"),
+    }
+    with pytest.raises(UserError, match="is not a file"):
+        check_data_here(Experiment.model_validate(space.put(tree, inception)))
+    (tmp_path / "pictures" / "bad.png").touch()
+    with pytest.raises(UserError, match="1 of 31 pictures cannot be read"):
+        check_data_here(Experiment.model_validate(tree))

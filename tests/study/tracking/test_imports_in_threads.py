@@ -1,0 +1,73 @@
+"""Threads import nothing: of a module that two threads import at once, either may see the half."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+PROGRAM = """
+import sys, threading
+from importlib.abc import MetaPathFinder
+
+from pathlib import Path
+
+asked = set()
+
+class Witness(MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if threading.current_thread() is not threading.main_thread():
+            asked.add(name)
+
+sys.meta_path.insert(0, Witness())
+folder = Path(sys.argv[1])
+"""
+TRACKS = """
+from gpm_tune.study.tracking.tracker import Tracker
+store = f"sqlite:///{folder}/mlflow.db"
+with Tracker(folder / "spool", store, "study", str(folder / "artifacts")) as tracker:
+    run = tracker.open_run("run", name="run", params={"a": 1}, tags={"b": "c"})
+    tracker.open_run("trial", name="trial", parent="run")
+    run.metrics(1, {"fid": 1.0})
+    run.best(1, {"fid": 1.0})
+    run.curve("fid", {1: 2.0})
+    run.artifact("checkpoint/x.txt", b"1")
+    run.register("model", {"a": "b"})
+    run.tags({"x": "y"})
+    run.end("FINISHED")
+"""
+DECODES = """
+from gpm_tune.data.images import decode_all
+decode_all(sorted(folder.glob("*.tif")), 1, 8, folder / "pictures.npy")
+"""
+MIRRORS = """
+import time
+from gpm_tune.study.storage import mirror
+from gpm_tune.study.storage.home import Home
+home = Home(folder / "home", storage=str(folder / "storage"))
+home.study("small").mkdir(parents=True)
+(home.study("small") / "study.yaml").touch()
+mirror.PUSH_EVERY = 0.01
+with mirror.Mirror(home, "small"):
+    while not list(folder.glob("storage/**/study.yaml")):
+        time.sleep(0.1)
+"""
+ENDING = """
+print(*sorted(name for name in asked if name in sys.modules))  # others are not installed
+"""
+
+
+@pytest.mark.parametrize("work", [TRACKS, DECODES, MIRRORS], ids=["tracks", "decodes", "mirrors"])
+def test_what_threads_use_was_imported_before_they_began(work: str, tmp_path: Path) -> None:
+    for number, mode in enumerate(("RGB", "LAB", "CMYK")):
+        Image.new(mode, (9, 9)).save(tmp_path / f"{number}.tif")
+    result = subprocess.run(
+        [sys.executable, "-c", PROGRAM + work + ENDING, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.split() == []
