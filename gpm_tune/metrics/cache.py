@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from filelock import FileLock
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 
@@ -45,8 +44,7 @@ def _load(file: Path, names: Sequence[str]) -> dict[str, Tensor] | None:
 
 
 def _store(file: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write the file."""
-    with tempfile.NamedTemporaryFile(dir=file.parent, delete=False) as partial:
-        pass
-    save_file({name: tensor.contiguous().cpu() for name, tensor in tensors.items()}, partial.name)
-    os.replace(partial.name, file)  # noqa: PTH105 (atomic: readers see all of it or nothing)
+    """Write the file, as open to others as the umask says. Readers see all of it or nothing."""
+    partial = file.with_name(f"{file.name}.{os.getpid()}.partial")
+    partial.write_bytes(save({name: tensor.contiguous().cpu() for name, tensor in tensors.items()}))
+    partial.replace(file)

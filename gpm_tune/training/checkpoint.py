@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from gpm_tune.errors import UserError
@@ -49,7 +49,7 @@ def write(
         for group, tensors in weights.items()
         for name, tensor in tensors.items()
     }
-    save_file(flat, str(folder / "weights.safetensors"))
+    (folder / "weights.safetensors").write_bytes(save(flat))  # save_file: mode 0600, whatever the umask
     torch.save(dict(state), folder / "state.pt")
     for name, png in pictures.items():
         (folder / f"{name}.png").write_bytes(png)

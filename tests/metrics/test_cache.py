@@ -67,6 +67,16 @@ def test_a_process_that_is_killed_while_it_computes_keeps_nobody_waiting(tmp_pat
     first.communicate()
 
 
+@pytest.mark.parametrize("umask", [0o022, 0o077])
+def test_the_file_follows_the_umask(tmp_path: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        cached(tmp_path / "x.safetensors", ["x"], lambda: {"x": torch.ones(1)})
+    finally:
+        os.umask(before)
+    assert (tmp_path / "x.safetensors").stat().st_mode & 0o777 == 0o666 & ~umask
+
+
 def test_what_fails_in_one_is_tried_by_the_next(tmp_path: Path) -> None:
     file = tmp_path / "x.safetensors"
 

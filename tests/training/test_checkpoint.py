@@ -1,6 +1,7 @@
 """Checkpoints: whole or refused, and free of pickles that run code."""
 
 import json
+import os
 import zipfile
 from pathlib import Path
 
@@ -26,6 +27,19 @@ def test_a_checkpoint_says_what_it_is(checkpoint: Path) -> None:
     assert record["best"]["step"] == 4
     assert Experiment.model_validate(record["experiment"]) == experiment_of()
     assert (checkpoint / "samples.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077])
+def test_its_files_follow_the_umask(tmp_path: Path, umask: int) -> None:
+    trainer = Trainer(experiment_of())
+    trainer.run_interval()
+    before = os.umask(umask)
+    try:
+        trainer.save(tmp_path / "made")
+    finally:
+        os.umask(before)
+    modes = {file.name: file.stat().st_mode & 0o777 for file in (tmp_path / "made").iterdir()}
+    assert modes == dict.fromkeys(modes, 0o666 & ~umask)
 
 
 @pytest.mark.parametrize("name", ["weights.safetensors", "state.pt", "checkpoint.json"])
