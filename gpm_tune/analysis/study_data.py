@@ -20,6 +20,7 @@ from pydantic import TypeAdapter, ValidationError
 from gpm_tune.analysis.figures import MEASURE, metric_title
 from gpm_tune.analysis.loader import COLUMNS, PARAM, load_bests, load_points, load_runs, refuse_mixed
 from gpm_tune.errors import UserError
+from gpm_tune.study.accounts.database import read_storage
 from gpm_tune.study.accounts.records import (
     StudyRecord,
     TrialRecord,
@@ -169,7 +170,7 @@ def _from_optuna(
     home: Home, name: str, notes: list[str]
 ) -> tuple[StudyRecord, Mapping[str, AnyDistribution], pd.DataFrame, dict[int, datetime]]:
     record = read_study(home.optuna_uri, name)
-    stored = optuna.load_study(study_name=name, storage=home.optuna_uri)
+    stored = optuna.load_study(study_name=name, storage=read_storage(home.optuna_uri))
     trials = [trial for trial in stored.get_trials(deepcopy=False) if is_own(trial)]
     rows = [(trial.number, step, value) for trial in trials for step, value in _evaluations(trial)]
     ended = {trial.number: trial.datetime_complete for trial in trials if trial.datetime_complete}

@@ -21,6 +21,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import BaseModel, ConfigDict, NonNegativeInt, ValidationError, model_validator
+from pydantic_core import from_json
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -32,6 +34,48 @@ KEPT = 2
 VOUCHED = ("weights.safetensors", "state.pt")
 CHUNK = 2**20
 Weights = dict[str, dict[str, Tensor]]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Fingerprint(_Part):
+    """Size in bytes and CRC-32 of a file."""
+
+    size: NonNegativeInt
+    crc32: NonNegativeInt
+
+
+class Best(_Part):
+    """The best evaluation so far."""
+
+    step: NonNegativeInt
+    metrics: dict[str, float]
+
+
+class Record(_Part):
+    """What `checkpoint.json` holds: nothing else, nothing less, and every value of its type."""
+
+    format: int
+    files: dict[str, Fingerprint]
+    experiment: dict[str, Any]
+    data: str  # their fingerprint
+    step: NonNegativeInt
+    evaluated_step: NonNegativeInt
+    seconds: float
+    joules: float = 0.0
+    best: Best | None
+
+    @model_validator(mode="after")
+    def _check(self) -> Record:
+        if set(self.files) != set(VOUCHED):
+            raise ValueError(f"files: expected {' and '.join(VOUCHED)}")
+        if not isinstance(self.experiment.get("data"), dict):
+            raise ValueError("experiment: expected its data")
+        if not (self.best.step if self.best else 0) <= self.evaluated_step <= self.step:
+            raise ValueError("the steps are not in their order")
+        return self
 
 
 def write(
@@ -54,14 +98,14 @@ def write(
     for name, png in pictures.items():
         (folder / f"{name}.png").write_bytes(png)
     partial = folder / "checkpoint.json.partial"
-    files = {name: _fingerprint(folder / name) for name in VOUCHED}
+    files = {name: _fingerprint(folder / name).model_dump() for name in VOUCHED}
     partial.write_text(json.dumps({"format": FORMAT, "files": files, **record}, indent=2, allow_nan=False))
     partial.replace(folder / "checkpoint.json")
 
 
 def read(
     folder: Path, device: torch.device
-) -> tuple[Weights, dict[str, Any], dict[str, Any], dict[str, bytes]]:
+) -> tuple[Weights, dict[str, Any], Record, dict[str, bytes]]:
     """The weights by group, the state, the record and the pictures of a checkpoint.
 
     Raises UserError where the folder holds no whole checkpoint of this format.
@@ -74,27 +118,51 @@ def read(
             group, name = key.split("/", 1)
             weights.setdefault(group, {})[name] = tensor
         state = torch.load(folder / "state.pt", map_location=device, weights_only=True)
-    except (OSError, RuntimeError, SafetensorError, EOFError, pickle.UnpicklingError) as error:
-        raise UserError(f"{folder}: the checkpoint is damaged: {error}") from error
-    pictures = {path.stem: path.read_bytes() for path in folder.glob("*.png")}
+        pictures = {path.stem: path.read_bytes() for path in folder.glob("*.png")}
+        if record.best and "best" not in pictures:
+            raise FileNotFoundError("best.png is missing")
+    except (OSError, RuntimeError, SafetensorError, EOFError, ValueError, pickle.UnpicklingError) as error:
+        raise damaged(folder, error) from error
     return weights, state, record, pictures
 
 
-def read_record(folder: Path) -> dict[str, Any]:
+def damaged(folder: object, reason: object) -> UserError:
+    """The error of a checkpoint that is there and cannot be used: the one before it is taken instead."""
+    return UserError(f"{folder}: the checkpoint is damaged: {reason}")
+
+
+def read_record(folder: Path) -> Record:
     """The JSON part of a checkpoint: its step, metrics and experiment.
 
     Raises UserError where the folder holds no whole checkpoint of this format.
     """
     try:
-        record: dict[str, Any] = json.loads((folder / "checkpoint.json").read_text())
-    except (OSError, ValueError) as error:
+        content = (folder / "checkpoint.json").read_bytes()
+    except OSError as error:
         raise UserError(f"{folder}: no whole checkpoint is here: {error}") from error
-    if record.get("format") != FORMAT:
+    return parse_record(content, folder)
+
+
+def parse_record(content: bytes, folder: object) -> Record:
+    """The record in the bytes of a `checkpoint.json`, read from the folder, which errors name.
+
+    Raises UserError where it is damaged, or of another format.
+    """
+    try:
+        plain = from_json(content)
+    except ValueError as error:
+        raise UserError(f"{folder}: no whole checkpoint is here: checkpoint.json: {error}") from error
+    if isinstance(plain, dict) and isinstance(plain.get("format"), int) and plain["format"] != FORMAT:
         raise UserError(
-            f"{folder}: checkpoint format {record.get('format')}, this version reads {FORMAT}: networks of "
+            f"{folder}: checkpoint format {plain['format']}, this version reads {FORMAT}: networks of "
             "another version compute something else from the same weights. Use that version, or train again"
         )
-    return record
+    try:
+        return Record.model_validate(plain)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, ("checkpoint.json", *first["loc"])))
+        raise damaged(folder, f"{where}: {first['msg'].removeprefix('Value error, ')}") from error
 
 
 def next_folder(run: Path, step: int) -> Path:
@@ -129,23 +197,20 @@ def drop_old(folders: Sequence[Path]) -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _check(folder: Path, record: Mapping[str, Any], *, by_content: bool) -> None:
+def _check(folder: Path, record: Record, *, by_content: bool) -> None:
     """Raise UserError where a file is not the one that was written."""
-    for name, written in record.get("files", {}).items():
+    for name, written in record.files.items():
         file = folder / name
         size = file.stat().st_size
-        if size != written["size"]:
-            raise UserError(
-                f"{folder}: the checkpoint is damaged: {name} has {size} bytes of {written['size']}"
-            )
+        if size != written.size:
+            raise damaged(folder, f"{name} has {size} bytes of {written.size}")
         if by_content and _fingerprint(file) != written:
-            raise UserError(f"{folder}: the checkpoint is damaged: {name} is not what was written")
+            raise damaged(folder, f"{name} is not what was written")
 
 
-def _fingerprint(file: Path) -> dict[str, int]:
-    """Size and CRC-32 of a file."""
+def _fingerprint(file: Path) -> Fingerprint:
     crc = 0
     with file.open("rb") as content:
         while chunk := content.read(CHUNK):
             crc = zlib.crc32(chunk, crc)
-    return {"size": file.stat().st_size, "crc32": crc}
+    return Fingerprint(size=file.stat().st_size, crc32=crc)

@@ -15,7 +15,8 @@ from gpm_tune.data import DataConfig
 from gpm_tune.data.fingerprint import described, digest
 from gpm_tune.errors import OtherDataError, UserError
 from gpm_tune.models import ParticleModel, place
-from gpm_tune.training import checkpoint
+from gpm_tune.training import checkpoint, fitting
+from gpm_tune.training.checkpoint import Record
 from gpm_tune.training.experiment import Experiment
 from gpm_tune.training.machine import keep_freed_memory, limit_threads
 
@@ -39,15 +40,15 @@ def note_of_other_data(folder: Path, data: DataConfig) -> str | None:
     return f"{described(data)} have changed since {sisters[0]} was trained: it is trained anew, in {folder}"
 
 
-def refuse_other_data(folder: Path, record: Mapping[str, Any], data: DataConfig, found: str) -> None:
+def refuse_other_data(folder: Path, record: Record, data: DataConfig, found: str) -> None:
     """Raise OtherDataError where a checkpoint is of the same data set, when that held other samples.
 
     record: the checkpoint's. found: the data set's fingerprint now. Another data set is one on purpose.
     """
-    if record["data"] != found and record["experiment"]["data"] == data.model_dump(mode="json"):
+    if record.data != found and record.experiment["data"] == data.model_dump(mode="json"):
         raise OtherDataError(
-            f"{folder}: {described(data)} have changed since step {record['step']} was trained: their "
-            f"fingerprint was {record['data']}, now it is {found}. What is computed from them cannot be "
+            f"{folder}: {described(data)} have changed since step {record.step} was trained: their "
+            f"fingerprint was {record.data}, now it is {found}. What is computed from them cannot be "
             "compared with what was\nhelp: put the data back; or train anew, in another folder or under "
             "another name"
         )
@@ -57,8 +58,8 @@ def read_experiment(folder: Path) -> Experiment:
     """The experiment whose training wrote a checkpoint. Raises UserError where there is none whole."""
     record = checkpoint.read_record(folder)
     try:
-        return Experiment.model_validate(record["experiment"])
-    except (KeyError, ValidationError) as error:
+        return Experiment.model_validate(record.experiment)
+    except ValidationError as error:
         raise UserError(f"{folder}: its experiment is not one of this version: {error}") from error
 
 
@@ -82,7 +83,8 @@ def load_model(
     with torch.random.fork_rng():
         model = experiment.model.build(experiment.data.shape)
     try:
-        model.load_state_dict(state)
-    except RuntimeError as error:
-        raise UserError(f"{folder}: its weights do not fit its experiment: {error}") from error
+        fitting.check_weights(state, model.state_dict(), weights)
+    except fitting.MisfitError as error:
+        raise checkpoint.damaged(folder, error) from error
+    model.load_state_dict(state)
     return experiment, place(model, device).eval()

@@ -8,8 +8,10 @@ import time
 import optuna
 
 from gpm_tune.errors import UserError
-from gpm_tune.study.accounts.records import read_confirmation, read_study
+from gpm_tune.study.accounts.database import open_storage
+from gpm_tune.study.accounts.records import count_trials
 from gpm_tune.study.definition.specification import CONFIRMATION
+from gpm_tune.study.patience import Patience
 from gpm_tune.study.storage import shared_storage
 from gpm_tune.study.storage.home import Home
 from gpm_tune.study.storage.locks import is_held
@@ -27,7 +29,7 @@ def stop(home: Home, name: str, wait: bool) -> bool:
 
     Raises UserError where there is no such study.
     """
-    read_study(home.optuna_uri, name)
+    count_trials(home.optuna_uri, name)
     if not is_running(home, name):
         return False
     home.stop_file(name).touch()
@@ -41,19 +43,19 @@ def delete(home: Home, name: str) -> None:
 
     MLflow keeps what it deletes until `mlflow gc`. Raises UserError for an unknown or a running study.
     """
-    read_study(home.optuna_uri, name)
+    count_trials(home.optuna_uri, name)
     if is_running(home, name):
         raise UserError(f"study '{name}' is running; stop it first: gpm-tune stop {name}")
-    stage = read_confirmation(home.optuna_uri, name)
+    storage, stage = open_storage(home.optuna_uri, Patience()), name + CONFIRMATION
     if home.is_tracked:
         _delete_runs(home, name)
     for stored in filter(None, (home.stored(name), home.stored(name + CONFIRMATION))):
         shared_storage.delete(stored)
-    if stage is not None:
-        optuna.delete_study(study_name=stage.name, storage=home.optuna_uri)
-        shutil.rmtree(home.study(stage.name), ignore_errors=True)
+    if stage in optuna.get_all_study_names(storage):
+        optuna.delete_study(study_name=stage, storage=storage)
+        shutil.rmtree(home.study(stage), ignore_errors=True)
     shutil.rmtree(home.study(name), ignore_errors=True)
-    optuna.delete_study(study_name=name, storage=home.optuna_uri)  # last: until then it can be repeated
+    optuna.delete_study(study_name=name, storage=storage)  # last: until then it can be repeated
 
 
 def _delete_runs(home: Home, name: str) -> None:

@@ -44,7 +44,7 @@ def prepare(experiment: Experiment, home: Home) -> None:
         return
     data = fingerprint(experiment.data)
     teacher = teacher_checkpoint(experiment, home.cache, data)
-    if teacher and checkpoint.read_record(teacher)["data"] != data:
+    if teacher and checkpoint.read_record(teacher).data != data:
         _log.warning("model.teacher: %s was trained on other data than the experiment's", teacher)
 
 
