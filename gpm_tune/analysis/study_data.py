@@ -170,7 +170,9 @@ def _from_optuna(
     home: Home, name: str, notes: list[str]
 ) -> tuple[StudyRecord, Mapping[str, AnyDistribution], pd.DataFrame, dict[int, datetime]]:
     record = read_study(home.optuna_uri, name)
-    stored = optuna.load_study(study_name=name, storage=read_storage(home.optuna_uri))
+    storage = read_storage(home.optuna_uri)
+    assert storage is not None, "the study was read from it"
+    stored = optuna.load_study(study_name=name, storage=storage)
     trials = [trial for trial in stored.get_trials(deepcopy=False) if is_own(trial)]
     rows = [(trial.number, step, value) for trial in trials for step, value in _evaluations(trial)]
     ended = {trial.number: trial.datetime_complete for trial in trials if trial.datetime_complete}

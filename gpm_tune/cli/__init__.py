@@ -16,7 +16,7 @@ from gpm_tune.cli import studies, reports, experiments, starting, cluster
 # isort: on
 from gpm_tune.cli.common import BAD_INPUT, BUG, HELP, INTERRUPTED, NO_RESULT, app
 from gpm_tune.cli.output import ListsCommand, output, with_flags
-from gpm_tune.errors import DivergedError, UserError
+from gpm_tune.errors import DivergedError, ScarcityError, UserError
 
 __all__ = ["app", "cluster", "experiments", "main", "reports", "script", "starting", "studies"]
 
@@ -51,6 +51,8 @@ def run(application: Callable[[], object]) -> None:
 
 def _judge(error: Exception) -> tuple[int, str]:
     """The exit code for an error, and what a person is told."""
+    if isinstance(error, ScarcityError):
+        return NO_RESULT, str(error)
     if isinstance(error, UserError):
         return BAD_INPUT, str(error)
     if isinstance(error, DivergedError):
@@ -59,4 +61,6 @@ def _judge(error: Exception) -> tuple[int, str]:
         # A name that no file can have is bad input; a full disk, say, is trouble of the machine.
         code = BAD_INPUT if error.errno == errno.ENAMETOOLONG else NO_RESULT
         return code, f"{error.filename}: {error.strerror}"
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return NO_RESULT, f"a disk is full: {error.strerror}"
     return BUG, f"{type(error).__name__}: a bug of gpm-tune; please report it with the lines above"

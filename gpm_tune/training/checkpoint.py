@@ -12,11 +12,15 @@ half copied, is none.
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import pickle
+import re
 import shutil
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +37,7 @@ FORMAT = 3  # raised by what changes the meaning of weights, too: 3 is of U-Nets
 KEPT = 2
 VOUCHED = ("weights.safetensors", "state.pt")
 CHUNK = 2**20
+LEAST_FREE = 2**24  # bytes: a disk that refuses to write and has less is full
 Weights = dict[str, dict[str, Tensor]]
 
 
@@ -85,7 +90,10 @@ def write(
     record: Mapping[str, Any],
     pictures: Mapping[str, bytes],
 ) -> None:
-    """Write a checkpoint. `checkpoint.json` comes last: where it is, the checkpoint is whole."""
+    """Write a checkpoint. `checkpoint.json` comes last: where it is, the checkpoint is whole.
+
+    Raises OSError where the disk does not take it.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "checkpoint.json").unlink(missing_ok=True)  # of an earlier one, which is no longer whole
     flat = {
@@ -93,8 +101,9 @@ def write(
         for group, tensors in weights.items()
         for name, tensor in tensors.items()
     }
-    save_file(flat, str(folder / "weights.safetensors"))
-    torch.save(dict(state), folder / "state.pt")
+    with _disk_errors(folder):
+        save_file(flat, str(folder / "weights.safetensors"))
+        torch.save(dict(state), folder / "state.pt")
     for name, png in pictures.items():
         (folder / f"{name}.png").write_bytes(png)
     partial = folder / "checkpoint.json.partial"
@@ -103,9 +112,19 @@ def write(
     partial.replace(folder / "checkpoint.json")
 
 
-def read(
-    folder: Path, device: torch.device
-) -> tuple[Weights, dict[str, Any], Record, dict[str, bytes]]:
+@contextmanager
+def _disk_errors(folder: Path) -> Iterator[None]:
+    """Raise what the libraries say of a disk that takes no more as OSError, which it is."""
+    try:
+        yield
+    except (SafetensorError, RuntimeError) as error:
+        if not re.search(r"os error \d+|inline_container", str(error)):
+            raise
+        code = errno.ENOSPC if shutil.disk_usage(folder).free < LEAST_FREE else errno.EIO
+        raise OSError(code, os.strerror(code), str(folder)) from error
+
+
+def read(folder: Path, device: torch.device) -> tuple[Weights, dict[str, Any], Record, dict[str, bytes]]:
     """The weights by group, the state, the record and the pictures of a checkpoint.
 
     Raises UserError where the folder holds no whole checkpoint of this format.
@@ -178,6 +197,11 @@ def latest(run: Path) -> Path | None:
 def newest_first(run: Path) -> list[Path]:
     """The checkpoint folders of a run, damaged ones included."""
     return sorted(run.glob("checkpoints/step_*"), reverse=True)
+
+
+def up_to(folder: Path) -> list[Path]:
+    """A checkpoint and those before it in its run, newest first: later ones were passed over as damaged."""
+    return [kept for kept in newest_first(folder.parent.parent) if kept.name <= folder.name]
 
 
 def is_whole(folder: Path) -> bool:

@@ -19,7 +19,7 @@ TABLES = {"studies", "trials", "study_user_attributes", "trial_user_attributes",
 
 
 class PatientStorage(RDBStorage):
-    """Optuna's storage in a SQLite file. Each of its calls is a transaction: one that fails can be repeated."""
+    """Optuna's storage in a SQLite file. Each call is a transaction: one that fails can be repeated."""
 
     def __init__(self, uri: str, patience: Patience, **options: Any) -> None:
         self.patience = patience
@@ -32,13 +32,21 @@ def _patient(method: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(method)
     def call(self: PatientStorage, *arguments: Any, **named: Any) -> Any:
-        return _said(self.file, lambda: self.patience.use(lambda: method(self, *arguments, **named), self.file))
+        return _said(
+            self.file, lambda: self.patience.use(lambda: method(self, *arguments, **named), self.file)
+        )
 
     return call
 
 
 # Those with an underscore are what Optuna's own cache calls.
-for _name in (*vars(BaseStorage), "_create_new_trial", "_get_trials", "_set_trial_param", "_get_best_trial_id"):
+for _name in (
+    *vars(BaseStorage),
+    "_create_new_trial",
+    "_get_trials",
+    "_set_trial_param",
+    "_get_best_trial_id",
+):
     if callable(_method := getattr(RDBStorage, _name)) and not _name.startswith("__"):
         setattr(PatientStorage, _name, _patient(_method))
 

@@ -66,7 +66,8 @@ class Ledger:
     ) -> None:
         """Open the study in the storage, or create it; None for one that is forgotten.
 
-        checkpoints: where those of the study's trials lie, for forks to start from. patience: see `open_study`.
+        checkpoints: where those of the study's trials lie, for forks to start from.
+        patience: see `open_study`.
         Raises UserError where a study of this name has another base, search space or objective.
         """
         self.study = study

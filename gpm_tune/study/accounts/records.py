@@ -129,15 +129,15 @@ def read_study(storage: str, name: str) -> StudyRecord:
 
     Raises UserError where there is none of this name, UnfinishedError where its creation was cut short.
     """
-    opened = read_storage(storage)
-    check_name(opened, name)
-    return _read(opened, name)
+    return _read(_holding(storage, name), name)
 
 
 def count_trials(storage: str, name: str) -> int:
-    """How many trials a study has started, also one that cannot be read. Raises UserError where there is none."""
-    opened = read_storage(storage)
-    check_name(opened, name)
+    """How many trials a study has started, also one that cannot be read.
+
+    Raises UserError where there is no study of this name.
+    """
+    opened = _holding(storage, name)
     trials = optuna.load_study(study_name=name, storage=opened).get_trials(deepcopy=False)
     return sum(map(is_own, trials))
 
@@ -146,6 +146,7 @@ def read_studies(storage: str) -> list[StudyRecord]:
     """What is known of all studies; a warning says which cannot be read, and why."""
     opened, found = read_storage(storage), []
     for name in _names(opened):
+        assert opened is not None, "it has this name"
         try:
             found.append(_read(opened, name))
         except UserError as error:
@@ -153,15 +154,17 @@ def read_studies(storage: str) -> list[StudyRecord]:
     return found
 
 
-def check_name(opened: RDBStorage | None, name: str) -> None:
-    """Raise UserError where a storage has no study of this name."""
+def _holding(storage: str, name: str) -> RDBStorage:
+    """A storage that has a study of this name. Raises UserError where it has none."""
+    opened = read_storage(storage)
     names = _names(opened)
-    if name.removesuffix(CONFIRMATION) not in names:
+    if opened is None or name.removesuffix(CONFIRMATION) not in names:
         hint = nearest(name, names) if names else "there are none yet"
         raise UserError(f"no study is named '{name}'; {hint}")
+    return opened
 
 
-def _read(opened: RDBStorage | None, name: str) -> StudyRecord:
+def _read(opened: RDBStorage, name: str) -> StudyRecord:
     study = optuna.load_study(study_name=name, storage=opened)
     attributes = study.user_attrs
     if "id" not in attributes:

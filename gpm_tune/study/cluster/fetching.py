@@ -147,7 +147,8 @@ def _chosen(record: StudyRecord, checkpoints: str) -> set[int]:
 def _copy_trials(source: str, name: str, home: Home, get: Get, chosen: set[int]) -> None:
     """The studies of both stages, with the checkpoints of the chosen trials of the search."""
     there, here = read_storage(source), open_storage(home.optuna_uri, Patience())
-    present = optuna.get_all_study_names(there) if there else []
+    assert there is not None, "the study was read from it"
+    present = optuna.get_all_study_names(there)
     for stage in (name, name + CONFIRMATION):
         if stage not in present:
             continue

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from rich.console import Console
 
 from gpm_tune.documents import as_yaml
-from gpm_tune.errors import UserError
+from gpm_tune.errors import ScarcityError, UserError
 from gpm_tune.study.accounts.confirmation import ConfirmationLedger
 from gpm_tune.study.accounts.ledger import Ledger
 from gpm_tune.study.accounts.records import read_study
@@ -19,6 +19,7 @@ from gpm_tune.study.cluster.connection import connected
 from gpm_tune.study.cluster.fetching import take_over
 from gpm_tune.study.cluster.nodes import NodeReport, check_same, drain, look, look_everywhere
 from gpm_tune.study.definition.specification import CONFIRMATION, Resources, Study
+from gpm_tune.study.patience import Patience
 from gpm_tune.study.running.conductor import STATUSES, Conductor
 from gpm_tune.study.running.interrupts import interruptible
 from gpm_tune.study.running.progress import StudyProgress
@@ -59,21 +60,25 @@ def run_study(study: Study, home: Home, address: str, console: Console) -> bool:
     folder = home.study(study.name)
     with only_once(f"study '{study.name}'", folder):
         home.stop_file(study.name).unlink(missing_ok=True)  # it was meant for an earlier run
-        ledger = Ledger(study, home.optuna_uri, home.checkpoints(study.name))
-        (folder / "study.yaml").write_text(as_yaml(study.model_dump(mode="json")), encoding="utf-8")
+        patience, file = Patience(), folder / "study.yaml"
+        ledger = Ledger(study, home.optuna_uri, home.checkpoints(study.name), patience)
+        text = as_yaml(study.model_dump(mode="json")).encode()
+        patience.use(lambda: shared_storage.write(str(file), text), file)
         with (
             Mirror(home, study.name),
-            Tracker(folder / "spool", home.tracking_uri, study.name, home.artifact_root) as tracker,
+            Tracker(folder / "spool", home.tracking_uri, study.name, home.artifact_root, patience) as tracker,
         ):
-            finished = _run_stage(ledger, home, address, tracker, console)
+            finished = _run_stage(ledger, home, address, tracker, console, patience)
             if finished and study.confirm:
                 best = read_study(home.optuna_uri, study.name).ranked()[: study.confirm.trials]
-                stage = ConfirmationLedger(study, home.optuna_uri, best)
-                finished = _run_stage(stage, home, address, tracker, console)
+                stage = ConfirmationLedger(study, home.optuna_uri, best, patience)
+                finished = _run_stage(stage, home, address, tracker, console, patience)
     return finished
 
 
-def _run_stage(ledger: Ledger, home: Home, address: str, tracker: Tracker, console: Console) -> bool:
+def _run_stage(
+    ledger: Ledger, home: Home, address: str, tracker: Tracker, console: Console, patience: Patience
+) -> bool:
     """Run the trials that a ledger hands out. Returns False if interrupted."""
     study = ledger.study
     stop_file = home.stop_file(study.name.removesuffix(CONFIRMATION))
@@ -82,6 +87,7 @@ def _run_stage(ledger: Ledger, home: Home, address: str, tracker: Tracker, conso
     with StudyProgress(study, ledger.remaining, console) as progress:
         conductor = Conductor(ledger, tracker, progress)
         conductor.is_asked_to_stop = stop_file.exists
+        patience.is_over = lambda: conductor.interrupted or conductor.is_asked_to_stop()
         if ledger.remaining:
             conductor.look_around()
         if ledger.remaining and not conductor.used_up:
@@ -164,6 +170,7 @@ def _run_trials(study: Study, home: Home, address: str, conductor: Conductor, co
         switch = Switch.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]
         conductor.on_stop = switch.turn_on.remote
         conductor.price = lambda: capacity().price
+        conductor.hear = lambda: ray.get(switch.heard.remote())
 
         def exclude(node: str, reason: str) -> None:
             """Give a sick node no more trials."""
@@ -178,6 +185,8 @@ def _run_trials(study: Study, home: Home, address: str, conductor: Conductor, co
         with interruptible(conductor.interrupt):
             if teach(study, home, switch, console):
                 build_tuner(study, home, conductor, switch, capacity, own).fit()
+    if conductor.scarcity:
+        raise ScarcityError(f"the study was interrupted: {conductor.scarcity}")
     if conductor.refused:
         raise UserError(f"the study was interrupted: {conductor.refused}")
 

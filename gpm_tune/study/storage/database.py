@@ -62,7 +62,7 @@ def read_only(file: Path) -> sqlite3.Connection:
 
 
 def explained(error: BaseException, file: Path) -> UserError | None:
-    """What SQLite, or what is built on it, has against a file, in a sentence; None where it is another error."""
+    """What SQLite, or what is built on it, has against a file; None where the error is another one."""
     for cause in causes(error):
         text = str(cause)
         if isinstance(cause, RuntimeError) and "table schema" in text:
@@ -72,7 +72,9 @@ def explained(error: BaseException, file: Path) -> UserError | None:
         if "malformed" in text or "not a database" in text:
             return _damaged(file, text)
         if "disk I/O error" in text:
-            return UserError(f"{file}: {text}\nhelp: look at the machine's log; copy the home to another disk")
+            return UserError(
+                f"{file}: {text}\nhelp: look at the machine's log; copy the home to another disk"
+            )
         if "readonly" in text or "unable to open" in text:
             return UserError(f"{file}: {text}\nhelp: {_rights(file)}")
         if "no such" in text:
@@ -85,8 +87,8 @@ _AWAY = f"move it away, {ELSEWHERE}"
 
 def _damaged(file: Path, reason: str) -> UserError:
     return UserError(
-        f"{file}: the database is damaged: {reason}\nhelp: put a copy of it back, or {_AWAY}; checkpoints are "
-        "not in it"
+        f"{file}: the database is damaged: {reason}\nhelp: put a copy of it back, or {_AWAY}; "
+        "checkpoints are not in it"
     )
 
 
