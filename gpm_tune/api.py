@@ -94,7 +94,12 @@ class Study:
         """A study that has been run before, as it was run. Raises UserError where there is none."""
         place = Home(Path(home) if home is not None else None, tracking_uri, storage)
         read_study(place.optuna_uri, name)
-        return cls(place.study(name) / "study.yaml", home=home, tracking_uri=tracking_uri, storage=storage)
+        try:
+            return cls(
+                place.study(name) / "study.yaml", home=home, tracking_uri=tracking_uri, storage=storage
+            )
+        except UserError as error:
+            raise UserError(f"{error}\nhelp: continue it by its own file: gpm-tune run STUDY.yaml") from None
 
     @property
     def name(self) -> str:

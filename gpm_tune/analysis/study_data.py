@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
@@ -112,7 +113,7 @@ def read_data(home: Home, name: str) -> StudyData:
         notes.append("Optuna's storage does not hold this study: what follows is from MLflow alone.")
         record, search, curves, ended = _from_mlflow(home, name, runs, text)
     if text is None:
-        notes.append("The study's file study.yaml is gone: GPU-hours per trial are not known.")
+        notes.append("The study's file study.yaml is gone, or damaged: GPU-hours per trial are not known.")
     return StudyData(
         record,
         read_confirmation(home.optuna_uri, name) if known else None,
@@ -150,11 +151,22 @@ def _parent(home: Home, name: str) -> Any:
 
 
 def _study_file(home: Home, name: str, parent: Any) -> str | None:
-    file = home.study(name) / "study.yaml"
-    if file.is_file():
-        return file.read_text(encoding="utf-8")
+    """The text of the study's file, of the home or of MLflow; None where neither has it whole."""
+    with suppress(OSError, ValueError, yaml.YAMLError):
+        return _whole((home.study(name) / "study.yaml").read_bytes())
     content = None if parent is None else _artifact(home, parent.info.run_id, "study.yaml")
-    return None if content is None else content.decode()
+    with suppress(ValueError, yaml.YAMLError):
+        return None if content is None else _whole(content)
+    return None
+
+
+def _whole(content: bytes) -> str:
+    """The text of a study's file. Raises ValueError, or YAMLError, where it is damaged."""
+    text = content.decode()
+    tree = yaml.safe_load(text)
+    if not isinstance(tree, dict) or not isinstance(tree.get("resources", {}), dict):
+        raise ValueError("it is no study's file")
+    return text
 
 
 def _artifact(home: Home, run: str, path: str) -> bytes | None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import glob
 import hashlib
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +20,8 @@ from gpm_tune.training import checkpoint, fitting
 from gpm_tune.training.checkpoint import Record
 from gpm_tune.training.experiment import Experiment
 from gpm_tune.training.machine import keep_freed_memory, limit_threads
+
+_log = logging.getLogger("gpm_tune")
 
 
 def run_name(experiment: Experiment, exclude: Mapping[str, Any] | None = None) -> str:
@@ -63,6 +66,24 @@ def read_experiment(folder: Path) -> Experiment:
         raise UserError(f"{folder}: its experiment is not one of this version: {error}") from error
 
 
+def first_sound(folders: Iterable[Path]) -> Path:
+    """The first of a run's checkpoints, newest first, that can be loaded; a warning says what was passed over.
+
+    Raises UserError, that of the newest, where none can.
+    """
+    errors: list[UserError] = []
+    for folder in folders:
+        try:
+            _load(folder, torch.device("cpu"), None)
+        except UserError as error:
+            errors.append(error)
+            continue
+        if errors:
+            _log.warning("%s; the one before is used: %s", "; ".join(map(str, errors)), folder)
+        return folder
+    raise errors[0] if errors else UserError("no checkpoint is here")
+
+
 def load_model(
     folder: Path, device: torch.device | str = "cpu", weights: Literal["best", "last"] = "best"
 ) -> tuple[Experiment, ParticleModel]:
@@ -73,18 +94,27 @@ def load_model(
     """
     keep_freed_memory()
     limit_threads()
+    experiment, model = _load(folder, torch.device(device), weights)
+    return experiment, place(model, device).eval()
+
+
+def _load(
+    folder: Path, device: torch.device, weights: Literal["best", "last"] | None
+) -> tuple[Experiment, ParticleModel]:
+    """See `load_model`; weights: None for the best ones where there are some."""
     experiment = read_experiment(folder)
-    found = checkpoint.read(folder, torch.device(device))[0]
-    if weights == "best" and "best" not in found:
+    found, _, record, _ = checkpoint.read(folder, device)
+    if weights == "best" and record.best is None:
         raise UserError(f"{folder}: nothing was evaluated before this checkpoint; ask for the last weights")
-    state = found["best"] if weights == "best" else found.get("average", found["last"])
+    group = "best" if record.best and weights != "last" else "average" if "average" in found else "last"
+    state = found.get(group, {})
     # An average is stored with the name of what it averages, and with a count of its own.
     state = {name.removeprefix("module."): value for name, value in state.items() if name != "n_averaged"}
     with torch.random.fork_rng():
         model = experiment.model.build(experiment.data.shape)
     try:
-        fitting.check_weights(state, model.state_dict(), weights)
+        fitting.check_weights(state, model.state_dict(), group)
     except fitting.MisfitError as error:
         raise checkpoint.damaged(folder, error) from error
     model.load_state_dict(state)
-    return experiment, place(model, device).eval()
+    return experiment, model

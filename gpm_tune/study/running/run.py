@@ -46,6 +46,7 @@ def run_study(study: Study, home: Home, address: str, console: Console) -> bool:
     """
     _log.info("home %s, MLflow %s, storage %s", home.root, without_login(home.tracking_uri), home.storage)
     home.check()
+    home.check_tracking()
     if address != "local":
         with connected(address):  # what keeps it from being used is said before the study is begun
             pass

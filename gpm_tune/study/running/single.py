@@ -56,6 +56,7 @@ def train(experiment: Experiment, name: str, home: Home, device: str, console: C
     Raises UserError where something is missing, DivergedError where numbers stop being finite.
     """
     home.check()
+    home.check_tracking()
     experiment = find_teacher(experiment, home)
     prepare(experiment, home)
     digest = run_name(experiment)

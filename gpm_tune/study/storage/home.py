@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gpm_tune.errors import UserError
+from gpm_tune.study.storage.database import has_tables
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -64,10 +65,18 @@ class Home:
 
     def mlflow(self) -> MlflowClient:
         """MLflow's store, to be read and tidied; what is measured goes through the tracker."""
+        self.check_tracking()
         os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
         from mlflow import MlflowClient
 
         return MlflowClient(tracking_uri=self.tracking_uri)
+
+    def check_tracking(self) -> None:
+        """Raise UserError where MLflow's store is a file that cannot be read, is damaged, or another program's."""
+        if self.tracking_uri.startswith("sqlite:"):
+            from sqlalchemy import make_url
+
+            has_tables(Path(make_url(self.tracking_uri).database or ""), ("experiments", "runs"))
 
     @property
     def optuna_uri(self) -> str:
