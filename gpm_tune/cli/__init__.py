@@ -16,7 +16,7 @@ from gpm_tune.cli import studies, reports, experiments, starting, cluster
 # isort: on
 from gpm_tune.cli.common import BAD_INPUT, BUG, HELP, INTERRUPTED, NO_RESULT, app
 from gpm_tune.cli.output import ListsCommand, output, with_flags
-from gpm_tune.errors import DivergedError, ScarcityError, UserError
+from gpm_tune.errors import DivergedError, ScarcityError, UserError, first_line
 
 __all__ = ["app", "cluster", "experiments", "main", "reports", "script", "starting", "studies"]
 
@@ -63,4 +63,6 @@ def _judge(error: Exception) -> tuple[int, str]:
         return code, f"{error.filename}: {error.strerror}"
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return NO_RESULT, f"a disk is full: {error.strerror}"
+    if type(error).__module__ == "mlflow.exceptions":
+        return NO_RESULT, f"MLflow's store cannot be used: {first_line(error)}"
     return BUG, f"{type(error).__name__}: a bug of gpm-tune; please report it with the lines above"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sqlite3
 from collections.abc import Collection
@@ -67,6 +68,8 @@ def explained(error: BaseException, file: Path) -> UserError | None:
         text = str(cause)
         if isinstance(cause, RuntimeError) and "table schema" in text:
             return UserError(f"{file}: {text}\nhelp: use the version that wrote it, {ELSEWHERE}")
+        if isinstance(cause, json.JSONDecodeError):
+            return _damaged(file, f"a value in it is no JSON: {text}")
         if not isinstance(cause, sqlite3.Error):
             continue
         if "malformed" in text or "not a database" in text:

@@ -6,8 +6,11 @@ import logging
 import os
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path, PurePosixPath
 from typing import Any
+
+from filelock import FileLock
 
 from gpm_tune.study.tracking.spool import Event, Spool
 
@@ -121,12 +124,15 @@ class Sender:
 
     def _connect(self) -> None:
         if self._client is None:
+            alone: AbstractContextManager[object] = nullcontext()
             if self._uri.startswith("sqlite:///"):
                 database = Path(self._uri.removeprefix("sqlite:///"))
                 database.parent.mkdir(parents=True, exist_ok=True)
+                alone = FileLock(f"{database}.lock")
             mlflow = import_mlflow()
-            self._client = mlflow.tracking.MlflowClient(tracking_uri=self._uri)
-            self._experiment_id = self._find_experiment() or self._create_experiment()
+            with alone:  # MLflow fails where two processes make its tables at once
+                self._client = mlflow.tracking.MlflowClient(tracking_uri=self._uri)
+                self._experiment_id = self._find_experiment() or self._create_experiment()
 
     def _find_experiment(self) -> str | None:
         experiment = self._client.get_experiment_by_name(self._experiment)
