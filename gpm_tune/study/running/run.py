@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from typing import Any
 
 from rich.console import Console
 
@@ -185,11 +186,20 @@ def _run_trials(study: Study, home: Home, address: str, conductor: Conductor, co
         conductor.on_sick = exclude
         with interruptible(conductor.interrupt):
             if teach(study, home, switch, console):
-                build_tuner(study, home, conductor, switch, capacity, own).fit()
+                _fit(build_tuner(study, home, conductor, switch, capacity, own), conductor)
     if conductor.scarcity:
         raise ScarcityError(f"the study was interrupted: {conductor.scarcity}")
     if conductor.refused:
         raise UserError(f"the study was interrupted: {conductor.refused}")
+
+
+def _fit(tuner: Any, conductor: Conductor) -> None:
+    """Run the trials. On a full disk Tune fails at what it keeps of them, which is not used."""
+    try:
+        tuner.fit()
+    except Exception:
+        if conductor.scarcity is None:
+            raise
 
 
 def _wait_for_node(wanted: Resources, capacity: Callable[[], Capacity], console: Console) -> None:
