@@ -67,9 +67,9 @@ def read_experiment(folder: Path) -> Experiment:
 
 
 def first_sound(folders: Iterable[Path]) -> Path:
-    """The first of a run's checkpoints, newest first, that can be loaded; a warning says what was passed over.
+    """The first of a run's checkpoints, newest first, that can be loaded.
 
-    Raises UserError, that of the newest, where none can.
+    A warning says what was passed over. Raises UserError, that of the newest, where none can.
     """
     errors: list[UserError] = []
     for folder in folders:

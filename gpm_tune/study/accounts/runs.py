@@ -56,7 +56,7 @@ def checkpoints_of(reference: str, home: Home) -> dict[str, Path]:
 
 
 def _of_folder(folder: Path) -> list[Path]:
-    """The checkpoints, newest first, that are meant by a folder: those of its run, or itself and older ones."""
+    """The checkpoints, newest first, that a folder means: those of its run, or itself and older ones."""
     place = folder.absolute()
     if place.is_dir() and place.parent.name == "checkpoints" and place.name.startswith("step_"):
         return checkpoint.up_to(place)

@@ -72,7 +72,7 @@ class Home:
         return MlflowClient(tracking_uri=self.tracking_uri)
 
     def check_tracking(self) -> None:
-        """Raise UserError where MLflow's store is a file that cannot be read, is damaged, or another program's."""
+        """Raise UserError where MLflow's store is a file that is damaged, unreadable or foreign."""
         if self.tracking_uri.startswith("sqlite:"):
             from sqlalchemy import make_url
 
