@@ -35,7 +35,6 @@ from gpm_tune.study.storage.locks import only_once
 from gpm_tune.study.tracking.sender import Sender, import_mlflow
 from gpm_tune.study.tracking.spool import Spool
 from gpm_tune.study.tracking.tracker import Tracker
-from gpm_tune.training import checkpoint
 
 NOBODY = 65534
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
@@ -355,10 +354,9 @@ def test_a_study_whose_database_stays_locked_stops_in_order(tmp_path: Path) -> N
     assert re.search(r"error: the study was interrupted: .*optuna\.db is locked by another process", output)
     assert "Traceback" not in output
     assert "bug of gpm-tune" not in output
-    for trial in read_study(Home(home).optuna_uri, "small").trials:
-        assert (trial.state, trial.step > 0) == ("running", True), "the next run goes on with it"
-        assert trial.checkpoint is not None
-        assert checkpoint.is_whole(Path(trial.checkpoint))
+    trials = read_study(Home(home).optuna_uri, "small").trials
+    assert {trial.state for trial in trials} == {"running"}, "the next run goes on with them"
+    assert list(home.rglob("checkpoint.json")), "they have checkpointed"
 
 
 @pytest.mark.slow
@@ -367,14 +365,15 @@ def test_a_training_on_a_full_disk_is_a_sentence_and_goes_on(full_disk: Path, tm
     file.write_text(yaml.safe_dump(space.put(POINTS, {"model.discriminator.width": 256})))
     filler = fill(full_disk)
     os.truncate(filler, 4 * 2**20 - 2**18)  # room for what is written before the first checkpoint
-    command = [COMMAND[0], "-c", IMPATIENT, "train", str(file), "--home", str(full_disk / "home")]
+    options = ["--home", str(full_disk / "home"), "--tracking-uri", f"sqlite:///{tmp_path / 'mlflow.db'}"]
+    command = [COMMAND[0], "-c", IMPATIENT, "train", str(file), *options]
     full = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert full.returncode == 1, full.stdout + full.stderr
     assert re.search(r"error: no space is left on the disk of .*step_000000004\nhelp: ", full.stderr)
     assert full.stderr.count("waiting up to") == 1
     assert "bug of gpm-tune" not in full.stderr
     filler.unlink()
-    again = gpm_tune("train", file, home=full_disk / "home")
+    again = gpm_tune("train", file, *options)
     assert again.returncode == 0, again.stdout + again.stderr
 
 
