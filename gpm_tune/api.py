@@ -102,8 +102,11 @@ class Study:
         """
         place = Home(Path(home) if home is not None else None, tracking_uri, storage)
         read_study(place.optuna_uri, name)
-        file = place.study(name) / "study.yaml"
-        return cls(file, overrides, home=home, tracking_uri=tracking_uri, storage=storage)
+        try:
+            file = place.study(name) / "study.yaml"
+            return cls(file, overrides, home=home, tracking_uri=tracking_uri, storage=storage)
+        except UserError as error:
+            raise UserError(f"{error}\nhelp: continue it by its own file: gpm-tune run STUDY.yaml") from None
 
     @property
     def name(self) -> str:

@@ -13,6 +13,10 @@ class OtherDataError(UserError):
     """The data are not those from which something that is kept was made: it must not be mixed with them."""
 
 
+class ScarcityError(UserError):
+    """A disk that is full, or a database that others keep locked: no input is at fault; exit code 1."""
+
+
 class DivergedError(Exception):
     """A training run that cannot go on because numbers stopped being finite; the text is the reason."""
 

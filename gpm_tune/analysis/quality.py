@@ -60,7 +60,7 @@ def refuse_different(subjects: Sequence[Subject], samples: int | None) -> None:
         {
             "label": subject.label,
             "data": subject.experiment.data_label,
-            "data_fingerprint": read_record(subject.folder)["data"],
+            "data_fingerprint": read_record(subject.folder).data,
             "shape": subject.experiment.data.shape,
             "evaluation.features": subject.experiment.features,
             "evaluation.samples": samples or subject.experiment.evaluation.samples,

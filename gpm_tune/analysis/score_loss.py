@@ -105,7 +105,7 @@ def reach(trainer: Trainer, step: int, folder: Path) -> Path:
     Raises KeyboardInterrupt after a signal that asks to stop, once the state is kept.
     """
     place = checkpoint.next_folder(folder, step)
-    resume(trainer, [kept for kept in checkpoint.newest_first(folder) if kept.name <= place.name])
+    resume(trainer, checkpoint.up_to(place))
     if trainer.step == step and checkpoint.is_whole(place):
         return place
     passing = None

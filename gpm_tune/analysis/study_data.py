@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
@@ -23,6 +24,7 @@ from gpm_tune.analysis.figures import MEASURE, metric_title
 from gpm_tune.analysis.loader import COLUMNS, PARAM, load_bests, load_points, load_runs, refuse_mixed
 from gpm_tune.errors import UserError
 from gpm_tune.files import is_plain
+from gpm_tune.study.accounts.database import read_storage
 from gpm_tune.study.accounts.records import (
     StudyRecord,
     TrialRecord,
@@ -115,7 +117,7 @@ def read_data(home: Home, name: str) -> StudyData:
         notes.append("Optuna's storage does not hold this study: what follows is from MLflow alone.")
         record, search, curves, ended = _from_mlflow(home, name, runs, text)
     if text is None:
-        notes.append("The study's file study.yaml is gone: GPU-hours per trial are not known.")
+        notes.append("The study's file study.yaml is gone, or damaged: GPU-hours per trial are not known.")
     return StudyData(
         record,
         read_confirmation(home.optuna_uri, name) if known else None,
@@ -154,10 +156,22 @@ def _parent(home: Home, name: str) -> Any:
 
 def _study_file(home: Home, name: str, parent: Any) -> str | None:
     file = home.study(name) / "study.yaml"
-    if is_plain(file, home.root):
-        return file.read_text(encoding="utf-8")
+    with suppress(OSError, ValueError, yaml.YAMLError):
+        if is_plain(file, home.root):
+            return _whole(file.read_bytes())
     content = None if parent is None else _artifact(home, parent.info.run_id, "study.yaml")
-    return None if content is None else content.decode()
+    with suppress(ValueError, yaml.YAMLError):
+        return None if content is None else _whole(content)
+    return None
+
+
+def _whole(content: bytes) -> str:
+    """The text of a study's file. Raises ValueError, or YAMLError, where it is damaged."""
+    text = content.decode()
+    tree = yaml.safe_load(text)
+    if not isinstance(tree, dict) or not isinstance(tree.get("resources", {}), dict):
+        raise ValueError("it is no study's file")
+    return text
 
 
 def _artifact(home: Home, run: str, path: str) -> bytes | None:
@@ -179,7 +193,9 @@ def _from_optuna(
     home: Home, name: str, notes: list[str]
 ) -> tuple[StudyRecord, Mapping[str, AnyDistribution], pd.DataFrame, dict[int, datetime]]:
     record = read_study(home.optuna_uri, name)
-    stored = optuna.load_study(study_name=name, storage=home.optuna_uri)
+    storage = read_storage(home.optuna_uri)
+    assert storage is not None, "the study was read from it"
+    stored = optuna.load_study(study_name=name, storage=storage)
     trials = [trial for trial in stored.get_trials(deepcopy=False) if is_own(trial)]
     rows = [(trial.number, step, value) for trial in trials for step, value in _evaluations(trial)]
     ended = {trial.number: trial.datetime_complete for trial in trials if trial.datetime_complete}

@@ -223,7 +223,9 @@ def _weights(folder: Path) -> dict[str, object]:
     """Which weights of a checkpoint are used: those of its best evaluation, which may be older than it."""
     from gpm_tune.training.checkpoint import read_record
 
-    return {"checkpoint": str(folder), "step": read_record(folder)["best"]["step"]}
+    best = read_record(folder).best
+    assert best is not None, "its best weights were used"
+    return {"checkpoint": str(folder), "step": best.step}
 
 
 def _sampler(

@@ -190,7 +190,7 @@ def status(
     if watch:
         _watch(study, home_at(home), interval)
         return
-    from gpm_tune.study.accounts.records import read_study, study_names
+    from gpm_tune.study.accounts.records import read_studies, read_study
     from gpm_tune.study.running.manage import is_running
     from gpm_tune.study.views.results import plain, report, studies_table
 
@@ -201,7 +201,7 @@ def status(
         if any(t.state == "running" for t in record.trials) and not is_running(home_at(home), study):
             output.advise("nobody runs it here now; continue it with", f"  gpm-tune resume {study}")
         return
-    records = [read_study(storage, name) for name in study_names(storage)]
+    records = read_studies(storage)
     output.result([plain(record) for record in records], [studies_table(records)])
 
 
@@ -311,18 +311,18 @@ def delete(
     storage: StorageOption = None,
 ) -> None:
     """Delete a study: its trials, checkpoints and tracked runs."""
-    from gpm_tune.study.accounts.records import read_study
+    from gpm_tune.study.accounts.records import count_trials
     from gpm_tune.study.running.manage import delete as delete_study
 
     place = home_at(home, tracking_uri, storage)
-    record = read_study(place.optuna_uri, study)
-    question = f"Delete study '{study}', its {len(record.trials)} trials and their checkpoints?"
+    trials = count_trials(place.optuna_uri, study)
+    question = f"Delete study '{study}', its {trials} trials and their checkpoints?"
     if not yes and not sys.stdin.isatty():
         raise UserError(f"{question} Say so with --yes")
     if not yes and not typer.confirm(question, err=True):
         return
     notes = delete_study(place, study)
-    done = {"study": study, "trials": len(record.trials), "notes": notes}
+    done = {"study": study, "trials": trials, "notes": notes}
     output.result(done, [f"study '{study}' is deleted", *notes])
 
 

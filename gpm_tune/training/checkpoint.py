@@ -12,15 +12,21 @@ half copied, is none.
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import pickle
+import re
 import shutil
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import BaseModel, ConfigDict, NonNegativeInt, ValidationError, model_validator
+from pydantic_core import from_json
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
@@ -31,7 +37,50 @@ FORMAT = 3  # raised by what changes the meaning of weights, too: 3 is of U-Nets
 KEPT = 2
 VOUCHED = ("weights.safetensors", "state.pt")
 CHUNK = 2**20
+LEAST_FREE = 2**24  # bytes: a disk that refuses to write and has less is full
 Weights = dict[str, dict[str, Tensor]]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Fingerprint(_Part):
+    """Size in bytes and CRC-32 of a file."""
+
+    size: NonNegativeInt
+    crc32: NonNegativeInt
+
+
+class Best(_Part):
+    """The best evaluation so far."""
+
+    step: NonNegativeInt
+    metrics: dict[str, float]
+
+
+class Record(_Part):
+    """What `checkpoint.json` holds: nothing else, nothing less, and every value of its type."""
+
+    format: int
+    files: dict[str, Fingerprint]
+    experiment: dict[str, Any]
+    data: str  # their fingerprint
+    step: NonNegativeInt
+    evaluated_step: NonNegativeInt
+    seconds: float
+    joules: float = 0.0
+    best: Best | None
+
+    @model_validator(mode="after")
+    def _check(self) -> Record:
+        if set(self.files) != set(VOUCHED):
+            raise ValueError(f"files: expected {' and '.join(VOUCHED)}")
+        if not isinstance(self.experiment.get("data"), dict):
+            raise ValueError("experiment: expected its data")
+        if not (self.best.step if self.best else 0) <= self.evaluated_step <= self.step:
+            raise ValueError("the steps are not in their order")
+        return self
 
 
 def write(
@@ -41,7 +90,10 @@ def write(
     record: Mapping[str, Any],
     pictures: Mapping[str, bytes],
 ) -> None:
-    """Write a checkpoint. `checkpoint.json` comes last: where it is, the checkpoint is whole."""
+    """Write a checkpoint. `checkpoint.json` comes last: where it is, the checkpoint is whole.
+
+    Raises OSError where the disk does not take it.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "checkpoint.json").unlink(missing_ok=True)  # of an earlier one, which is no longer whole
     flat = {
@@ -49,19 +101,30 @@ def write(
         for group, tensors in weights.items()
         for name, tensor in tensors.items()
     }
-    (folder / "weights.safetensors").write_bytes(save(flat))  # save_file: mode 0600, whatever the umask
-    torch.save(dict(state), folder / "state.pt")
+    with _disk_errors(folder):
+        (folder / "weights.safetensors").write_bytes(save(flat))  # save_file: mode 0600, whatever the umask
+        torch.save(dict(state), folder / "state.pt")
     for name, png in pictures.items():
         (folder / f"{name}.png").write_bytes(png)
     partial = folder / "checkpoint.json.partial"
-    files = {name: _fingerprint(folder / name) for name in VOUCHED}
+    files = {name: _fingerprint(folder / name).model_dump() for name in VOUCHED}
     partial.write_text(json.dumps({"format": FORMAT, "files": files, **record}, indent=2, allow_nan=False))
     partial.replace(folder / "checkpoint.json")
 
 
-def read(
-    folder: Path, device: torch.device
-) -> tuple[Weights, dict[str, Any], dict[str, Any], dict[str, bytes]]:
+@contextmanager
+def _disk_errors(folder: Path) -> Iterator[None]:
+    """Raise what the libraries say of a disk that takes no more as OSError, which it is."""
+    try:
+        yield
+    except (SafetensorError, RuntimeError) as error:
+        if not re.search(r"os error \d+|inline_container", str(error)):
+            raise
+        code = errno.ENOSPC if shutil.disk_usage(folder).free < LEAST_FREE else errno.EIO
+        raise OSError(code, os.strerror(code), str(folder)) from error
+
+
+def read(folder: Path, device: torch.device) -> tuple[Weights, dict[str, Any], Record, dict[str, bytes]]:
     """The weights by group, the state, the record and the pictures of a checkpoint.
 
     Raises UserError where the folder holds no whole checkpoint of this format.
@@ -74,27 +137,51 @@ def read(
             group, name = key.split("/", 1)
             weights.setdefault(group, {})[name] = tensor
         state = torch.load(folder / "state.pt", map_location=device, weights_only=True)
-    except (OSError, RuntimeError, SafetensorError, EOFError, pickle.UnpicklingError) as error:
-        raise UserError(f"{folder}: the checkpoint is damaged: {error}") from error
-    pictures = {path.stem: path.read_bytes() for path in folder.glob("*.png")}
+        pictures = {path.stem: path.read_bytes() for path in folder.glob("*.png")}
+        if record.best and "best" not in pictures:
+            raise FileNotFoundError("best.png is missing")
+    except (OSError, RuntimeError, SafetensorError, EOFError, ValueError, pickle.UnpicklingError) as error:
+        raise damaged(folder, error) from error
     return weights, state, record, pictures
 
 
-def read_record(folder: Path) -> dict[str, Any]:
+def damaged(folder: object, reason: object) -> UserError:
+    """The error of a checkpoint that is there and cannot be used: the one before it is taken instead."""
+    return UserError(f"{folder}: the checkpoint is damaged: {reason}")
+
+
+def read_record(folder: Path) -> Record:
     """The JSON part of a checkpoint: its step, metrics and experiment.
 
     Raises UserError where the folder holds no whole checkpoint of this format.
     """
     try:
-        record: dict[str, Any] = json.loads((folder / "checkpoint.json").read_text())
-    except (OSError, ValueError) as error:
+        content = (folder / "checkpoint.json").read_bytes()
+    except OSError as error:
         raise UserError(f"{folder}: no whole checkpoint is here: {error}") from error
-    if record.get("format") != FORMAT:
+    return parse_record(content, folder)
+
+
+def parse_record(content: bytes, folder: object) -> Record:
+    """The record in the bytes of a `checkpoint.json`, read from the folder, which errors name.
+
+    Raises UserError where it is damaged, or of another format.
+    """
+    try:
+        plain = from_json(content)
+    except ValueError as error:
+        raise UserError(f"{folder}: no whole checkpoint is here: checkpoint.json: {error}") from error
+    if isinstance(plain, dict) and isinstance(plain.get("format"), int) and plain["format"] != FORMAT:
         raise UserError(
-            f"{folder}: checkpoint format {record.get('format')}, this version reads {FORMAT}: networks of "
+            f"{folder}: checkpoint format {plain['format']}, this version reads {FORMAT}: networks of "
             "another version compute something else from the same weights. Use that version, or train again"
         )
-    return record
+    try:
+        return Record.model_validate(plain)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, ("checkpoint.json", *first["loc"])))
+        raise damaged(folder, f"{where}: {first['msg'].removeprefix('Value error, ')}") from error
 
 
 def next_folder(run: Path, step: int) -> Path:
@@ -110,6 +197,11 @@ def latest(run: Path) -> Path | None:
 def newest_first(run: Path) -> list[Path]:
     """The checkpoint folders of a run, damaged ones included."""
     return sorted(run.glob("checkpoints/step_*"), reverse=True)
+
+
+def up_to(folder: Path) -> list[Path]:
+    """A checkpoint and those before it in its run, newest first: later ones were passed over as damaged."""
+    return [kept for kept in newest_first(folder.parent.parent) if kept.name <= folder.name]
 
 
 def is_whole(folder: Path) -> bool:
@@ -129,23 +221,20 @@ def drop_old(folders: Sequence[Path]) -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _check(folder: Path, record: Mapping[str, Any], *, by_content: bool) -> None:
+def _check(folder: Path, record: Record, *, by_content: bool) -> None:
     """Raise UserError where a file is not the one that was written."""
-    for name, written in record.get("files", {}).items():
+    for name, written in record.files.items():
         file = folder / name
         size = file.stat().st_size
-        if size != written["size"]:
-            raise UserError(
-                f"{folder}: the checkpoint is damaged: {name} has {size} bytes of {written['size']}"
-            )
+        if size != written.size:
+            raise damaged(folder, f"{name} has {size} bytes of {written.size}")
         if by_content and _fingerprint(file) != written:
-            raise UserError(f"{folder}: the checkpoint is damaged: {name} is not what was written")
+            raise damaged(folder, f"{name} is not what was written")
 
 
-def _fingerprint(file: Path) -> dict[str, int]:
-    """Size and CRC-32 of a file."""
+def _fingerprint(file: Path) -> Fingerprint:
     crc = 0
     with file.open("rb") as content:
         while chunk := content.read(CHUNK):
             crc = zlib.crc32(chunk, crc)
-    return {"size": file.stat().st_size, "crc32": crc}
+    return Fingerprint(size=file.stat().st_size, crc32=crc)

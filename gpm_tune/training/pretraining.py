@@ -44,9 +44,10 @@ def train_teacher(
         resume(trainer, checkpoint.newest_first(folder))
         while not trainer.done:
             evaluation = trainer.run_interval(should_stop)
-            trainer.save(checkpoint.next_folder(folder, trainer.step))
+            place = checkpoint.next_folder(folder, trainer.step)
+            trainer.save(place)
             if evaluation is None:
                 return False
             on_evaluation(evaluation)
-            checkpoint.drop_old(checkpoint.newest_first(folder))
+            checkpoint.drop_old(checkpoint.up_to(place))
     return True

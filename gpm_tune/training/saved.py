@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import glob
 import hashlib
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,9 +16,12 @@ from gpm_tune.data import DataConfig
 from gpm_tune.data.fingerprint import described, digest
 from gpm_tune.errors import OtherDataError, UserError
 from gpm_tune.models import ParticleModel, place
-from gpm_tune.training import checkpoint
+from gpm_tune.training import checkpoint, fitting
+from gpm_tune.training.checkpoint import Record
 from gpm_tune.training.experiment import Experiment
 from gpm_tune.training.machine import keep_freed_memory, limit_threads
+
+_log = logging.getLogger("gpm_tune")
 
 
 def run_name(experiment: Experiment, exclude: Mapping[str, Any] | None = None) -> str:
@@ -39,15 +43,15 @@ def note_of_other_data(folder: Path, data: DataConfig) -> str | None:
     return f"{described(data)} have changed since {sisters[0]} was trained: it is trained anew, in {folder}"
 
 
-def refuse_other_data(folder: Path, record: Mapping[str, Any], data: DataConfig, found: str) -> None:
+def refuse_other_data(folder: Path, record: Record, data: DataConfig, found: str) -> None:
     """Raise OtherDataError where a checkpoint is of the same data set, when that held other samples.
 
     record: the checkpoint's. found: the data set's fingerprint now. Another data set is one on purpose.
     """
-    if record["data"] != found and record["experiment"]["data"] == data.model_dump(mode="json"):
+    if record.data != found and record.experiment["data"] == data.model_dump(mode="json"):
         raise OtherDataError(
-            f"{folder}: {described(data)} have changed since step {record['step']} was trained: their "
-            f"fingerprint was {record['data']}, now it is {found}. What is computed from them cannot be "
+            f"{folder}: {described(data)} have changed since step {record.step} was trained: their "
+            f"fingerprint was {record.data}, now it is {found}. What is computed from them cannot be "
             "compared with what was\nhelp: put the data back; or train anew, in another folder or under "
             "another name"
         )
@@ -57,9 +61,27 @@ def read_experiment(folder: Path) -> Experiment:
     """The experiment whose training wrote a checkpoint. Raises UserError where there is none whole."""
     record = checkpoint.read_record(folder)
     try:
-        return Experiment.model_validate(record["experiment"])
-    except (KeyError, ValidationError) as error:
+        return Experiment.model_validate(record.experiment)
+    except ValidationError as error:
         raise UserError(f"{folder}: its experiment is not one of this version: {error}") from error
+
+
+def first_sound(folders: Iterable[Path]) -> Path:
+    """The first of a run's checkpoints, newest first, that can be loaded.
+
+    A warning says what was passed over. Raises UserError, that of the newest, where none can.
+    """
+    errors: list[UserError] = []
+    for folder in folders:
+        try:
+            _load(folder, torch.device("cpu"), None)
+        except UserError as error:
+            errors.append(error)
+            continue
+        if errors:
+            _log.warning("%s; the one before is used: %s", "; ".join(map(str, errors)), folder)
+        return folder
+    raise errors[0] if errors else UserError("no checkpoint is here")
 
 
 def load_model(
@@ -72,17 +94,27 @@ def load_model(
     """
     keep_freed_memory()
     limit_threads()
+    experiment, model = _load(folder, torch.device(device), weights)
+    return experiment, place(model, device).eval()
+
+
+def _load(
+    folder: Path, device: torch.device, weights: Literal["best", "last"] | None
+) -> tuple[Experiment, ParticleModel]:
+    """See `load_model`; weights: None for the best ones where there are some."""
     experiment = read_experiment(folder)
-    found = checkpoint.read(folder, torch.device(device))[0]
-    if weights == "best" and "best" not in found:
+    found, _, record, _ = checkpoint.read(folder, device)
+    if weights == "best" and record.best is None:
         raise UserError(f"{folder}: nothing was evaluated before this checkpoint; ask for the last weights")
-    state = found["best"] if weights == "best" else found.get("average", found["last"])
+    group = "best" if record.best and weights != "last" else "average" if "average" in found else "last"
+    state = found.get(group, {})
     # An average is stored with the name of what it averages, and with a count of its own.
     state = {name.removeprefix("module."): value for name, value in state.items() if name != "n_averaged"}
     with torch.random.fork_rng():
         model = experiment.model.build(experiment.data.shape)
     try:
-        model.load_state_dict(state)
-    except RuntimeError as error:
-        raise UserError(f"{folder}: its weights do not fit its experiment: {error}") from error
-    return experiment, place(model, device).eval()
+        fitting.check_weights(state, model.state_dict(), group)
+    except fitting.MisfitError as error:
+        raise checkpoint.damaged(folder, error) from error
+    model.load_state_dict(state)
+    return experiment, model

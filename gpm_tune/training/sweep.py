@@ -134,7 +134,7 @@ def evaluate(
 
 def _look_at_data(folder: Path, experiment: Experiment) -> str:
     """The fingerprint of what a checkpoint is measured against; warns where it was trained on other data."""
-    found, trained = fingerprint(experiment.data), checkpoint.read_record(folder)["data"]
+    found, trained = fingerprint(experiment.data), checkpoint.read_record(folder).data
     if found != trained:
         _log.warning(
             "%s have changed since %s was trained (fingerprint %s, now %s): it is measured against what is "
@@ -231,8 +231,8 @@ def _key(folder: Path, conditions: Conditions, simulation: Simulation, data: str
     sampler = simulation.sampler
     parts = [
         __version__,
-        record["files"],
-        record["experiment"],
+        record.model_dump(include={"files"})["files"],
+        record.experiment,
         data,
         asdict(conditions),
         sampler.solver_name,

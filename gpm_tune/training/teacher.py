@@ -33,8 +33,7 @@ def is_trained(teacher: Experiment, cache: Path) -> bool:
     latest = checkpoint.latest(teacher_folder(teacher, cache))
     if latest is None:
         return False
-    evaluated: int = checkpoint.read_record(latest)["evaluated_step"]
-    return evaluated >= teacher.training.steps
+    return checkpoint.read_record(latest).evaluated_step >= teacher.training.steps
 
 
 def teacher_checkpoint(experiment: Experiment, cache: Path | None, data: str = "") -> Path | None:

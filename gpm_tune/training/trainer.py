@@ -21,7 +21,7 @@ from gpm_tune.metrics import ImageMetrics, PointMetrics
 from gpm_tune.models import GeneratorModel, ParticleModel, Sampling, place
 from gpm_tune.models.flow import Denoise, FlowInputs, Terms, evaluating
 from gpm_tune.models.particle_model import ITS_OWN
-from gpm_tune.training import checkpoint
+from gpm_tune.training import checkpoint, fitting
 from gpm_tune.training.experiment import Experiment, OptimizerConfig
 from gpm_tune.training.machine import Machine, has_bfloat16, keep_freed_memory, limit_threads
 from gpm_tune.training.objectives import Objective, derive
@@ -294,6 +294,10 @@ class Trainer:
         """
         weights, state, record, pictures = checkpoint.read(folder, self.device)
         refuse_other_data(folder, record, self.experiment.data, self.data_fingerprint)
+        try:
+            self._check_fit(weights, state, record)
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            raise checkpoint.damaged(folder, error) from error
         self.model.load_state_dict(weights["last"])
         if self._average:
             self._average.load_state_dict(weights["average"])
@@ -305,18 +309,36 @@ class Trainer:
             optimizer.load_state_dict(saved)
             for parameter, moments in optimizer.state.items():
                 # A fused optimiser goes through memory, whatever the formats that it finds there.
-                for key in ("exp_avg", "exp_avg_sq"):
+                for key in fitting.MOMENTS:
                     moments[key] = torch.empty_like(parameter).copy_(moments[key])
-        self._rng.set_state(state["rng"].cpu())
         self._means = {name: RunningMean(*mean) for name, mean in state["means"].items()}
         self._best_weights = weights.get("best", {})
-        self.step, self.evaluated_step = record["step"], record["evaluated_step"]
-        self.seconds = record["seconds"]
-        self._machine.joules = record.get("joules", 0.0)
+        self.step, self.evaluated_step = record.step, record.evaluated_step
+        self._restore_rng(state["rng"].cpu())
+        self.seconds = record.seconds
+        self._machine.joules = record.joules
         self._timed_from = (self.step, self.seconds)
-        if record["best"]:
-            best = record["best"]
-            self.best = Evaluation(best["step"], best["metrics"], pictures["best"])
+        if record.best:
+            self.best = Evaluation(record.best.step, record.best.metrics, pictures["best"])
+
+    def _check_fit(self, weights: checkpoint.Weights, state: Any, record: checkpoint.Record) -> None:
+        """Raise an error unless all that a checkpoint holds can be loaded."""
+        fitting.check_weights(weights["last"], self.model.state_dict(), "last")
+        if self._average:
+            fitting.check_weights(weights["average"], self._average.state_dict(), "average")
+        if record.best:
+            fitting.check_weights(weights["best"], self.evaluated_model.state_dict(), "best")
+            if self.objective.metric not in record.best.metrics:
+                raise fitting.MisfitError(f"{self.objective.metric} was not measured")
+        fitting.check_optimizers(state["optimizers"], self._optimizers)
+        fitting.check_means(state["means"])
+        fitting.check_rng(state["rng"], self._rng)
+
+    def _restore_rng(self, state: Tensor) -> None:
+        if state.numel() == self._rng.get_state().numel():
+            self._rng.set_state(state)
+        else:  # of another kind of device, whose random numbers cannot be continued here
+            self.reseed(self.experiment.seed + self.step)
 
 
 def build_metrics(

@@ -147,7 +147,7 @@ def test_quality_against_k(home: Home, tmp_path: Path, capsys: pytest.CaptureFix
         experiment = experiment_of(model=model, seed=seed, training__steps=6, evaluation__every=3)
         assert train(experiment, "k", home, "cpu", Console(quiet=True))
         folder = max(home.root.glob("experiments/k-*"), key=lambda path: path.stat().st_mtime)
-        trained.append((k, seed, checkpoint.read_record(checkpoint.latest(folder))["best"]["metrics"]))
+        trained.append((k, seed, checkpoint.read_record(checkpoint.latest(folder)).best.metrics))
     runs = best_by_run(home, ["k"], "energy_distance")
     assert list(zip(runs["k"], runs["seed"], strict=True)) == [(k, seed) for k, seed, _ in trained]
     assert (runs["generator_updates"] == [6, 6, 2]).all()

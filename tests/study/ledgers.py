@@ -11,7 +11,7 @@ from examples import POINTS
 from gpm_tune.study.accounts.ledger import Ledger
 from gpm_tune.study.accounts.records import StudyRecord, read_study
 from gpm_tune.study.definition import space
-from gpm_tune.training.checkpoint import FORMAT
+from gpm_tune.training.checkpoint import FORMAT, VOUCHED
 
 PBT: dict[str, Any] = {
     "scheduler": {"name": "pbt", "interval_steps": 4, "quantile": 0.25},
@@ -39,6 +39,16 @@ def record(storage: str) -> StudyRecord:
 def write_checkpoint(folder: Path, step: int, best: dict[str, Any]) -> str:
     """What the ledger reads of a trial's checkpoint."""
     folder.mkdir(parents=True)
-    record = {"format": FORMAT, "evaluated_step": step, "seconds": 1.0, "best": best}
+    file = {"size": 1, "crc32": 1}
+    record = {
+        "format": FORMAT,
+        "files": dict.fromkeys(VOUCHED, file),
+        "experiment": POINTS,
+        "data": "",
+        "step": step,
+        "evaluated_step": step,
+        "seconds": 1.0,
+        "best": best,
+    }
     (folder / "checkpoint.json").write_text(json.dumps(record))
     return str(folder)

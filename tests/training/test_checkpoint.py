@@ -23,9 +23,10 @@ def checkpoint(tmp_path: Path) -> Path:
 
 def test_a_checkpoint_says_what_it_is(checkpoint: Path) -> None:
     record = read_record(checkpoint)
-    assert record["step"] == 4
-    assert record["best"]["step"] == 4
-    assert Experiment.model_validate(record["experiment"]) == experiment_of()
+    assert record.step == 4
+    assert record.best is not None
+    assert record.best.step == 4
+    assert Experiment.model_validate(record.experiment) == experiment_of()
     assert (checkpoint / "samples.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -19,6 +19,7 @@ from gpm_tune.study.definition import space
 from gpm_tune.study.definition.samplers import Random
 from gpm_tune.study.definition.schedulers import NoScheduler
 from gpm_tune.study.definition.specification import CONFIRMATION, Budget, Study
+from gpm_tune.study.patience import Patience
 
 MOST = 2**32 - 1
 RESAMPLES = 10_000
@@ -27,8 +28,14 @@ RESAMPLES = 10_000
 class ConfirmationLedger(Ledger):
     """Hands out each of the best trials of a search, once for each new seed."""
 
-    def __init__(self, study: Study, storage: str, candidates: list[TrialRecord]) -> None:
-        """candidates: the trials of the search that are to be confirmed.
+    def __init__(
+        self,
+        study: Study,
+        storage: str,
+        candidates: list[TrialRecord],
+        patience: Patience | None = None,
+    ) -> None:
+        """candidates: the trials of the search that are to be confirmed. patience: see `open_study`.
 
         Raises OtherDataError where the data have changed since the search.
         """
@@ -45,8 +52,8 @@ class ConfirmationLedger(Ledger):
             "scheduler": NoScheduler(name="none"),
             "budget": Budget(trials=MOST),
         }
-        open_study(study, storage)  # refuses what the search was not
-        super().__init__(study.model_copy(update=stage), storage)
+        open_study(study, storage, patience)  # refuses what the search was not
+        super().__init__(study.model_copy(update=stage), storage, patience=patience)
 
     def _not_yet_asked(self, trials: list[FrozenTrial]) -> deque[dict[str, Any]]:
         asked = {(t.user_attrs["confirms"], t.params["seed"]) for t in trials if "confirms" in t.user_attrs}

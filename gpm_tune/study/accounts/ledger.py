@@ -19,6 +19,7 @@ from optuna.trial import FrozenTrial, TrialState
 from pydantic import ValidationError
 
 from gpm_tune.config import SEEDS
+from gpm_tune.errors import UserError
 from gpm_tune.study.accounts.meter import Meter
 from gpm_tune.study.accounts.opening import open_study
 from gpm_tune.study.accounts.population import Population
@@ -26,8 +27,10 @@ from gpm_tune.study.accounts.records import as_costs, is_feasible, is_own
 from gpm_tune.study.definition import space
 from gpm_tune.study.definition.schedulers import PBT
 from gpm_tune.study.definition.specification import Study
+from gpm_tune.study.patience import Patience
 from gpm_tune.study.storage import shared_storage
 from gpm_tune.training import Experiment
+from gpm_tune.training.checkpoint import parse_record
 from gpm_tune.training.description import known_costs
 
 
@@ -55,15 +58,22 @@ class Verdict(Enum):
 class Ledger:
     """Hands out the trials of a study and records what becomes of them."""
 
-    def __init__(self, study: Study, storage: str | None, checkpoints: str | None = None) -> None:
+    def __init__(
+        self,
+        study: Study,
+        storage: str | None,
+        checkpoints: str | None = None,
+        patience: Patience | None = None,
+    ) -> None:
         """Open the study in the storage, or create it; None for one that is forgotten.
 
         checkpoints: where those of the study's trials lie, for forks to start from.
+        patience: see `open_study`.
         Raises UserError where a study of this name has another base, search space or objective.
         """
         self.study = study
         self._checkpoints = checkpoints
-        self._optuna = open_study(study, storage)
+        self._optuna = open_study(study, storage, patience)
         trials = self._optuna.get_trials(deepcopy=False)
         own = [trial for trial in trials if is_own(trial)]
         # The seed moves on with the trials, so that a restart does not repeat their draws.
@@ -219,17 +229,20 @@ class Ledger:
         if source is None:
             return None
         try:
-            record = json.loads(shared_storage.read(f"{source}/checkpoint.json"))
-            step, best = record["evaluated_step"], record["best"]
+            record = parse_record(shared_storage.read(f"{source}/checkpoint.json"), source)
+            if record.best is None:
+                return None
+            step = record.evaluated_step
             # A copy: the donor goes on, and drops what it no longer needs.
             copy = f"{self._checkpoints}/forks/{donor:04d}_{step:09d}_for_{number:04d}"
             shared_storage.copy(source, copy)
-        except OSError:
-            return None  # the storage is away: the member goes on as it is
+        except (OSError, UserError):
+            return None  # the storage is away, or the checkpoint damaged: the member goes on as it is
         params = population.perturb(forked.params, self.study.search, number, step)
         # The donor may have come further: a fork has done what its checkpoint has.
-        best["scores"] = [best["metrics"][goal.metric] for goal in self.study.goals]
-        progress = {"step": step, "seconds": record["seconds"], "best": best}
+        scores = [record.best.metrics[goal.metric] for goal in self.study.goals]
+        best = {**record.best.model_dump(), "scores": scores}
+        progress = {"step": step, "seconds": record.seconds, "best": best}
         origin = {"trial": donor, "step": step}
         self._optuna.enqueue_trial(params, {"forked_from": origin, "checkpoint": copy, "progress": progress})
         population.drop(number)

@@ -9,31 +9,31 @@ import warnings
 from typing import Any
 
 import optuna
-import sqlalchemy
-from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial
 
 from gpm_tune.data.fingerprint import described
 from gpm_tune.errors import OtherDataError, UserError
-from gpm_tune.study import sqlite
+from gpm_tune.study.accounts.database import open_storage
 from gpm_tune.study.accounts.records import StudyRecord, measure_of, read_study
 from gpm_tune.study.definition import space
 from gpm_tune.study.definition.specification import Study
+from gpm_tune.study.patience import Patience
 
 logging.getLogger("alembic").setLevel(logging.WARNING)
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # of a sampler that a file chose
 
 
-def open_study(study: Study, storage: str | None) -> optuna.Study:
+def open_study(study: Study, storage: str | None, patience: Patience | None = None) -> optuna.Study:
     """The study as the storage has it, from now on if it is new; in no storage one that is forgotten.
 
+    patience: with a storage that is busy or full; until its end, if None.
     Raises UserError where a study of this name has another base, search space or objective, OtherDataError
     where the data have changed since it began.
     """
     identity = study.identity | ({"fingerprints": study.experiment.fingerprints} if storage else {})
     opened = optuna.create_study(
-        storage=_open(storage),
+        storage=storage and open_storage(storage, patience or Patience()),
         study_name=study.name,
         load_if_exists=True,
         directions=["minimize" if goal.mode == "min" else "maximize" for goal in study.goals],
@@ -72,26 +72,6 @@ def _check(study: Study, before: dict[str, Any], now: dict[str, Any]) -> None:
                 "not be compared\n"
                 f"help: put the data back to continue, or begin another study: --name {study.name}-2"
             )
-
-
-def _open(storage: str | None) -> RDBStorage | None:
-    """The storage; in SQLite with a write-ahead log, as a study commits twenty times a trial.
-
-    A commit then waits for no disk. Where power fails the last ones are lost, and the evaluations in
-    them are measured again; where a process is killed nothing is.
-    """
-    if storage is None:
-        return None
-    opened = RDBStorage(storage)
-    if sqlite.file_of(storage):
-        sqlalchemy.event.listen(opened.engine, "connect", _write_ahead)
-        opened.engine.dispose()  # connections from now on are set
-    return opened
-
-
-def _write_ahead(connection: Any, _record: object) -> None:
-    connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("PRAGMA synchronous = NORMAL")
 
 
 def _create(opened: optuna.Study, study: Study, identity: dict[str, Any], learnt: list[FrozenTrial]) -> None:

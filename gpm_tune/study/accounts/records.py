@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import optuna
+from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from gpm_tune.config import nearest
-from gpm_tune.errors import UserError
-from gpm_tune.study import sqlite
+from gpm_tune.errors import UserError, first_line
+from gpm_tune.study.accounts.database import read_storage
 from gpm_tune.study.definition.specification import CONFIRMATION
 from gpm_tune.training import Constraint, Objective
+
+_log = logging.getLogger("gpm_tune")
+
+
+class UnfinishedError(UserError):
+    """A study whose creation, or copying, was cut short: it has a name, and nothing that can be read."""
 
 
 @dataclass(frozen=True)
@@ -117,18 +125,69 @@ def measure_of(
 
 
 def read_study(storage: str, name: str) -> StudyRecord:
-    """What is known of a study. Raises UserError where there is none of this name."""
-    names = study_names(storage)
-    if name.removesuffix(CONFIRMATION) not in names:
+    """What is known of a study.
+
+    Raises UserError where there is none of this name, UnfinishedError where its creation was cut short.
+    """
+    return _read(_holding(storage, name), name)
+
+
+def count_trials(storage: str, name: str) -> int:
+    """How many trials a study has started, also one that cannot be read.
+
+    Raises UserError where there is no study of this name.
+    """
+    opened = _holding(storage, name)
+    trials = optuna.load_study(study_name=name, storage=opened).get_trials(deepcopy=False)
+    return sum(map(is_own, trials))
+
+
+def read_studies(storage: str) -> list[StudyRecord]:
+    """What is known of all studies; a warning says which cannot be read, and why."""
+    opened, found = read_storage(storage), []
+    for name in _names(opened):
+        assert opened is not None, "it has this name"
+        try:
+            found.append(_read(opened, name))
+        except UserError as error:
+            _log.warning("%s", error)
+    return found
+
+
+def _holding(storage: str, name: str) -> RDBStorage:
+    """A storage that has a study of this name. Raises UserError where it has none."""
+    opened = read_storage(storage)
+    names = _names(opened)
+    if opened is None or name.removesuffix(CONFIRMATION) not in names:
         hint = nearest(name, names) if names else "there are none yet"
         raise UserError(f"no study is named '{name}'; {hint}")
-    study = optuna.load_study(study_name=name, storage=storage)
+    return opened
+
+
+def _read(opened: RDBStorage, name: str) -> StudyRecord:
+    study = optuna.load_study(study_name=name, storage=opened)
     attributes = study.user_attrs
+    if "id" not in attributes:
+        raise UnfinishedError(
+            f"study '{name}' is not whole: what created it was ended before it was done\n"
+            f"help: run it again, or delete it: gpm-tune delete {name}"
+        )
+    try:
+        return _record_of(study, attributes)
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"study '{name}' cannot be read: {type(error).__name__}: {first_line(error)}\n"
+            "help: it was written by another version, or damaged: use that version, or delete it: "
+            f"gpm-tune delete {name}"
+        ) from error
+
+
+def _record_of(study: optuna.Study, attributes: Mapping[str, Any]) -> StudyRecord:
     identity = json.loads(attributes["identity"])
     constraints = [Constraint.model_validate(bound) for bound in identity["constraints"]]
     spent = attributes.get("spent", {})
     return StudyRecord(
-        name,
+        study.study_name,
         attributes["id"],
         [Objective.model_validate(goal) for goal in identity["objectives"]],
         attributes["features"],
@@ -152,20 +211,23 @@ def best_trial(record: StudyRecord) -> TrialRecord:
 
 def study_names(storage: str) -> list[str]:
     """The names of the studies in a storage, which is not created where there is none."""
-    return [name for name in _all_names(storage) if not name.endswith(CONFIRMATION)]
+    return _names(read_storage(storage))
 
 
 def read_confirmation(storage: str, name: str) -> StudyRecord | None:
     """What is known of a study's stage of new seeds, or None where it has none yet."""
-    stage = name + CONFIRMATION
-    return read_study(storage, stage) if stage in _all_names(storage) else None
+    opened, stage = read_storage(storage), name + CONFIRMATION
+    if opened is None or stage not in optuna.get_all_study_names(opened):
+        return None
+    try:
+        return _read(opened, stage)
+    except UnfinishedError:
+        return None
 
 
-def _all_names(storage: str) -> list[str]:
-    file = sqlite.file_of(storage)
-    if file and not file.exists():
-        return []
-    return sorted(optuna.get_all_study_names(storage))
+def _names(opened: RDBStorage | None) -> list[str]:
+    names = [] if opened is None else optuna.get_all_study_names(opened)
+    return sorted(name for name in names if not name.endswith(CONFIRMATION))
 
 
 def is_own(trial: FrozenTrial) -> bool:

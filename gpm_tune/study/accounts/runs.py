@@ -18,10 +18,10 @@ from gpm_tune.study.accounts.records import (
 )
 from gpm_tune.study.definition import space
 from gpm_tune.study.definition.specification import CONFIRMATION, Study
-from gpm_tune.study.storage import shared_storage
+from gpm_tune.study.storage import shared_storage, trial_checkpoints
 from gpm_tune.study.storage.home import Home
 from gpm_tune.training import Experiment, checkpoint
-from gpm_tune.training.saved import read_experiment
+from gpm_tune.training.saved import first_sound, read_experiment
 from gpm_tune.uris import without_secrets
 
 RUN_ID = re.compile(r"^[0-9a-f]{32}$")
@@ -39,12 +39,11 @@ def checkpoints_of(reference: str, home: Home) -> dict[str, Path]:
     an MLflow run id, a checkpoint's folder, or the folder of a single experiment (its newest). A study's
     name may end with .confirm, for its stage of new seeds.
 
-    Raises UserError where there is none.
+    One that is damaged is passed over for the one before it, with a warning. Raises UserError where there
+    is none.
     """
-    folder = expand(reference)
-    newest = folder if (folder / "checkpoint.json").is_file() else checkpoint.latest(folder)
-    if newest is not None:
-        return {reference: newest}
+    if found := _of_folder(expand(reference)):
+        return {reference: first_sound(found)}
     if RUN_ID.match(reference):
         return {reference: _tracked(reference, home)}
     name, _, number = reference.partition("/")
@@ -58,21 +57,37 @@ def checkpoints_of(reference: str, home: Home) -> dict[str, Path]:
     return _of_study(read_study(home.optuna_uri, name), number, home)
 
 
+def _of_folder(folder: Path) -> list[Path]:
+    """The checkpoints, newest first, that a folder means: those of its run, or itself and older ones."""
+    place = folder.absolute()
+    if place.is_dir() and place.parent.name == "checkpoints" and place.name.startswith("step_"):
+        return checkpoint.up_to(place)
+    if place.is_dir() and trial_checkpoints.is_one(place):
+        return [Path(found) for found in trial_checkpoints.newest_first(str(place))]
+    return [folder] if (folder / "checkpoint.json").exists() else checkpoint.newest_first(folder)
+
+
 def _of_study(record: StudyRecord, number: str, home: Home) -> dict[str, Path]:
     if number == "*":
-        trials = [trial for trial in record.trials if _has_checkpoint(trial)]
+        trials = [trial for trial in record.trials if _checkpoints(trial)]
     else:
         trials = [_trial(record, number) if number else best_trial(record)]
-    if not trials or not _has_checkpoint(trials[0]):
+    if not trials or not _checkpoints(trials[0]):
         which = f"trial {trials[0].number}" if trials else "every trial"
         where = f" ({trials[0].checkpoint})" if trials and trials[0].checkpoint else ""
         raise UserError(f"study '{record.name}': {which} is without a checkpoint on this machine{where}")
-    places = {trial.number: shared_storage.local(str(trial.checkpoint), home.cache) for trial in trials}
-    return {f"{record.name}/{number}": place for number, place in places.items()}
+    return {
+        f"{record.name}/{trial.number}": first_sound(
+            shared_storage.local(place, home.cache) for place in _checkpoints(trial)
+        )
+        for trial in trials
+    }
 
 
-def _has_checkpoint(trial: TrialRecord) -> bool:
-    return trial.checkpoint is not None and shared_storage.exists(f"{trial.checkpoint}/checkpoint.json")
+def _checkpoints(trial: TrialRecord) -> list[str]:
+    """A trial's checkpoints that can be reached from here, newest first."""
+    found = trial_checkpoints.newest_first(trial.checkpoint) if trial.checkpoint else []
+    return [place for place in found if shared_storage.exists(f"{place}/checkpoint.json")]
 
 
 def _trial(record: StudyRecord, number: str) -> TrialRecord:
@@ -96,9 +111,10 @@ def _tracked(run: str, home: Home) -> Path:
     if "gpm.checkpoint" not in tags:
         raise UserError(f"run {run}: it has no checkpoint; a study's parent run has none, its trials do")
     folder = shared_storage.local(tags["gpm.checkpoint"], home.cache)
-    if not (folder / "checkpoint.json").is_file():
+    found = _of_folder(folder)
+    if not found:
         raise UserError(f"run {run}: its checkpoint {folder} is not on this machine")
-    return folder
+    return first_sound(found)
 
 
 def find_teacher(experiment: Experiment, home: Home) -> Experiment:

@@ -14,8 +14,10 @@ from optuna.trial import TrialState
 
 from gpm_tune.errors import UserError
 from gpm_tune.study import sqlite
-from gpm_tune.study.accounts.records import StudyRecord, read_study, study_names
+from gpm_tune.study.accounts.database import open_storage, read_storage
+from gpm_tune.study.accounts.records import StudyRecord, UnfinishedError, read_study, study_names
 from gpm_tune.study.definition.specification import CONFIRMATION
+from gpm_tune.study.patience import Patience
 from gpm_tune.study.storage import shared_storage
 from gpm_tune.study.storage.home import Home
 from gpm_tune.study.storage.locks import only_once
@@ -115,7 +117,7 @@ def _fetched(name: str, home: Home, get: Get) -> Iterator[tuple[StudyRecord, Pat
 
 def _present(name: str, home: Home) -> StudyRecord | None:
     """The study as the home has it; None where it has none, or one whose copying was interrupted."""
-    with suppress(KeyError):
+    with suppress(UnfinishedError):
         return read_study(home.optuna_uri, name) if name in study_names(home.optuna_uri) else None
     return None
 
@@ -142,19 +144,21 @@ def _chosen(record: StudyRecord, checkpoints: str) -> set[int]:
 
 def _copy_trials(source: str, name: str, home: Home, get: Get, chosen: set[int]) -> None:
     """The studies of both stages, with the checkpoints of the chosen trials of the search."""
-    present = optuna.get_all_study_names(source)
+    there, here = read_storage(source), open_storage(home.optuna_uri, Patience())
+    assert there is not None, "the study was read from it"
+    present = optuna.get_all_study_names(there)
     for stage in (name, name + CONFIRMATION):
         if stage not in present:
             continue
-        old = optuna.load_study(study_name=stage, storage=source)
+        old = optuna.load_study(study_name=stage, storage=there)
         trials = old.get_trials()
         for trial in trials if stage == name else ():
             location = trial.user_attrs.get("checkpoint")
             if location and trial.number in chosen:
                 trial.user_attrs["checkpoint"] = _get_checkpoint(location, name, home, get)
-        if stage in optuna.get_all_study_names(home.optuna_uri):
-            optuna.delete_study(study_name=stage, storage=home.optuna_uri)
-        new = optuna.create_study(study_name=stage, storage=home.optuna_uri, directions=old.directions)
+        if stage in optuna.get_all_study_names(here):
+            optuna.delete_study(study_name=stage, storage=here)
+        new = optuna.create_study(study_name=stage, storage=here, directions=old.directions)
         new.add_trials(trials)
         for key in sorted(old.user_attrs, key="id".__eq__):  # the id last: it says that the rest is here
             new.set_user_attr(key, old.user_attrs[key])

@@ -9,10 +9,12 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping
-from typing import Protocol
+from functools import wraps
+from typing import Any, NamedTuple, Protocol
 
 import yaml
 
+from gpm_tune.errors import ScarcityError
 from gpm_tune.study.accounts.ledger import Assignment, Ledger, Verdict
 from gpm_tune.study.tracking.provenance import run_tags
 from gpm_tune.study.tracking.tracker import RunLog, Tracker
@@ -30,6 +32,14 @@ SICK_NODES = 3  # before a study that has measured nothing ends
 _log = logging.getLogger("gpm_tune")
 
 
+class Word(NamedTuple):
+    """What a trial has to say at once, and not with its next result."""
+
+    number: int
+    text: str
+    ends_study: bool  # it cannot go on, nor can others
+
+
 class Observer(Protocol):
     """Something that shows a person how the trials fare."""
 
@@ -40,6 +50,29 @@ class Observer(Protocol):
     def led(self, value: float) -> None: ...
 
 
+def _scarce(otherwise: Any) -> Callable[[Callable[..., Any]], Any]:
+    """Make what is told to a conductor end its study in order where storage stays busy or full.
+
+    Trials checkpoint and stop then, and what could not be recorded is measured again from there.
+    otherwise: is returned where it could not be recorded.
+    """
+
+    def guard(method: Callable[..., Any]) -> Any:
+        @wraps(method)
+        def call(self: Conductor, *arguments: Any, **named: Any) -> Any:
+            try:
+                return method(self, *arguments, **named)
+            except ScarcityError as error:
+                if self.scarcity is None:
+                    self.scarcity = error
+                self.interrupt()
+                return otherwise
+
+        return call
+
+    return guard
+
+
 class Conductor:
     """Assigns trials and follows each of them to its end."""
 
@@ -47,9 +80,11 @@ class Conductor:
         self.interrupted = False
         self.used_up: str | None = None  # which part of the budget ended the study
         self.refused: str | None = None  # why a node cannot run its trials
+        self.scarcity: ScarcityError | None = None  # what ended the study, and is no one's fault
         self.is_asked_to_stop: Callable[[], bool] = bool  # by another process
         self.on_stop: Callable[[], object] = bool  # called once, when trials have to checkpoint and stop
         self.on_sick: Callable[[str, str], object] | None = None  # called once for a node, with the reason
+        self.hear: Callable[[], list[Word]] = list  # what trials have to say between their results
         self.price: Callable[[], float | None] = lambda: None  # of the nodes, in US dollars an hour
         self._ledger = ledger
         self._tracker = tracker
@@ -91,11 +126,17 @@ class Conductor:
             self.interrupted = True
             self.on_stop()
 
+    @_scarce(None)
     def look_around(self, training: int = 0) -> None:
         """Interrupt the study where a part of its budget is used up, or another process asks for it.
 
         training: how many trials train now, and do not wait for a node.
         """
+        for word in self.hear():
+            if word.number in self._runs:
+                self.noted(word.number, word.text)
+            if word.ends_study:
+                raise ScarcityError(word.text)
         if self.is_asked_to_stop():
             self.interrupt()
         reason = None if self.interrupted else self._ledger.used_up(training, self.price())
@@ -103,6 +144,7 @@ class Conductor:
             self.used_up = reason
             self.interrupt()
 
+    @_scarce(None)
     def assign(self) -> Assignment | None:
         """The next trial to start; None where there is none now."""
         assignment = None if self.interrupted else self._ledger.next()
@@ -146,6 +188,7 @@ class Conductor:
         reason = f"replaced by trial {fork.number}, a fork of trial {donor}"
         self._close(number, "pruned", reason)
 
+    @_scarce(False)
     def measured(self, number: int, step: int, metrics: Mapping[str, float]) -> bool:
         """Record an evaluation. Returns whether the trial should be stopped here.
 
@@ -164,6 +207,7 @@ class Conductor:
         self._verdicts[number] = verdict
         return True
 
+    @_scarce(None)
     def noted(self, number: int, note: str) -> None:
         """Say where a trial goes on if its latest checkpoint is damaged. Said again, it changes nothing."""
         if self._notes.get(number) != note:
@@ -171,6 +215,7 @@ class Conductor:
             self._runs[number].tags({"gpm.note": note})
             self._observer.noted(number, note)
 
+    @_scarce(None)
     def trained_on(self, number: int, gpu: str) -> None:
         """Say on what kind of GPU a trial is trained. Said again, it changes nothing."""
         if self._gpus.get(number) != gpu:
@@ -178,6 +223,7 @@ class Conductor:
             self._ledger.keep_gpu(number, gpu)
             self._runs[number].tags({"gpm.gpu": gpu})
 
+    @_scarce(None)
     def checkpointed(self, number: int, path: str, pictures: Mapping[str, bytes]) -> None:
         """Remember a trial's latest checkpoint, and pictures of its samples by their names."""
         self._ledger.keep_checkpoint(number, path)
@@ -186,6 +232,7 @@ class Conductor:
         for name, png in pictures.items():
             self._runs[number].artifact(name, png)
 
+    @_scarce(None)
     def ended(self, number: int, failure: str | None = None, *, all_steps: bool = False) -> None:
         """Close a trial that ran all its steps, was stopped early, pauses, or failed for the given reason."""
         verdict = self._verdicts.pop(number, Verdict.GO_ON)
@@ -223,6 +270,7 @@ class Conductor:
             if excluded == SICK_NODES and not self._has_results:
                 self.give_up(f"{SICK_NODES} nodes, and none could train. The last one was {reason}")
 
+    @_scarce(None)
     def lost(self, number: int) -> None:
         """Hand a trial out again whose process was lost, unless it was to be stopped anyway."""
         if self._verdicts.get(number) is Verdict.STOP:
@@ -240,11 +288,13 @@ class Conductor:
         lost = reason or "its process was lost"
         self._observer.noted(number, f"{lost}; it goes on from its latest checkpoint")
 
+    @_scarce(None)
     def suspended(self, number: int) -> None:
         """Leave a trial as it is, to be continued by a later run of the study."""
         self._close(number, "interrupted")
         self._ledger.suspend(number)
 
+    @_scarce(None)
     def close(self) -> None:
         """Nothing more is run now: paused trials are left to the next run of the study."""
         for number in self._ledger.unfinished & self._runs.keys():

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 import optuna
 
 from gpm_tune.errors import UserError, first_line
-from gpm_tune.study.accounts.records import read_confirmation, read_study
+from gpm_tune.study.accounts.database import open_storage
+from gpm_tune.study.accounts.records import count_trials
 from gpm_tune.study.definition.specification import CONFIRMATION
+from gpm_tune.study.patience import Patience
 from gpm_tune.study.storage import shared_storage
 from gpm_tune.study.storage.home import Home
 from gpm_tune.study.storage.locks import is_held
@@ -34,7 +36,7 @@ def stop(home: Home, name: str, wait: bool) -> bool:
 
     Raises UserError where there is no such study.
     """
-    read_study(home.optuna_uri, name)
+    count_trials(home.optuna_uri, name)
     if not is_running(home, name):
         return False
     home.stop_file(name).touch()
@@ -49,18 +51,20 @@ def delete(home: Home, name: str) -> list[str]:
     MLflow keeps runs that it deletes until `mlflow gc`. Returns what else went or stayed there, in sentences.
     Raises UserError for an unknown or a running study, and where MLflow's store does not answer.
     """
-    record = read_study(home.optuna_uri, name)
+    count_trials(home.optuna_uri, name)
     if is_running(home, name):
         raise UserError(f"study '{name}' is running; stop it first: gpm-tune stop {name}")
-    stage = read_confirmation(home.optuna_uri, name)
-    notes = _delete_tracked(home, name, {record.id, stage.id} if stage else {record.id})
+    storage, stage = open_storage(home.optuna_uri, Patience()), name + CONFIRMATION
+    stages = [found for found in optuna.get_all_study_names(storage) if found in (name, stage)]
+    attributes = [optuna.load_study(study_name=found, storage=storage).user_attrs for found in stages]
+    notes = _delete_tracked(home, name, {found["id"] for found in attributes if "id" in found})
     for stored in filter(None, (home.stored(name), home.stored(name + CONFIRMATION))):
         shared_storage.delete(stored)
-    if stage is not None:
-        optuna.delete_study(study_name=stage.name, storage=home.optuna_uri)
-        shutil.rmtree(home.study(stage.name), ignore_errors=True)
+    if stage in optuna.get_all_study_names(storage):
+        optuna.delete_study(study_name=stage, storage=storage)
+        shutil.rmtree(home.study(stage), ignore_errors=True)
     shutil.rmtree(home.study(name), ignore_errors=True)
-    optuna.delete_study(study_name=name, storage=home.optuna_uri)  # last: until then it can be repeated
+    optuna.delete_study(study_name=name, storage=storage)  # last: until then it can be repeated
     return notes
 
 

@@ -7,6 +7,7 @@ All decisions are made by the conductor.
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections import Counter
@@ -145,6 +146,8 @@ def build_tuner(
     capacity: of the cluster, now. own: what nodes must have of software and data; None on a single machine.
     """
     resources = study.resources
+    # It complains at length of a full disk. What it would keep there is not used, and the study says more.
+    logging.getLogger("ray.tune.execution.experiment_state").setLevel(logging.CRITICAL)
     # Tune would hand credentials to trials in a way that Ray logs. Nodes have their own.
     ENV_VARS_TO_PROPAGATE.difference_update({name for name in ENV_VARS_TO_PROPAGATE if "AWS" in name})
 

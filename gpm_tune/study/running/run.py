@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from typing import Any
 
 from rich.console import Console
 
 from gpm_tune.documents import as_yaml
-from gpm_tune.errors import UserError
+from gpm_tune.errors import ScarcityError, UserError
 from gpm_tune.interrupts import interruptible
 from gpm_tune.study.accounts.confirmation import ConfirmationLedger
 from gpm_tune.study.accounts.ledger import Ledger
@@ -20,6 +21,7 @@ from gpm_tune.study.cluster.connection import connected, refuse_beside_other_use
 from gpm_tune.study.cluster.fetching import take_over
 from gpm_tune.study.cluster.nodes import NodeReport, check_same, drain, look, look_everywhere
 from gpm_tune.study.definition.specification import CONFIRMATION, Resources, Study
+from gpm_tune.study.patience import Patience
 from gpm_tune.study.running.conductor import STATUSES, Conductor
 from gpm_tune.study.running.progress import StudyProgress
 from gpm_tune.study.storage import shared_storage
@@ -46,6 +48,7 @@ def run_study(study: Study, home: Home, address: str, console: Console) -> bool:
     _log.info("home %s, MLflow %s, storage %s", home.root, home.tracking_uri, home.storage)
     home.check()
     refuse_beside_other_use()
+    home.check_tracking()
     if address != "local":
         with connected(address):  # what keeps it from being used is said before the study is begun
             pass
@@ -62,22 +65,26 @@ def run_study(study: Study, home: Home, address: str, console: Console) -> bool:
     folder = home.study(study.name)
     with only_once(f"study '{study.name}'", folder):
         home.stop_file(study.name).unlink(missing_ok=True)  # it was meant for an earlier run
-        ledger = Ledger(study, home.optuna_uri, home.checkpoints(study.name))
-        (folder / "study.yaml").write_text(as_yaml(study.model_dump(mode="json")), encoding="utf-8")
+        patience, file = Patience(), folder / "study.yaml"
+        ledger = Ledger(study, home.optuna_uri, home.checkpoints(study.name), patience)
+        text = as_yaml(study.model_dump(mode="json")).encode()
+        patience.use(lambda: shared_storage.write(str(file), text), file)
         with (
             interruptible(),
             Mirror(home, study.name),
-            Tracker(folder / "spool", home.tracking_uri, study.name, home.artifact_root) as tracker,
+            Tracker(folder / "spool", home.tracking_uri, study.name, home.artifact_root, patience) as tracker,
         ):
-            finished = _run_stage(ledger, home, address, tracker, console)
+            finished = _run_stage(ledger, home, address, tracker, console, patience)
             if finished and study.confirm:
                 best = read_study(home.optuna_uri, study.name).ranked()[: study.confirm.trials]
-                stage = ConfirmationLedger(study, home.optuna_uri, best)
-                finished = _run_stage(stage, home, address, tracker, console)
+                stage = ConfirmationLedger(study, home.optuna_uri, best, patience)
+                finished = _run_stage(stage, home, address, tracker, console, patience)
     return finished
 
 
-def _run_stage(ledger: Ledger, home: Home, address: str, tracker: Tracker, console: Console) -> bool:
+def _run_stage(
+    ledger: Ledger, home: Home, address: str, tracker: Tracker, console: Console, patience: Patience
+) -> bool:
     """Run the trials that a ledger hands out. Returns False if interrupted."""
     study = ledger.study
     stop_file = home.stop_file(study.name.removesuffix(CONFIRMATION))
@@ -86,6 +93,7 @@ def _run_stage(ledger: Ledger, home: Home, address: str, tracker: Tracker, conso
     with StudyProgress(study, ledger.remaining, console) as progress:
         conductor = Conductor(ledger, tracker, progress)
         conductor.is_asked_to_stop = stop_file.exists
+        patience.is_over = lambda: conductor.interrupted or conductor.is_asked_to_stop()
         if ledger.remaining:
             conductor.look_around()
         if ledger.remaining and not conductor.used_up:
@@ -173,6 +181,7 @@ def _run_trials(study: Study, home: Home, address: str, conductor: Conductor, co
         if conductor.interrupted:  # before there was a switch
             return
         conductor.price = lambda: capacity().price
+        conductor.hear = lambda: ray.get(switch.heard.remote())
 
         def exclude(node: str, reason: str) -> None:
             """Give a sick node no more trials."""
@@ -185,9 +194,20 @@ def _run_trials(study: Study, home: Home, address: str, conductor: Conductor, co
 
         conductor.on_sick = exclude
         if teach(study, home, switch, console):
-            build_tuner(study, home, conductor, switch, capacity, own).fit()
+            _fit(build_tuner(study, home, conductor, switch, capacity, own), conductor)
+    if conductor.scarcity:
+        raise ScarcityError(f"the study was interrupted: {conductor.scarcity}")
     if conductor.refused:
         raise UserError(f"the study was interrupted: {conductor.refused}")
+
+
+def _fit(tuner: Any, conductor: Conductor) -> None:
+    """Run the trials. On a full disk Tune fails at what it keeps of them, which is not used."""
+    try:
+        tuner.fit()
+    except Exception:
+        if conductor.scarcity is None:
+            raise
 
 
 def _wait_for_node(

@@ -11,6 +11,7 @@ from rich.console import Console
 from gpm_tune.errors import DivergedError
 from gpm_tune.interrupts import interruptible
 from gpm_tune.study.accounts.runs import find_teacher
+from gpm_tune.study.patience import Patience
 from gpm_tune.study.storage.home import Home
 from gpm_tune.study.storage.inputs import prepare
 from gpm_tune.study.storage.locks import only_once
@@ -56,6 +57,7 @@ def train(experiment: Experiment, name: str, home: Home, device: str, console: C
     Raises UserError where something is missing, DivergedError where numbers stop being finite.
     """
     home.check()
+    home.check_tracking()
     experiment = find_teacher(experiment, home)
     prepare(experiment, home)
     digest = run_name(experiment)
@@ -72,9 +74,10 @@ def train(experiment: Experiment, name: str, home: Home, device: str, console: C
         note = resume(trainer, checkpoint.newest_first(folder))
         if trainer.step or note:
             console.print(note or f"continuing at step {trainer.step}", highlight=False)
+        patience = Patience()
         with (
             interruptible(),
-            Tracker(folder / "spool", home.tracking_uri, name, home.artifact_root) as tracker,
+            Tracker(folder / "spool", home.tracking_uri, name, home.artifact_root, patience) as tracker,
         ):
             run = tracker.open_run(
                 digest,
@@ -84,7 +87,7 @@ def train(experiment: Experiment, name: str, home: Home, device: str, console: C
                 | {"gpm.state": "running"}
                 | ({"gpm.note": note} if note else {}),
             )
-            _train_to_the_end(trainer, folder, run, console)
+            _train_to_the_end(trainer, folder, run, console, patience)
     return _trained(experiment, folder, trainer)
 
 
@@ -104,13 +107,16 @@ def _teach(experiment: Experiment, home: Home, device: str, console: Console) ->
         )
 
 
-def _train_to_the_end(trainer: Trainer, folder: Path, run: RunLog, console: Console) -> None:
+def _train_to_the_end(
+    trainer: Trainer, folder: Path, run: RunLog, console: Console, patience: Patience
+) -> None:
     """Train until done or interrupted; nothing that was trained is lost."""
     try:
         with interruptible() as interrupted:
+            patience.is_over = interrupted
             while not trainer.done and not interrupted():
                 evaluation = trainer.run_interval(interrupted)
-                _keep(trainer, evaluation, folder, run)
+                _keep(trainer, evaluation, folder, run, patience)
                 if evaluation:
                     _show(trainer.experiment, evaluation, console)
         _log_best(trainer, run)
@@ -122,16 +128,18 @@ def _train_to_the_end(trainer: Trainer, folder: Path, run: RunLog, console: Cons
     run.end("FINISHED" if trainer.done else "KILLED")
 
 
-def _keep(trainer: Trainer, evaluation: Evaluation | None, folder: Path, run: RunLog) -> None:
+def _keep(
+    trainer: Trainer, evaluation: Evaluation | None, folder: Path, run: RunLog, patience: Patience
+) -> None:
     """Checkpoint, track what was measured, and drop checkpoints that are no longer needed."""
     place = checkpoint.next_folder(folder, trainer.step)
-    trainer.save(place)
+    patience.use(lambda: trainer.save(place), place)
     run.tags({"gpm.checkpoint": str(place)})
     if evaluation:
         run.metrics(evaluation.step, evaluation.metrics)
         run.artifact(f"samples/step_{evaluation.step:07d}.png", evaluation.picture)
         _log_best(trainer, run)
-    checkpoint.drop_old(checkpoint.newest_first(folder))
+    checkpoint.drop_old(checkpoint.up_to(place))
 
 
 def _log_best(trainer: Trainer, run: RunLog) -> None:

@@ -62,9 +62,10 @@ def teach(study: Study, home: Home, switch: Any, console: Console) -> bool:
         fetch_teacher(teacher, home.cache, home.storage)
     latest = checkpoint.latest(folder) if outcome else None
     if latest:
-        best = checkpoint.read_record(latest)["best"]
+        best = checkpoint.read_record(latest).best
+        assert best is not None, "it was trained to its end"
         metric = teacher.default_objective.metric
-        console.print(f"teacher: best {metric} {shown(best['metrics'][metric])}", highlight=False)
+        console.print(f"teacher: best {metric} {shown(best.metrics[metric])}", highlight=False)
     return bool(outcome)
 
 

@@ -20,6 +20,8 @@ from gpm_tune.data.fingerprint import described, fingerprint
 from gpm_tune.errors import DivergedError, OtherDataError, UserError, first_line
 from gpm_tune.interrupts import heed_termination
 from gpm_tune.study.cluster.nodes import NodeReport, drain, look, misfit
+from gpm_tune.study.patience import scarcity
+from gpm_tune.study.running.conductor import Word
 from gpm_tune.study.running.health import is_of_machine, why_sick
 from gpm_tune.study.running.spot import SpotWatch
 from gpm_tune.study.running.time_limit import TimeLimit
@@ -39,10 +41,11 @@ T = TypeVar("T")
 
 @ray.remote(num_cpus=0)
 class Switch:
-    """Tells every trial that the study was interrupted."""
+    """Tells every trial that the study was interrupted, and the study what trials have to say at once."""
 
     def __init__(self) -> None:
         self._on = False
+        self._words: list[Word] = []
 
     def turn_on(self) -> None:
         """Ask all trials to checkpoint and stop."""
@@ -51,6 +54,15 @@ class Switch:
     def is_on(self) -> bool:
         """Whether trials should stop."""
         return self._on
+
+    def say(self, word: Word) -> None:
+        """Keep a word for the study."""
+        self._words.append(word)
+
+    def heard(self) -> list[Word]:
+        """The words since this was asked before."""
+        words, self._words = self._words, []
+        return words
 
 
 class Interruption:
@@ -94,6 +106,7 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
     """
 
     def setup(self, config: dict[str, Any], switch: Any) -> None:
+        self._switch = switch
         self._interrupted = Interruption(switch)
         self._asked_to_end = heed_termination()
         self._spot = None if config["expected"] is None else SpotWatch()
@@ -250,12 +263,33 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
             return saved
 
     def _patiently(self, use: Callable[[], T]) -> T:
-        """Use the storage; a note says where it was away."""
+        """Use the storage; a note says at once where it is away, or full. An interrupt ends the wait."""
+        said: list[str] = []
 
         def note(error: Exception) -> None:
-            self._note = f"the storage was away: {type(error).__name__}: {first_line(error)}"
+            if not said:
+                said.append(self._why_away(error))
+                self._note = said[0]
+                self._say(f"{said[0]}; waiting for it")
 
-        return shared_storage.patiently(use, note)
+        try:
+            return shared_storage.patiently(use, note, self._interrupted)
+        except OSError as error:
+            is_alone = self._trial["expected"] is None
+            if is_alone and not self._interrupted() and scarcity(error, self._place):
+                self._say(self._why_away(error), ends_study=True)
+            raise
+
+    @property
+    def _place(self) -> Path:
+        return Path(self._trial["checkpoints"])
+
+    def _why_away(self, error: Exception) -> str:
+        away = f"the storage was away: {type(error).__name__}: {first_line(error)}"
+        return scarcity(error, self._place) or away
+
+    def _say(self, text: str, *, ends_study: bool = False) -> None:
+        ray.get(self._switch.say.remote(Word(self._trial["number"], text, ends_study)))
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         assert self._trainer is not None, "a checkpoint is asked for by results of a trainer only"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from gpm_tune.errors import UserError
 from gpm_tune.paths import expand
 from gpm_tune.study import sqlite
+from gpm_tune.study.storage.database import has_tables
 from gpm_tune.uris import URI
 
 if TYPE_CHECKING:
@@ -76,9 +77,15 @@ class Home:
 
     def mlflow(self) -> MlflowClient:
         """MLflow's store, to be read and tidied; what is measured goes through the tracker."""
+        self.check_tracking()
         from mlflow import MlflowClient
 
         return MlflowClient(tracking_uri=self.tracking_uri.secret())
+
+    def check_tracking(self) -> None:
+        """Raise UserError where MLflow's store is a file that is damaged, unreadable or foreign."""
+        if file := sqlite.file_of(self.tracking_uri.secret()):
+            has_tables(file, ("experiments", "runs"))
 
     @property
     def optuna_uri(self) -> str:

@@ -48,7 +48,7 @@ def prepare(experiment: Experiment, home: Home) -> None:
     if teacher is None:
         return
     load_model(teacher)  # damaged weights would else be found by the first trial
-    if checkpoint.read_record(teacher)["data"] != data:
+    if checkpoint.read_record(teacher).data != data:
         _log.warning("model.teacher: %s was trained on other data than the experiment's", teacher)
 
 

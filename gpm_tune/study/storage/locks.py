@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,11 +29,12 @@ def only_once(what: str, folder: Path) -> Iterator[None]:
 
 
 def is_held(folder: Path) -> bool:
-    """Whether a process holds the folder's lock."""
-    if not (folder / "lock").exists():
-        return False
+    """Whether a process holds the folder's lock; also for who may only read it."""
     try:
-        with FileLock(folder / "lock", timeout=0):
-            return False
-    except Timeout:
+        with (folder / "lock").open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
         return True
+    except OSError:  # there is none, or it is not ours to read
+        pass
+    return False

@@ -15,17 +15,15 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 from gpm_tune.errors import UserError
+from gpm_tune.study import patience
 
-PATIENCE = 600.0  # seconds to wait for a storage that is away
 PIECE = 2**24  # bytes of a file that are in memory at a time
-LONGEST_PAUSE = 15.0  # seconds between attempts
 
 T = TypeVar("T")
 
@@ -154,20 +152,17 @@ def bring(get: Callable[[Path], None], place: Path) -> None:
             partial.rename(place)
 
 
-def patiently(use: Callable[[], T], note: Callable[[Exception], None] = lambda _: None) -> T:
+def patiently(
+    use: Callable[[], T],
+    note: Callable[[Exception], None] = lambda _: None,
+    is_over: Callable[[], bool] = bool,
+) -> T:
     """Use the storage; while it is away, again for as long as storages usually are.
 
-    note: is told each time why it is thought to be away. Raises what the last attempt raised.
+    note: is told each time why it is thought to be away. is_over: ends the wait. Raises what the last
+    attempt raised.
     """
-    start = time.monotonic()
-    while True:
-        try:
-            return use()
-        except (OSError, RuntimeError) as error:
-            waited = time.monotonic() - start
-            # Ray has no exception of its own where it misses its marker.
-            is_away = isinstance(error, OSError) or "cluster storage" in str(error)
-            if not is_away or waited > PATIENCE:
-                raise
-            note(error)
-            time.sleep(min(LONGEST_PAUSE, 1 + waited / 2))
+    # Ray has no exception of its own where it misses its marker.
+    return patience.patiently(
+        use, lambda error: isinstance(error, OSError) or "cluster storage" in str(error), note, is_over
+    )

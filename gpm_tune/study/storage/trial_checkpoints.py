@@ -20,6 +20,12 @@ def newest_first(latest: str) -> list[str]:
     return [latest, *(place for place in reversed(_all(latest)) if _age(place) < _age(latest))]
 
 
+def is_one(folder: Path) -> bool:
+    """Whether a folder is a trial's checkpoint, by its name and those above it."""
+    session, trial, name = ("", "", "", *folder.parts)[-3:]
+    return session.startswith("session_") and trial.startswith("trial_") and name.startswith("checkpoint_")
+
+
 def candidates(latest: str) -> list[str]:
     """What a trial may go on from: the best choice first.
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from importlib import import_module
 from pathlib import Path, PurePosixPath
 from pkgutil import iter_modules
 from typing import Any
+
+from filelock import FileLock
 
 from gpm_tune.errors import UserError
 from gpm_tune.files import is_plain
@@ -143,11 +145,14 @@ class Sender:
     def _connect(self) -> None:
         if self._client is None:
             uri = self.address.secret()
+            alone: AbstractContextManager[object] = nullcontext()
             if database := sqlite.file_of(uri):
                 database.parent.mkdir(parents=True, exist_ok=True)
+                alone = FileLock(f"{database}.lock")
             mlflow = import_mlflow()
-            self._client = mlflow.tracking.MlflowClient(tracking_uri=uri)
-            self._experiment_id = self._find_experiment() or self._create_experiment()
+            with alone:  # MLflow fails where two processes make its tables at once
+                self._client = mlflow.tracking.MlflowClient(tracking_uri=uri)
+                self._experiment_id = self._find_experiment() or self._create_experiment()
 
     def _find_experiment(self) -> str | None:
         experiment = self._client.get_experiment_by_name(self._experiment)

@@ -6,12 +6,13 @@ import itertools
 import logging
 import re
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from gpm_tune.errors import first_line
 from gpm_tune.files import is_plain
+from gpm_tune.study.patience import Patience
 from gpm_tune.study.tracking.sender import (
     METRICS,
     METRICS_A_BATCH,
@@ -31,6 +32,7 @@ BY_NFE = "_by_nfe"
 STATUSES = ("FINISHED", "FAILED", "KILLED")
 """How a run can end, in MLflow's words."""
 
+T = TypeVar("T")
 _log = logging.getLogger("gpm_tune")
 
 _GATHER = 0.5  # seconds to wait for more events before a delivery
@@ -51,10 +53,15 @@ class Tracker:
         tracking_uri: URI,
         experiment: str,
         artifact_root: str | None = None,
+        patience: Patience | None = None,
     ) -> None:
-        """artifact_root: where a new MLflow experiment keeps artifacts; None lets MLflow decide."""
+        """artifact_root: where a new MLflow experiment keeps artifacts; None lets MLflow decide.
+
+        patience: with a disk that is full; until its end, if None.
+        """
         self._folder = spool_folder
         self._uri = tracking_uri
+        self._patience = patience or Patience()
         self._sender = Sender(tracking_uri, experiment, artifact_root)
         self._spools: dict[str, Spool] = {}
         self._lock = threading.Lock()
@@ -101,14 +108,14 @@ class Tracker:
         """
         if not key or re.search(r"['\"`\n]", key):
             raise ValueError(f"a run's key is not empty and has no quotes, not {key!r}")
+        folder = Spool.folder_of(self._folder, key)
         with self._lock:
             if key not in self._spools:
-                self._spools[key] = Spool(Spool.folder_of(self._folder, key))
+                self._spools[key] = self._patience.use(lambda: Spool(folder), folder)
             spool = self._spools[key]
-        opening = {"key": key, "name": name, "parent": parent, "params": _flat(params), "tags": dict(tags)}
-        spool.append("open", opening)
-        self._wake.set()
-        return RunLog(spool, self._wake)
+        run = RunLog(spool, self._wake, self._patience)
+        run.open({"key": key, "name": name, "parent": parent, "params": _flat(params), "tags": dict(tags)})
+        return run
 
     def close(self, timeout: float = 30.0) -> int:
         """Deliver for at most `timeout` seconds; the number of events that remain on disk."""
@@ -196,12 +203,18 @@ class Tracker:
 class RunLog:
     """Records one run's events; they are on disk when a method returns, in MLflow later.
 
-    Methods raise OSError where the disk does not take them, never an error of MLflow's.
+    Methods wait where the disk is full. They raise ScarcityError where it stays so, OSError where it does not
+    take them for another reason, never an error of MLflow's.
     """
 
-    def __init__(self, spool: Spool, wake: threading.Event) -> None:
+    def __init__(self, spool: Spool, wake: threading.Event, patience: Patience) -> None:
         self._spool = spool
         self._wake = wake
+        self._patience = patience
+
+    def open(self, opening: Mapping[str, Any]) -> None:
+        """Record that the run is open, from now on or again."""
+        self._append("open", opening)
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """Record all measurements of a step at once.
@@ -210,7 +223,7 @@ class RunLog:
         checkpoint before it) and is dropped.
         """
         numbers = {name: float(value) for name, value in values.items()}
-        if self._spool.append_metrics(int(step), numbers):
+        if self._record(lambda: self._spool.append_metrics(int(step), numbers)):
             self._wake.set()
 
     def best(self, step: int, values: Mapping[str, float]) -> bool:
@@ -219,19 +232,19 @@ class RunLog:
         MLflow sorts runs by the last value of a metric: by these the best run is first.
         """
         named = {f"{BEST}{name}": float(value) for name, value in values.items()}
-        is_new = self._spool.append_once("best", {"step": int(step), "values": named})
+        is_new = self._record(lambda: self._spool.append_once("best", {"step": int(step), "values": named}))
         self._wake.set()
         return is_new
 
     def artifact(self, path: str, content: bytes) -> None:
         """Record a file, e.g. "samples/step_000500.png"; ValueError if the path leaves the run."""
-        self._spool.append_artifact(path, content)
+        self._record(lambda: self._spool.append_artifact(path, content))
         self._wake.set()
 
     def curve(self, metric: str, points: Mapping[int, float]) -> None:
         """Record a metric against NFE, as METRIC_by_nfe; the same again changes nothing."""
         payload = {"name": f"{metric}{BY_NFE}", "points": {str(nfe): y for nfe, y in points.items()}}
-        if self._spool.append_once("curve", payload):
+        if self._record(lambda: self._spool.append_once("curve", payload)):
             self._wake.set()
 
     def register(self, model: str, tags: Mapping[str, str]) -> None:
@@ -249,8 +262,11 @@ class RunLog:
         self._append("end", {"status": status})
 
     def _append(self, kind: str, payload: Mapping[str, Any]) -> None:
-        self._spool.append(kind, payload)
+        self._record(lambda: self._spool.append(kind, payload))
         self._wake.set()
+
+    def _record(self, write: Callable[[], T]) -> T:
+        return self._patience.use(write, self._spool.folder)
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

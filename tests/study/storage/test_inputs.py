@@ -18,6 +18,7 @@ from PIL import Image
 from gpm_tune.data.fingerprint import fingerprint
 from gpm_tune.errors import UserError
 from gpm_tune.metrics.features import inception_file
+from gpm_tune.study import patience
 from gpm_tune.study.definition import space
 from gpm_tune.study.storage import shared_storage
 from gpm_tune.study.storage.home import Home
@@ -217,7 +218,7 @@ def test_a_teachers_data_are_shared_too(tmp_path: Path) -> None:
 def test_a_storage_that_cannot_be_written_is_said(
     experiment: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shared_storage, "PATIENCE", 0)
+    monkeypatch.setattr(patience, "PATIENCE", 0)
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"the data cannot be copied to .*\nhelp: "):
         share_inputs(experiment, str(tmp_path / "file"))

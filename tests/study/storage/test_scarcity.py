@@ -1,0 +1,382 @@
+"""Storage that is locked, full, damaged, foreign or another user's: real locks, disks and users."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import re
+import shutil
+import sqlite3
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+
+import optuna
+import pytest
+import yaml
+from examples import POINTS, study_of
+from program import COMMAND, gpm_tune, write_study
+
+from gpm_tune.errors import ScarcityError, UserError
+from gpm_tune.study import patience
+from gpm_tune.study.accounts.database import open_storage
+from gpm_tune.study.accounts.ledger import Ledger
+from gpm_tune.study.accounts.records import count_trials, read_studies, read_study
+from gpm_tune.study.definition import space
+from gpm_tune.study.patience import Patience
+from gpm_tune.study.running.manage import delete, is_running
+from gpm_tune.study.storage.home import Home
+from gpm_tune.study.storage.locks import only_once
+from gpm_tune.study.tracking.sender import Sender, import_mlflow
+from gpm_tune.study.tracking.spool import Spool
+from gpm_tune.study.tracking.tracker import Tracker
+
+NOBODY = 65534
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+
+
+@contextmanager
+def locked(file: Path) -> Iterator[sqlite3.Connection]:
+    """Held by another connection, as a backup or a database browser does."""
+    with closing(sqlite3.connect(file, isolation_level=None, check_same_thread=False)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        yield other
+
+
+@pytest.fixture
+def full_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 4 MB. `fill` fills it."""
+    if os.geteuid() != 0:
+        pytest.skip("a small disk can be mounted by root only")
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", disk], check=True)
+    yield disk
+    subprocess.run(["umount", "--lazy", disk], check=True)
+
+
+def fill(disk: Path) -> Path:
+    filler = disk / "filler"
+    with suppress(OSError), filler.open("wb", buffering=0) as file:
+        while True:
+            file.write(b"0" * 4096)
+    return filler
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    """With a study of one complete trial, and MLflow's store."""
+    place = Home(tmp_path / "home")
+    place.root.mkdir()
+    ledger = Ledger(study_of(), place.optuna_uri)
+    assert ledger.next() is not None
+    metrics = {"sliced_wasserstein": 1.0, "nfe": 4.0, "seconds": 1.0}
+    ledger.report(0, 4, metrics)
+    ledger.complete(0)
+    return place
+
+
+def test_a_lock_is_waited_for_with_one_word(home: Home, caplog: pytest.LogCaptureFixture) -> None:
+    ledger = Ledger(study_of(), home.optuna_uri)
+    with locked(home.root / "optuna.db") as other, caplog.at_level(logging.WARNING, "gpm_tune"):
+        threading.Timer(4, lambda: other.execute("ROLLBACK")).start()
+        ledger.meter.keep()
+    assert caplog.text.count("optuna.db is locked by another process") == 1
+    assert "waiting up to 10 minutes" in caplog.text
+
+
+def test_a_lock_that_stays_is_a_sentence(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patience, "PATIENCE", 0)
+    ledger = Ledger(study_of(), home.optuna_uri)
+    with locked(home.root / "optuna.db"):
+        with pytest.raises(
+            ScarcityError, match=r"optuna\.db is locked by another process.*\nhelp: nothing is"
+        ):
+            ledger.meter.keep()
+        with pytest.raises(ScarcityError, match="locked"):
+            delete(home, "small")
+        assert [record.name for record in read_studies(home.optuna_uri)] == ["small"], "reading goes on"
+    assert read_study(home.optuna_uri, "small").trials
+
+
+def test_a_wait_ends_where_it_is_told_to(home: Home) -> None:
+    """As by a Ctrl-C, or a stop."""
+    own = Patience()
+    ledger = Ledger(study_of(), home.optuna_uri, None, own)
+    with locked(home.root / "optuna.db"):
+        stop = threading.Event()
+        own.is_over = stop.is_set
+        threading.Timer(3, stop.set).start()
+        with pytest.raises(ScarcityError, match="locked"):
+            ledger.meter.keep()
+
+
+def test_a_full_disk_is_waited_for_and_nothing_of_a_run_is_lost(
+    full_disk: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    spools = full_disk / "spool"
+    run = Tracker(spools, "sqlite:///unused", "small").open_run("key", name="run")
+    ledger = Ledger(study_of(), f"sqlite:///{full_disk / 'optuna.db'}")
+    filler = fill(full_disk)
+    threading.Timer(1, filler.unlink).start()
+    with caplog.at_level(logging.WARNING, "gpm_tune"):
+        run.artifact("picture.png", b"0" * 100_000)
+    assert caplog.text.count("no space is left on the disk of") == 1
+    monkeypatch.setattr(patience, "PATIENCE", 0)
+    fill(full_disk)
+    with pytest.raises(ScarcityError, match="no space is left on the disk of"):
+        run.artifact("other.png", b"0" * 100_000)
+    with pytest.raises(ScarcityError, match=r"no space is left on the disk of .*optuna\.db"):
+        ledger._optuna.set_user_attr("large", "0" * 5_000_000)
+    filler.unlink()
+    run.artifact("other.png", b"0" * 100_000)
+    events = Spool(Spool.folder_of(spools, "key")).pending(10)
+    assert [event.kind for event in events] == ["open", "artifact", "artifact"]
+
+
+def cut(size: int) -> Callable[[Path], None]:
+    return lambda file: os.truncate(file, size)
+
+
+def altered(*statements: str) -> Callable[[Path], None]:
+    def damage(file: Path) -> None:
+        with closing(sqlite3.connect(file)) as database:
+            for statement in statements:
+                database.execute(statement)
+            database.commit()
+
+    return damage
+
+
+def another_program(file: Path) -> None:
+    file.unlink()
+    altered("CREATE TABLE cookies (name)")(file)
+
+
+def folder_instead(file: Path) -> None:
+    file.unlink()
+    file.mkdir()
+
+
+WHOLE = {  # every database of the home
+    "half of it": (lambda file: os.truncate(file, file.stat().st_size // 2), "damaged"),
+    "its header alone": (cut(100), "damaged"),
+    "a part of its header": (cut(50), "damaged"),
+    "garbage": (lambda file: file.write_bytes(b"garbage" * 9999), "damaged: it is no SQLite database"),
+    "garbage in it": (
+        lambda file: file.write_bytes(file.read_bytes()[:100] + b"garbage" * 99999),
+        "damaged",
+    ),
+    "another program's": (another_program, "is a database of another program, with tables cookies"),
+    "a folder": (folder_instead, "is a folder, not a database"),
+}
+OPTUNAS = {
+    "another version": (altered("UPDATE alembic_version SET version_num = 'v99'"), "no longer compatible"),
+    "a column is gone": (altered("ALTER TABLE trials RENAME state TO stat"), "no such column"),
+    "no JSON": (altered("UPDATE study_user_attributes SET value_json = '{'"), "is no JSON"),
+}
+VALUES = {
+    f"{key} {value}": altered(f"UPDATE {table} SET value_json = '{value}' WHERE key = '{key}'")
+    for table, key, value in [
+        ("study_user_attributes", "identity", '"{"'),
+        ("study_user_attributes", "identity", '"[]"'),
+        ("study_user_attributes", "identity", "{}"),
+        ("trial_user_attributes", "progress", "[1]"),
+        ("trial_user_attributes", "progress", '{"best": 3}'),
+    ]
+}
+
+
+@pytest.mark.parametrize(("damage", "words"), [*WHOLE.values(), *OPTUNAS.values()], ids=[*WHOLE, *OPTUNAS])
+def test_a_database_that_cannot_be_used_is_said(
+    home: Home, damage: Callable[[Path], None], words: str
+) -> None:
+    file = home.root / "optuna.db"
+    damage(file)
+    for use in (
+        lambda: read_study(home.optuna_uri, "small"),
+        lambda: Ledger(study_of(), home.optuna_uri).next(),
+    ):
+        with pytest.raises(UserError, match=rf"^{re.escape(str(file))}: .*{words}(.|\n)*\nhelp: "):
+            use()
+
+
+@pytest.mark.parametrize(("damage", "words"), WHOLE.values(), ids=[*WHOLE])
+def test_so_is_one_of_mlflow(tmp_path: Path, damage: Callable[[Path], None], words: str) -> None:
+    home = Home(tmp_path)
+    altered("CREATE TABLE experiments (name)", "CREATE TABLE runs (name)")(tmp_path / "mlflow.db")
+    home.check_tracking()
+    damage(tmp_path / "mlflow.db")
+    if words == "damaged" and (tmp_path / "mlflow.db").stat().st_size in range(100, 10_000):
+        return  # SQLite sees the loss of rows when they are read
+    with pytest.raises(UserError, match=f"mlflow.db: .*{words}"):
+        home.mlflow()
+
+
+def test_an_empty_database_holds_no_study_and_takes_one(tmp_path: Path) -> None:
+    (tmp_path / "optuna.db").touch()
+    uri = Home(tmp_path).optuna_uri
+    assert read_studies(uri) == []
+    Ledger(study_of(), uri)
+    assert [record.name for record in read_studies(uri)] == ["small"]
+
+
+@pytest.mark.parametrize("damage", VALUES.values(), ids=[*VALUES])
+def test_a_study_that_is_damaged_is_no_trouble_to_others(
+    home: Home, damage: Callable[[Path], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    damage(home.root / "optuna.db")
+    Ledger(study_of(name="other"), home.optuna_uri)
+    with caplog.at_level(logging.WARNING, "gpm_tune"):
+        assert [record.name for record in read_studies(home.optuna_uri)] == ["other"]
+    assert "study 'small' cannot be read: " in caplog.text
+    with pytest.raises(UserError, match=r"study 'small' cannot be read: (.|\n)*gpm-tune delete small"):
+        read_study(home.optuna_uri, "small")
+
+
+def test_a_study_whose_creation_was_cut_short_is_no_trouble_to_others(
+    home: Home, caplog: pytest.LogCaptureFixture
+) -> None:
+    optuna.create_study(study_name="half", storage=open_storage(home.optuna_uri, Patience()))
+    with caplog.at_level(logging.WARNING, "gpm_tune"):
+        assert [record.name for record in read_studies(home.optuna_uri)] == ["small"]
+    assert "study 'half' is not whole" in caplog.text
+    with pytest.raises(UserError, match="run it again, or delete it: gpm-tune delete half"):
+        read_study(home.optuna_uri, "half")
+    assert count_trials(home.optuna_uri, "half") == 0
+    delete(home, "half")
+    Ledger(study_of(name="half"), home.optuna_uri)
+    assert read_study(home.optuna_uri, "half").trials == []
+
+
+def in_child(work: Callable[[], object]) -> int:
+    """Start a process that does it; its number. It exits with 0 where it could."""
+    child = os.fork()
+    if child == 0:
+        try:
+            work()
+            os._exit(0)
+        except BaseException as error:
+            print(f"{type(error).__name__}: {error}", flush=True)
+            os._exit(1)
+    return child
+
+
+def end(child: int) -> int:
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+@needs_root
+@pytest.mark.parametrize("is_live", [False, True])
+def test_another_user_reads_a_home_that_is_not_theirs_to_write(is_live: bool) -> None:
+    folder = Path(tempfile.mkdtemp())  # pytest's own are closed to others
+    try:
+        folder.chmod(0o755)
+        home = Home(folder)
+        ledger = Ledger(study_of(), home.optuna_uri)
+        ledger.next()
+        held = only_once("study 'small'", home.study("small"))
+        if is_live:
+            held.__enter__()
+        else:
+            ledger._optuna._storage._backend.engine.dispose()  # type: ignore[attr-defined]
+        read_study(home.optuna_uri, "small"), is_running(home, "small")  # imports what the child needs
+
+        def read() -> None:
+            os.setgroups([])
+            os.setgid(NOBODY)
+            os.setuid(NOBODY)
+            assert [len(record.trials) for record in read_studies(home.optuna_uri)] == [1]
+            assert is_running(home, "small") is is_live
+            with pytest.raises(UserError, match=r"optuna\.db: .*\nhelp: ask its owner for rights"):
+                open_storage(home.optuna_uri, Patience()).create_new_study([], "theirs")
+            with pytest.raises(UserError, match="cannot be written"):
+                home.check()
+
+        assert end(in_child(read)) == 0
+        (folder / "optuna.db").chmod(0o600)
+
+        def refused() -> None:
+            os.setuid(NOBODY)
+            with pytest.raises(UserError, match=r"optuna\.db: cannot be read: Permission denied\nhelp: ask"):
+                read_studies(home.optuna_uri)
+
+        assert end(in_child(refused)) == 0
+        if is_live:
+            held.__exit__(None, None, None)
+    finally:
+        shutil.rmtree(folder)
+
+
+def test_two_studies_begin_in_a_fresh_home_at_once(tmp_path: Path) -> None:
+    import_mlflow()
+    for attempt in range(2):
+        home = Home(tmp_path / str(attempt))
+        home.root.mkdir()
+        start = time.time() + 0.2
+
+        def begin(name: str, home: Home = home, start: float = start) -> None:
+            while time.time() < start:
+                pass
+            Ledger(study_of(name=name), home.optuna_uri)
+            if home.root.name == "0":  # its tables take seconds
+                Sender(home.tracking_uri, name, None)._connect()
+
+        children = [in_child(lambda name=name: begin(name)) for name in ("one", "two")]  # type: ignore[misc]
+        assert [end(child) for child in children] == [0, 0]
+        assert [record.name for record in read_studies(home.optuna_uri)] == ["one", "two"]
+
+
+IMPATIENT = "import gpm_tune.study.patience as p; p.PATIENCE = 6; from gpm_tune.cli import main; main()"
+
+
+@pytest.mark.slow
+def test_a_study_whose_database_stays_locked_stops_in_order(tmp_path: Path) -> None:
+    study = write_study(tmp_path, budget={"trials": 2}, experiment={**POINTS, "training": {"steps": 4000}})
+    home = tmp_path / "home"
+    command = [COMMAND[0], "-c", IMPATIENT, "run", str(study), "--home", str(home)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert process.stdout is not None
+    output = ""
+    for line in process.stdout:
+        output += line
+        if "step 4/" in line:
+            break
+    with locked(home / "optuna.db"):
+        output += process.stdout.read()
+        assert process.wait(60) == 1, output
+    assert output.count("waiting up to") == 1
+    assert re.search(r"error: the study was interrupted: .*optuna\.db is locked by another process", output)
+    assert "Traceback" not in output
+    assert "bug of gpm-tune" not in output
+    trials = read_study(Home(home).optuna_uri, "small").trials
+    assert {trial.state for trial in trials} == {"running"}, "the next run goes on with them"
+    assert list(home.rglob("checkpoint.json")), "they have checkpointed"
+
+
+@pytest.mark.slow
+def test_a_training_on_a_full_disk_is_a_sentence_and_goes_on(full_disk: Path, tmp_path: Path) -> None:
+    file = tmp_path / "small.yaml"
+    file.write_text(yaml.safe_dump(space.put(POINTS, {"model.discriminator.width": 256})))
+    filler = fill(full_disk)
+    os.truncate(filler, 4 * 2**20 - 2**18)  # room for what is written before the first checkpoint
+    options = ["--home", str(full_disk / "home"), "--tracking-uri", f"sqlite:///{tmp_path / 'mlflow.db'}"]
+    command = [COMMAND[0], "-c", IMPATIENT, "train", str(file), *options]
+    full = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert full.returncode == 1, full.stdout + full.stderr
+    assert re.search(r"error: no space is left on the disk of .*step_000000004\nhelp: ", full.stderr)
+    assert full.stderr.count("waiting up to") == 1
+    assert "bug of gpm-tune" not in full.stderr
+    filler.unlink()
+    again = gpm_tune("train", file, *options)
+    assert again.returncode == 0, again.stdout + again.stderr
+
+
+def test_errors_of_other_kinds_are_raised_at_once() -> None:
+    with pytest.raises(OSError, match="Input/output"):
+        Patience().use(lambda: (_ for _ in ()).throw(OSError(errno.EIO, "Input/output")), Path())
