@@ -290,7 +290,7 @@ def test_an_unreachable_store_costs_close_its_timeout_and_no_event(tmp_path, cap
     assert place.spool(CHILD).undelivered == 2
     warnings = [r.getMessage() for r in caplog.records if r.name == "gpm_tune"]
     assert len(warnings) == 2
-    assert "2 events are not in http://127.0.0.1" in warnings[1]
+    assert "2 events are not in http://***@127.0.0.1" in warnings[1]
     assert all("secret" not in warning for warning in warnings)
 
 
