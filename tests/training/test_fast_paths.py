@@ -110,7 +110,7 @@ def test_moments_of_another_memory_format_are_continued(tmp_path: Path) -> None:
             moments.update({name: tensor.contiguous() for name, tensor in moments.items()})
     torch.save(state, tmp_path / "state.pt")
     record = json.loads((tmp_path / "checkpoint.json").read_text())
-    record["files"]["state.pt"] = checkpoint._fingerprint(tmp_path / "state.pt")
+    record["files"]["state.pt"] = checkpoint._fingerprint(tmp_path / "state.pt").model_dump()
     (tmp_path / "checkpoint.json").write_text(json.dumps(record))
     again = Trainer(on_images("gan"))
     again.restore(tmp_path)
