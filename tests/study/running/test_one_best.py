@@ -110,7 +110,7 @@ def test_terminal_report_mlflow_and_python_agree(home: Home) -> None:
 
 def test_an_experiment_alone_tracks_its_best_and_again_changes_nothing(tmp_path: Path) -> None:
     home = Home(tmp_path, f"sqlite:///{tmp_path / 'mlflow.db'}")
-    client = MlflowClient(home.tracking_uri)
+    client = MlflowClient(home.tracking_uri.secret())
     histories = []
     for _ in range(2):
         trained = train(Experiment.model_validate(FAST), "fast", home, "cpu", Console(quiet=True))
