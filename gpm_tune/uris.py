@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from urllib.parse import quote, quote_plus, unquote, unquote_plus
 
 from gpm_tune.errors import UserError
 
 MASK = "***"
+DRIVER = "sqlite+pysqlite"
 SHORTEST = 3  # characters of a secret's part; one of less says nothing, and is in every message
 OF_FILES = re.compile(r"(sqlite|file)\b", re.IGNORECASE)  # their paths may have any character
 LOGIN = re.compile(r".*@", re.DOTALL)  # passwords may have an / or an @ of their own
@@ -74,6 +76,27 @@ def without_secrets(text: str) -> str:
     for secret in sorted((known for known in _secrets if known.casefold() in folded), key=len, reverse=True):
         text = re.sub(rf"(?<!\w){re.escape(secret)}(?!\w)", MASK, text, flags=re.IGNORECASE)
     return text
+
+
+def sqlite_uri(file: Path) -> str:
+    """The URI of a SQLite file for Optuna and MLflow, in which `?`, `#` and `%` mean something else."""
+    from sqlalchemy import URL
+
+    url = URL.create("sqlite", database=str(file))
+    plain = url.render_as_string(hide_password=False)
+    # Where no driver is named, MLflow makes the folder that it reads there, %3F and all.
+    is_as_read = plain == f"sqlite:///{file}"
+    return plain if is_as_read else url.set(drivername=DRIVER).render_as_string(hide_password=False)
+
+
+def sqlite_file(uri: str) -> Path | None:
+    """The file of a SQLite URI; None for a store that has none, such as a server."""
+    if not uri.startswith(("sqlite:", f"{DRIVER}:")):
+        return None
+    from sqlalchemy import make_url
+
+    database = make_url(uri).database
+    return Path(database) if database else None
 
 
 def _split(text: str) -> tuple[str, list[str]]:

@@ -17,10 +17,10 @@ from gpm_tune.data.dataset import default_root
 from gpm_tune.errors import UserError
 from gpm_tune.metrics.features import inception_file
 from gpm_tune.paths import expand
-from gpm_tune.study import sqlite
 from gpm_tune.study.definition import space
 from gpm_tune.study.storage.home import Home
 from gpm_tune.training import Experiment
+from gpm_tune.uris import sqlite_file, sqlite_uri
 
 KEYS: dict[str, dict[str, Any]] = {
     "data.root": {"data": {"name": "folder", "size": 16, "root": ...}, "evaluation.nfe": []},
@@ -102,14 +102,14 @@ def test_no_such_user_is_said_with_what_to_do() -> None:
 @given(st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1, max_size=40))
 def test_a_database_is_found_whatever_its_path(name: str) -> None:
     file = Path("/home") / name / "optuna.db"
-    url = sqlite.url_of(file)
-    assert sqlite.file_of(url) == file
+    url = sqlite_uri(file)
+    assert sqlite_file(url) == file
     assert sqlalchemy.make_url(url.format(SCHEMA_VERSION="12")).database == str(file), "as Optuna reads it"
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:5000", "postgresql://host/db", "sqlite://"])
 def test_a_store_without_a_file_has_none(url: str) -> None:
-    assert sqlite.file_of(url) is None
+    assert sqlite_file(url) is None
 
 
 def test_a_home_whose_databases_no_path_can_name_is_refused(tmp_path: Path) -> None:

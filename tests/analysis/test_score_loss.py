@@ -118,7 +118,7 @@ def test_sigterm_keeps_what_was_trained(home: Home, tmp_path: Path, monkeypatch:
     (teacher,) = (elsewhere.cache / "teachers").iterdir()
     kept = checkpoint.latest(teacher)
     assert kept is not None
-    assert checkpoint.read_record(kept)["step"] < TEACHER["training"]["steps"]
+    assert checkpoint.read_record(kept).step < TEACHER["training"]["steps"]
 
 
 def test_a_longer_run_shares_what_a_shorter_one_kept(home: Home) -> None:

@@ -14,6 +14,7 @@ from optuna.storages import BaseStorage, RDBStorage
 from gpm_tune.errors import UserError
 from gpm_tune.study.patience import Patience, patiently
 from gpm_tune.study.storage.database import BUSY_SECONDS, explained, has_tables, is_writable, read_only
+from gpm_tune.uris import sqlite_file
 
 TABLES = {"studies", "trials", "study_user_attributes", "trial_user_attributes", "version_info"}
 
@@ -23,7 +24,7 @@ class PatientStorage(RDBStorage):
 
     def __init__(self, uri: str, patience: Patience, **options: Any) -> None:
         self.patience = patience
-        self.file = file_of(uri)
+        self.file = _file(uri)
         super().__init__(uri, **options)
 
 
@@ -51,11 +52,6 @@ for _name in (
         setattr(PatientStorage, _name, _patient(_method))
 
 
-def file_of(uri: str) -> Path:
-    """The file of a SQLite database."""
-    return Path(sqlalchemy.make_url(uri).database or "")
-
-
 def open_storage(uri: str, patience: Patience) -> PatientStorage:
     """The storage, created where there is none; with a write-ahead log, as a study commits often.
 
@@ -63,7 +59,7 @@ def open_storage(uri: str, patience: Patience) -> PatientStorage:
     them are measured again; where a process is killed nothing is. Raises UserError where it cannot be used,
     ScarcityError where it stays busy, or its disk full.
     """
-    file = file_of(uri)
+    file = _file(uri)
     has_tables(file, TABLES)
     options = {"engine_kwargs": {"connect_args": {"timeout": BUSY_SECONDS}}}
 
@@ -84,7 +80,7 @@ def read_storage(uri: str) -> PatientStorage | None:
 
     Raises as `open_storage` does.
     """
-    file = file_of(uri)
+    file = _file(uri)
     if not has_tables(file, TABLES):
         return None
     engine: dict[str, Any] = {"connect_args": {"timeout": BUSY_SECONDS}}
@@ -98,6 +94,12 @@ def read_storage(uri: str) -> PatientStorage | None:
         ),
     )
     return storage
+
+
+def _file(uri: str) -> Path:
+    file = sqlite_file(uri)
+    assert file is not None, "Optuna's storage is a file of the home"
+    return file
 
 
 def _is_race(error: Exception) -> bool:

@@ -13,7 +13,6 @@ import optuna
 from optuna.trial import TrialState
 
 from gpm_tune.errors import UserError
-from gpm_tune.study import sqlite
 from gpm_tune.study.accounts.database import open_storage, read_storage
 from gpm_tune.study.accounts.records import StudyRecord, UnfinishedError, read_study, study_names
 from gpm_tune.study.definition.specification import CONFIRMATION
@@ -22,6 +21,7 @@ from gpm_tune.study.storage import shared_storage
 from gpm_tune.study.storage.home import Home
 from gpm_tune.study.storage.locks import only_once
 from gpm_tune.study.tracking.tracker import Tracker
+from gpm_tune.uris import sqlite_uri
 
 DELIVERY_SECONDS = 600.0  # for MLflow to take what was fetched
 
@@ -103,7 +103,7 @@ def _fetched(name: str, home: Home, get: Get) -> Iterator[tuple[StudyRecord, Pat
             raise UserError(
                 f"study '{name}' cannot be fetched: {error}. If it has just begun, try again in a minute"
             ) from None
-        found = read_study(sqlite.url_of(folder / "optuna.db"), name)
+        found = read_study(sqlite_uri(folder / "optuna.db"), name)
         home.check()
         with only_once(f"study '{name}'", home.study(name)):
             here = _present(name, home)
@@ -128,7 +128,7 @@ def _replace(found: StudyRecord, home: Home, folder: Path, get: Get, chosen: set
     # A link stays one, which nothing follows: here it would show a file of this machine.
     shutil.copy(folder / "study.yaml", target / "study.yaml", follow_symlinks=False)
     shutil.copytree(folder / "spool", target / "spool", symlinks=True, dirs_exist_ok=True)  # they only grow
-    _copy_trials(sqlite.url_of(folder / "optuna.db"), found.name, home, get, chosen)
+    _copy_trials(sqlite_uri(folder / "optuna.db"), found.name, home, get, chosen)
 
 
 def _trained(record: StudyRecord) -> int:

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 
 from gpm_tune.errors import UserError
 from gpm_tune.paths import expand
-from gpm_tune.study import sqlite
 from gpm_tune.study.storage.database import has_tables
-from gpm_tune.uris import URI
+from gpm_tune.uris import URI, sqlite_file, sqlite_uri
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -41,7 +40,7 @@ class Home:
         self.root = expand(root or os.environ.get("GPM_TUNE_HOME") or "gpm-runs").resolve()
         from_environment = os.environ.get("MLFLOW_TRACKING_URI")
         self.tracking_uri = URI.chosen(
-            tracking_uri or from_environment or sqlite.url_of(self.root / "mlflow.db"), from_environment
+            tracking_uri or from_environment or sqlite_uri(self.root / "mlflow.db"), from_environment
         )
         shared = (storage or os.environ.get("GPM_TUNE_STORAGE") or "").rstrip("/")
         if "://" in shared and str(URI(shared)) != shared:
@@ -67,12 +66,12 @@ class Home:
     @property
     def artifact_root(self) -> str | None:
         """Where MLflow keeps artifacts; None where a server decides."""
-        return str(self.root / "artifacts") if sqlite.file_of(self.tracking_uri.secret()) else None
+        return str(self.root / "artifacts") if sqlite_file(self.tracking_uri.secret()) else None
 
     @property
     def is_tracked(self) -> bool:
         """Whether MLflow's store can be opened: a local one exists once something was tracked."""
-        file = sqlite.file_of(self.tracking_uri.secret())
+        file = sqlite_file(self.tracking_uri.secret())
         return file is None or file.exists()
 
     def mlflow(self) -> MlflowClient:
@@ -84,13 +83,13 @@ class Home:
 
     def check_tracking(self) -> None:
         """Raise UserError where MLflow's store is a file that is damaged, unreadable or foreign."""
-        if file := sqlite.file_of(self.tracking_uri.secret()):
+        if file := sqlite_file(self.tracking_uri.secret()):
             has_tables(file, ("experiments", "runs"))
 
     @property
     def optuna_uri(self) -> str:
         """Optuna's storage."""
-        return sqlite.url_of(self.root / "optuna.db")
+        return sqlite_uri(self.root / "optuna.db")
 
     @property
     def cache(self) -> Path:

@@ -15,9 +15,8 @@ from filelock import FileLock
 
 from gpm_tune.errors import UserError
 from gpm_tune.files import is_plain
-from gpm_tune.study import sqlite
 from gpm_tune.study.tracking.spool import Event, Spool
-from gpm_tune.uris import URI, without_secrets
+from gpm_tune.uris import URI, sqlite_file, without_secrets
 
 KEY_TAG = "gpm.run"
 """The MLflow tag that holds a run's key, by which the run is found again."""
@@ -146,7 +145,7 @@ class Sender:
         if self._client is None:
             uri = self.address.secret()
             alone: AbstractContextManager[object] = nullcontext()
-            if database := sqlite.file_of(uri):
+            if database := sqlite_file(uri):
                 database.parent.mkdir(parents=True, exist_ok=True)
                 alone = FileLock(f"{database}.lock")
             mlflow = import_mlflow()

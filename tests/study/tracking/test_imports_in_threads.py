@@ -25,7 +25,8 @@ folder = Path(sys.argv[1])
 """
 TRACKS = """
 from gpm_tune.study.tracking.tracker import Tracker
-store = f"sqlite:///{folder}/mlflow.db"
+from gpm_tune.uris import URI
+store = URI(f"sqlite:///{folder}/mlflow.db")
 with Tracker(folder / "spool", store, "study", str(folder / "artifacts")) as tracker:
     run = tracker.open_run("run", name="run", params={"a": 1}, tags={"b": "c"})
     tracker.open_run("trial", name="trial", parent="run")
