@@ -101,12 +101,8 @@ class Study:
         overrides: as of a file, for what may change while a study is continued: budget, resources, ….
         """
         place = Home(Path(home) if home is not None else None, tracking_uri, storage)
-        read_study(place.optuna_uri, name)
-        try:
-            file = place.study(name) / "study.yaml"
-            return cls(file, overrides, home=home, tracking_uri=tracking_uri, storage=storage)
-        except UserError as error:
-            raise UserError(f"{error}\nhelp: continue it by its own file: gpm-tune run STUDY.yaml") from None
+        file = kept_file(place, name)
+        return cls(file, overrides, home=home, tracking_uri=tracking_uri, storage=storage)
 
     @property
     def name(self) -> str:
@@ -166,3 +162,15 @@ class Study:
             return f"Study({self.name!r}: {states(self.record)})"
         except UserError:
             return f"Study({self.name!r}: not run yet)"
+
+
+def kept_file(home: Home, name: str) -> Document:
+    """The file of a study that has been run before, as it was run.
+
+    Raises UserError where there is no such study, or its file is missing or damaged.
+    """
+    read_study(home.optuna_uri, name)
+    try:
+        return open_file(home.study(name) / "study.yaml")
+    except UserError as error:
+        raise UserError(f"{error}\nhelp: continue it by its own file: gpm-tune run STUDY.yaml") from None

@@ -68,9 +68,9 @@ def _handled() -> Iterator[_Stop]:
     try:
         yield stop
     finally:
-        _stop, _last = None, stop.signal
         for number, handler in before.items():
             signal.signal(number, handler)
+        _stop, _last = None, stop.signal
 
 
 @contextmanager

@@ -14,7 +14,9 @@ DRIVER = "sqlite+pysqlite"
 SHORTEST = 3  # characters of a secret's part; one of less says nothing, and is in every message
 OF_FILES = re.compile(r"(sqlite|file)\b", re.IGNORECASE)  # their paths may have any character
 LOGIN = re.compile(r".*@", re.DOTALL)  # passwords may have an / or an @ of their own
-QUERY = re.compile(r"[?#;].*", re.DOTALL)
+QUERY_SIGN = re.compile("[?#;]")
+QUERY = re.compile(r"[?#;][^=]*=.*", re.DOTALL)
+SENSITIVE = re.compile("pass|pwd|token|key|secret|sig|auth|cred", re.IGNORECASE)  # names in a query
 QUERY_OF_FILES = re.compile(r"\?[^/]*=.*", re.DOTALL)
 IN_TEXT = re.compile(r"[A-Za-z][\w+.-]*:/\S+")
 
@@ -90,12 +92,19 @@ def sqlite_uri(file: Path) -> str:
 
 
 def sqlite_file(uri: str) -> Path | None:
-    """The file of a SQLite URI; None for a store that has none, such as a server."""
+    """The file of a SQLite URI; None for a store that has none, such as a server.
+
+    Raises UserError where it is not a URI of SQLite.
+    """
     if not uri.startswith(("sqlite:", f"{DRIVER}:")):
         return None
     from sqlalchemy import make_url
+    from sqlalchemy.exc import ArgumentError
 
-    database = make_url(uri).database
+    try:
+        database = make_url(uri).database
+    except ArgumentError:
+        raise UserError(f"{URI(uri)}: is no URI of a database\nhelp: give sqlite:///FILE") from None
     return Path(database) if database else None
 
 
@@ -109,7 +118,7 @@ def _split(text: str) -> tuple[str, list[str]]:
         return text, []
     kept = rest.lstrip("/")
     lead, login = rest[: len(rest) - len(kept)], None if is_path and is_of_files else LOGIN.match(kept)
-    if login and QUERY.search(login[0]):  # which may be of a password, or begin a query with an @
+    if login and QUERY_SIGN.search(login[0]):  # which may be of a password, or begin a query with an @
         return f"{scheme}{separator}{MASK}", [kept]
     hidden = []
     if login:
@@ -118,7 +127,8 @@ def _split(text: str) -> tuple[str, list[str]]:
         kept = f"{MASK}@{kept[login.end() :]}"
     query = (QUERY_OF_FILES if is_of_files else QUERY).search(kept)
     if query:
-        hidden += [part.partition("=")[2] or part for part in re.split("[?#;&]", query[0])]
+        pairs = [part.partition("=") for part in re.split("[?#;&]", query[0])]
+        hidden += [value for name, _, value in pairs if SENSITIVE.search(name)]
         kept = f"{kept[: query.start()]}{query[0][0]}{MASK}"
     return f"{scheme}{separator}{lead}{kept}", hidden
 

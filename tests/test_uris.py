@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpm_tune.errors import UserError
-from gpm_tune.uris import MASK, URI, without_secrets
+from gpm_tune.uris import MASK, URI, sqlite_file, without_secrets
 
 # Whatever people put into passwords; long enough not to be part of a host's name by chance.
 PASSWORDS = st.text(st.characters(codec="utf-8", exclude_categories=["C"]), min_size=6).map("Q7z".__add__)
@@ -72,6 +72,8 @@ def test_a_planted_secret_is_in_no_text(shape: str, secret: str) -> None:
         ("file:///home/me@work/mlruns", "file:///home/me@work/mlruns"),
         ("/home/me@work/a:b?c", "/home/me@work/a:b?c"),
         ("./mlruns", "./mlruns"),
+        ("http://host:5000;", "http://host:5000;"),
+        ("https://docs.example/page.html#storage", "https://docs.example/page.html#storage"),
         ("databricks", "databricks"),
         ("", ""),
     ],
@@ -100,6 +102,18 @@ def test_parts_of_a_secret_are_masked_in_messages_of_others(message: str) -> Non
 def test_words_that_only_contain_a_part_stay() -> None:
     URI("http://user:add/per@host")
     assert without_secrets("permission for address") == "permission for address"
+
+
+def test_values_of_a_query_that_are_no_secret_stay_words() -> None:
+    uri = URI("postgresql://host/db?sslmode=verify-ca&password=planted-here")
+    assert str(uri) == "postgresql://host/db?***"
+    assert without_secrets("verify-ca took planted-here") == "verify-ca took ***"
+
+
+def test_a_misspelt_uri_of_sqlite_is_refused() -> None:
+    for text in ("sqlite:/folder/mlflow.db", "sqlite:mlflow.db"):
+        with pytest.raises(UserError, match="help: give sqlite:///FILE"):
+            sqlite_file(text)
 
 
 def test_a_shown_text_stands_for_what_the_environment_has() -> None:

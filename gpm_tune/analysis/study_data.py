@@ -157,7 +157,7 @@ def _parent(home: Home, name: str) -> Any:
 def _study_file(home: Home, name: str, parent: Any) -> str | None:
     file = home.study(name) / "study.yaml"
     with suppress(OSError, ValueError, yaml.YAMLError):
-        if is_plain(file, home.root):
+        if is_plain(file, home.study(name)):
             return _whole(file.read_bytes())
     content = None if parent is None else _artifact(home, parent.info.run_id, "study.yaml")
     with suppress(ValueError, yaml.YAMLError):

@@ -204,7 +204,13 @@ def load(
     """The document of a file, with what the command line overrides."""
     from gpm_tune.study.definition.specification import open_file
 
-    document = open_file(file)
+    return override(open_file(file), overrides, trials=trials, name=name)
+
+
+def override(
+    document: Document, overrides: list[str] | None, *, trials: int | None = None, name: str | None = None
+) -> Document:
+    """The document with what the command line overrides."""
     if trials is not None:
         document.assign("budget.trials", trials, "--trials")
     if name is not None:

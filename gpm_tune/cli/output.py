@@ -34,6 +34,9 @@ FLAGS = {
 }
 
 
+DETAILED = "%(asctime)s %(name)s: %(message)s"
+
+
 class Masked(logging.Formatter):
     """Lines of a log without the secrets of URIs, whoever has written them."""
 
@@ -50,10 +53,10 @@ class Output:
     def choose(self, json: bool, quiet: bool, verbose: bool) -> None:
         """As the flags of a command say."""
         self.json, self.quiet, self.verbose = json, quiet, verbose
+        handler = logging.StreamHandler()
+        handler.setFormatter(Masked(DETAILED if verbose else "%(message)s", datefmt="%H:%M:%S"))
+        logging.basicConfig(handlers=[handler])
         if verbose:
-            handler = logging.StreamHandler()
-            handler.setFormatter(Masked("%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S"))
-            logging.basicConfig(handlers=[handler])
             for name in ("gpm_tune", "ray"):
                 logging.getLogger(name).setLevel(logging.INFO)
 

@@ -29,6 +29,7 @@ from gpm_tune.cli.common import (
     home_at,
     is_done_on,
     load,
+    override,
     refuse_beside_cluster,
     this_command,
     writable,
@@ -161,12 +162,9 @@ def resume(
     storage: StorageOption = None,
 ) -> None:
     """Continue a study where it stands: after Ctrl-C, a crash or a reboot, or with a larger budget."""
-    from gpm_tune.api import Study
-    from gpm_tune.study.accounts.records import read_study
+    from gpm_tune.api import Study, kept_file
 
-    place = home_at(home, tracking_uri, storage)
-    read_study(place.optuna_uri, study)
-    document = load(place.study(study) / "study.yaml", overrides, trials=trials)
+    document = override(kept_file(home_at(home), study), overrides, trials=trials)
     found = Study(document, home=home, tracking_uri=tracking_uri, storage=storage)
     _finish(found, found.run(address=address, console=output.progress))
 

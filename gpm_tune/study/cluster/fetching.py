@@ -13,6 +13,7 @@ import optuna
 from optuna.trial import TrialState
 
 from gpm_tune.errors import UserError
+from gpm_tune.files import is_plain
 from gpm_tune.study.accounts.database import open_storage, read_storage
 from gpm_tune.study.accounts.records import StudyRecord, UnfinishedError, read_study, study_names
 from gpm_tune.study.definition.specification import CONFIRMATION
@@ -125,9 +126,11 @@ def _present(name: str, home: Home) -> StudyRecord | None:
 def _replace(found: StudyRecord, home: Home, folder: Path, get: Get, chosen: set[int]) -> None:
     """Put what was fetched in place of what the home has of the study."""
     target = home.study(found.name)
-    # A link stays one, which nothing follows: here it would show a file of this machine.
-    shutil.copy(folder / "study.yaml", target / "study.yaml", follow_symlinks=False)
-    shutil.copytree(folder / "spool", target / "spool", symlinks=True, dirs_exist_ok=True)  # they only grow
+    for file in (folder / "study.yaml", *(folder / "spool").rglob("*")):  # spools only grow
+        if is_plain(file, folder):  # a link would show, or write to, a file of this machine
+            place = target / file.relative_to(folder)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(file, place)
     _copy_trials(sqlite_uri(folder / "optuna.db"), found.name, home, get, chosen)
 
 

@@ -53,7 +53,7 @@ def run_study(study: Study, home: Home, address: str, console: Console) -> bool:
         with connected(address):  # what keeps it from being used is said before the study is begun
             pass
     take_over(study.name, home)
-    if home.is_tracked and study.name not in study_names(home.optuna_uri):
+    if study.name not in study_names(home.optuna_uri):
         check_store(home.tracking_uri)
     study = study.model_copy(update={"experiment": find_teacher(study.experiment, home)})
     study = find_start_points(study, home)
@@ -70,20 +70,29 @@ def run_study(study: Study, home: Home, address: str, console: Console) -> bool:
         text = as_yaml(study.model_dump(mode="json")).encode()
         patience.use(lambda: shared_storage.write(str(file), text), file)
         with (
-            interruptible(),
+            interruptible() as interrupted,
             Mirror(home, study.name),
             Tracker(folder / "spool", home.tracking_uri, study.name, home.artifact_root, patience) as tracker,
         ):
-            finished = _run_stage(ledger, home, address, tracker, console, patience)
-            if finished and study.confirm:
+            waiting = patience, interrupted
+            finished = _run_stage(ledger, home, address, tracker, console, *waiting)
+            if finished and study.confirm and interrupted():
+                finished = False
+            elif finished and study.confirm:
                 best = read_study(home.optuna_uri, study.name).ranked()[: study.confirm.trials]
                 stage = ConfirmationLedger(study, home.optuna_uri, best, patience)
-                finished = _run_stage(stage, home, address, tracker, console, patience)
+                finished = _run_stage(stage, home, address, tracker, console, *waiting)
     return finished
 
 
 def _run_stage(
-    ledger: Ledger, home: Home, address: str, tracker: Tracker, console: Console, patience: Patience
+    ledger: Ledger,
+    home: Home,
+    address: str,
+    tracker: Tracker,
+    console: Console,
+    patience: Patience,
+    is_interrupted: Callable[[], bool],
 ) -> bool:
     """Run the trials that a ledger hands out. Returns False if interrupted."""
     study = ledger.study
@@ -93,7 +102,7 @@ def _run_stage(
     with StudyProgress(study, ledger.remaining, console) as progress:
         conductor = Conductor(ledger, tracker, progress)
         conductor.is_asked_to_stop = stop_file.exists
-        patience.is_over = lambda: conductor.interrupted or conductor.is_asked_to_stop()
+        patience.is_over = lambda: is_interrupted() or conductor.interrupted or stop_file.exists()
         if ledger.remaining:
             conductor.look_around()
         if ledger.remaining and not conductor.used_up:
@@ -106,7 +115,11 @@ def _run_stage(
             finally:
                 conductor.close()
                 parent.end(ending)
-            _register_best(ledger, home, tracker)
+            if conductor.scarcity:
+                raise ScarcityError(f"the study was interrupted: {conductor.scarcity}")
+            if conductor.refused:
+                raise UserError(f"the study was interrupted: {conductor.refused}")
+            _register_best(ledger, home, tracker, is_interrupted)
     if conductor.used_up:
         console.print(
             f"study {study.name} is stopped by its budget: {conductor.used_up}; {ledger.remaining} of "
@@ -129,7 +142,7 @@ def _open_parent(ledger: Ledger, home: Home, tracker: Tracker) -> RunLog:
     return parent
 
 
-def _register_best(ledger: Ledger, home: Home, tracker: Tracker) -> None:
+def _register_best(ledger: Ledger, home: Home, tracker: Tracker, is_interrupted: Callable[[], bool]) -> None:
     """Upload the best checkpoint of a search, and register it as a model of the study's name."""
     study = ledger.study
     best = next(iter(read_study(home.optuna_uri, study.name).ranked()), None)
@@ -137,7 +150,9 @@ def _register_best(ledger: Ledger, home: Home, tracker: Tracker) -> None:
         return
     checkpoint = best.checkpoint
     try:
-        folder = shared_storage.patiently(lambda: shared_storage.local(checkpoint, home.cache))
+        folder = shared_storage.patiently(
+            lambda: shared_storage.local(checkpoint, home.cache), is_over=is_interrupted
+        )
     except OSError as error:
         _log.warning("the best checkpoint is not registered in MLflow: %s", error)
         return
@@ -195,10 +210,6 @@ def _run_trials(study: Study, home: Home, address: str, conductor: Conductor, co
         conductor.on_sick = exclude
         if teach(study, home, switch, console):
             _fit(build_tuner(study, home, conductor, switch, capacity, own), conductor)
-    if conductor.scarcity:
-        raise ScarcityError(f"the study was interrupted: {conductor.scarcity}")
-    if conductor.refused:
-        raise UserError(f"the study was interrupted: {conductor.refused}")
 
 
 def _fit(tuner: Any, conductor: Conductor) -> None:

@@ -62,7 +62,7 @@ def train(experiment: Experiment, name: str, home: Home, device: str, console: C
     prepare(experiment, home)
     digest = run_name(experiment)
     folder = home.experiment(f"{name}-{digest}")
-    if home.is_tracked and checkpoint.latest(folder) is None:
+    if checkpoint.latest(folder) is None:
         check_store(home.tracking_uri)
     anew = note_of_other_data(folder, experiment.data)
     if anew:
@@ -76,9 +76,10 @@ def train(experiment: Experiment, name: str, home: Home, device: str, console: C
             console.print(note or f"continuing at step {trainer.step}", highlight=False)
         patience = Patience()
         with (
-            interruptible(),
+            interruptible() as interrupted,
             Tracker(folder / "spool", home.tracking_uri, name, home.artifact_root, patience) as tracker,
         ):
+            patience.is_over = interrupted
             run = tracker.open_run(
                 digest,
                 name=f"{name}-{digest}",
@@ -113,7 +114,6 @@ def _train_to_the_end(
     """Train until done or interrupted; nothing that was trained is lost."""
     try:
         with interruptible() as interrupted:
-            patience.is_over = interrupted
             while not trainer.done and not interrupted():
                 evaluation = trainer.run_interval(interrupted)
                 _keep(trainer, evaluation, folder, run, patience)

@@ -213,7 +213,12 @@ def is_rejection(error: Exception) -> bool:
 
 
 def check_store(store: URI) -> None:
-    """Raise UserError where MLflow's store can never be used; one that is away may come back."""
+    """Raise UserError where MLflow's store can never be used; one that is away may come back.
+
+    A file is left alone: of two processes that open a new one at once MLflow fails in one.
+    """
+    if sqlite_file(store.secret()):
+        return
     mlflow = import_mlflow()
     try:
         mlflow.tracking.MlflowClient(tracking_uri=store.secret()).search_experiments(max_results=1)
@@ -231,7 +236,9 @@ def cure(error: Exception) -> str | None:
     """What to do about a store of MLflow's that can never be used; None for one that may come back."""
     code = getattr(error, "error_code", None)
     if isinstance(error, ImportError):
-        return f"install the database's driver beside gpm-tune: pip install {error.name}"
+        return f"install the package with the database's driver, {error.name}, beside gpm-tune"
+    if "Invalid Host" in str(error):
+        return "start the server with --allowed-hosts and the name by which it is called here"
     if code in ("UNAUTHENTICATED", "PERMISSION_DENIED"):
         return "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
     if code in ("INVALID_PARAMETER_VALUE", "ENDPOINT_NOT_FOUND") or isinstance(error, ValueError):

@@ -60,7 +60,6 @@ class Tracker:
         patience: with a disk that is full; until its end, if None.
         """
         self._folder = spool_folder
-        self._uri = tracking_uri
         self._patience = patience or Patience()
         self._sender = Sender(tracking_uri, experiment, artifact_root)
         self._spools: dict[str, Spool] = {}

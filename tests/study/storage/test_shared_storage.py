@@ -161,7 +161,7 @@ def test_what_is_mirrored_is_fetched_whole(tmp_path: Path, cluster_home: Home) -
     )
 
 
-def test_links_are_neither_mirrored_nor_followed_when_fetched(tmp_path: Path, cluster_home: Home) -> None:
+def test_links_are_neither_mirrored_nor_fetched(tmp_path: Path, cluster_home: Home) -> None:
     make_study(cluster_home, evaluations=1)
     planted, spool = tmp_path / "planted", cluster_home.study("made") / "spool" / "a"
     planted.write_text("a file of mine")
@@ -179,10 +179,12 @@ def test_links_are_neither_mirrored_nor_followed_when_fetched(tmp_path: Path, cl
         if path.endswith("spool"):
             (to / "a" / "artifacts").mkdir()
             (to / "a" / "artifacts" / "link.txt").symlink_to(planted)
+            (to / "b").symlink_to(tmp_path)
 
     here = Home(tmp_path / "laptop")
     fetch("made", here, with_a_link, checkpoints="none")
-    assert (here.study("made") / "spool" / "a" / "artifacts" / "link.txt").is_symlink()
+    assert (here.study("made") / "study.yaml").is_file()
+    assert [file.name for file in (here.study("made") / "spool").rglob("*")] == ["a", "events.jsonl"]
 
 
 def test_nothing_is_fetched_over_more_than_is_there(tmp_path: Path, cluster_home: Home) -> None:

@@ -388,8 +388,10 @@ def answering() -> Iterator[str]:
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            self.send_response(int(self.path.split("/")[1]))
+            _, code, *rest = self.path.split("/")
+            self.send_response(int(code))
             self.end_headers()
+            self.wfile.write(b"Invalid Host header" if rest[0] == "host" else b"no")
 
         do_GET = do_POST  # noqa: N815
 
@@ -408,9 +410,10 @@ def answering() -> Iterator[str]:
         ("unknown://here", "unsupported URI", "sqlite:///FILE"),
         ("./mlruns", "maintenance mode", "sqlite:///FILE"),
         ("http://[half", "Invalid IPv6 URL", "http://SERVER:PORT"),
-        ("mssql://sam:s3cret@127.0.0.1/x", "No module named 'pyodbc'", "pip install pyodbc"),
+        ("mssql://sam:s3cret@127.0.0.1/x", "No module named 'pyodbc'", "pyodbc"),
         ("/401", "401", "MLFLOW_TRACKING_PASSWORD"),
         ("/403", "403", "MLFLOW_TRACKING_TOKEN"),
+        ("/403/host", "403", "--allowed-hosts"),
         ("/404", "404", "http://SERVER:PORT"),
     ],
 )
