@@ -51,20 +51,20 @@ def connected(address: str) -> Iterator[Callable[[], Capacity]]:
     What is started here listens on 127.0.0.1 only, and to nobody but this user. Raises UserError where no
     cluster answers, or it runs another Ray or Python, or where this process uses Ray already.
     """
+    is_verbose = logging.getLogger("ray").isEnabledFor(logging.INFO)  # before Ray sets its own level
     refuse_beside_other_use()
     narrow_token()
     os.environ.update(RAY_SETTINGS | (ALONE if address == "local" else {}))
     if "GPM_TUNE_DATA" in os.environ:  # trials have other working folders
         os.environ["GPM_TUNE_DATA"] = str(default_root().absolute())
     session = private_session() if address == "local" else nullcontext()
-    with session as folder, _joined(address, folder) as capacity:
+    with session as folder, _joined(address, folder, is_verbose) as capacity:
         yield capacity
 
 
 @contextmanager
-def _joined(address: str, folder: str | None) -> Iterator[Callable[[], Capacity]]:
+def _joined(address: str, folder: str | None, is_verbose: bool) -> Iterator[Callable[[], Capacity]]:
     """folder: where a Ray that is started here puts its sockets and logs."""
-    is_verbose = logging.getLogger("ray").isEnabledFor(logging.INFO)  # before Ray sets its own level
     import ray
 
     # It calls trials that were started again errors of the study.
