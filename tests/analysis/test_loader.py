@@ -85,7 +85,7 @@ def test_a_study_stands_for_its_best_trial_and_a_run_for_itself(home: Home, reco
 def test_a_checkpoint_that_is_gone_is_left_out_with_a_warning(
     home: Home, record: StudyRecord, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    kept, gone = tmp_path / "kept", Path(str(record.trials[1].checkpoint))
+    kept, gone = tmp_path / "kept", Path(str(record.trials[1].checkpoint)).parent
     shutil.copytree(str(record.trials[0].checkpoint), kept)
     aside = gone.rename(gone.with_name("aside"))
     with caplog.at_level(logging.WARNING):
