@@ -49,8 +49,8 @@ def patiently(
 class Patience:
     """Waits for a database or a disk of this machine; `is_over`, which can be set, ends the wait."""
 
-    def __init__(self) -> None:
-        self.is_over: Callable[[], bool] = bool
+    def __init__(self, is_over: Callable[[], bool] = bool) -> None:
+        self.is_over = is_over
 
     def use(self, call: Callable[[], T], place: Path) -> T:
         """Call it, again while what is at the place is busy, or its disk is full; that is said once.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import logging
 import os
 import re
@@ -13,16 +14,18 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 
 import optuna
 import pytest
 import yaml
-from examples import POINTS, study_of
+from examples import POINTS, study_data, study_of
+from optuna.storages import RDBStorage
 from program import COMMAND, gpm_tune, write_study
 
-from gpm_tune.errors import ScarcityError, UserError
+from gpm_tune import Study
+from gpm_tune.errors import ScarcityError, UnknownError, UserError
 from gpm_tune.study import patience
 from gpm_tune.study.accounts.database import open_storage
 from gpm_tune.study.accounts.ledger import Ledger
@@ -78,6 +81,7 @@ def home(tmp_path: Path) -> Home:
     metrics = {"sliced_wasserstein": 1.0, "nfe": 4.0, "seconds": 1.0}
     ledger.report(0, 4, metrics)
     ledger.complete(0)
+    disconnect(ledger._optuna._storage)
     return place
 
 
@@ -102,6 +106,55 @@ def test_a_lock_that_stays_is_a_sentence(home: Home, monkeypatch: pytest.MonkeyP
             delete(home, "small")
         assert [record.name for record in read_studies(home.optuna_uri)] == ["small"], "reading goes on"
     assert read_study(home.optuna_uri, "small").trials
+
+
+@contextmanager
+def closed_to_readers(file: Path) -> Iterator[None]:
+    """Held by another connection that lets nobody read, as without a write-ahead log."""
+    gc.collect()  # readers that are no longer used close: a change of the journal waits for them
+    with closing(sqlite3.connect(file, isolation_level=None)) as other:
+        other.execute("PRAGMA journal_mode = DELETE")
+        other.execute("BEGIN EXCLUSIVE")
+        yield
+
+
+def disconnect(storage: object) -> None:
+    """Close the connections of a ledger's storage."""
+    storage._backend.engine.dispose()  # type: ignore[attr-defined]
+
+
+def test_a_list_that_a_lock_cut_short_is_an_error(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patience, "PATIENCE", 0)
+    names_of = optuna.get_all_study_names
+    with ExitStack() as locks:
+
+        def names_before_the_lock(storage: RDBStorage) -> list[str]:
+            names = names_of(storage)
+            storage.engine.dispose()
+            locks.enter_context(closed_to_readers(home.root / "optuna.db"))
+            return names
+
+        monkeypatch.setattr(optuna, "get_all_study_names", names_before_the_lock)
+        with pytest.raises(ScarcityError, match="locked"):
+            read_studies(home.optuna_uri)
+
+
+def test_the_text_of_a_study_in_a_notebook_waits_for_nothing(home: Home, tmp_path: Path) -> None:
+    file = tmp_path / "small.yaml"
+    file.write_text(yaml.safe_dump(study_data()))
+    study = Study(file, home=home.root)
+    assert repr(study) == "Study('small': 1 complete)"
+    assert repr(Study(file, {"name": "other"}, home=home.root)) == "Study('other': not run yet)"
+    with closed_to_readers(home.root / "optuna.db"):
+        assert repr(study) == "Study('small': cannot be read)"
+    (home.root / "optuna.db").write_bytes(b"garbage" * 9999)
+    assert repr(study) == "Study('small': cannot be read)"
+
+
+@pytest.mark.parametrize("use", [read_study, count_trials])
+def test_a_stage_that_has_not_begun_is_no_study(home: Home, use: Callable[[str, str], object]) -> None:
+    with pytest.raises(UnknownError, match=r"no study is named 'small\.confirm'"):
+        use(home.optuna_uri, "small.confirm")
 
 
 def test_a_wait_ends_where_it_is_told_to(home: Home) -> None:
@@ -284,7 +337,7 @@ def test_another_user_reads_a_home_that_is_not_theirs_to_write(is_live: bool) ->
         if is_live:
             held.__enter__()
         else:
-            ledger._optuna._storage._backend.engine.dispose()  # type: ignore[attr-defined]
+            disconnect(ledger._optuna._storage)
         read_study(home.optuna_uri, "small"), is_running(home, "small")  # imports what the child needs
 
         def read() -> None:
