@@ -271,6 +271,31 @@ def test_so_is_one_of_mlflow(tmp_path: Path, damage: Callable[[Path], None], wor
         home.mlflow()
 
 
+NO_MLFLOW = altered("CREATE TABLE experiments (name)", "CREATE TABLE runs (name)")
+
+
+@pytest.mark.parametrize(
+    ("damage", "uri"),
+    [
+        (lambda file: file.write_bytes(b"garbage" * 9999), None),
+        (NO_MLFLOW, None),
+        (lambda _: None, "http://127.0.0.1:9"),
+    ],
+    ids=["damaged", "another version", "away"],
+)
+def test_a_study_is_deleted_without_mlflow(
+    home: Home, damage: Callable[[Path], object], uri: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    home = Home(home.root, uri)
+    damage(home.root / "mlflow.db")
+    with pytest.raises(UserError, match="help: or leave what MLflow has of the study: --keep-runs"):
+        delete(home, "small")
+    assert read_study(home.optuna_uri, "small")
+    assert delete(home, "small", keep_runs=True) == []
+    assert read_studies(home.optuna_uri) == []
+
+
 def test_an_empty_database_holds_no_study_and_takes_one(tmp_path: Path) -> None:
     (tmp_path / "optuna.db").touch()
     uri = Home(tmp_path).optuna_uri
