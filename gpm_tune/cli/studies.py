@@ -306,9 +306,7 @@ def stop(
 def delete(
     study: StudyArgument,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
-    keep_runs: Annotated[
-        bool, typer.Option("--keep-runs", help="Leave what MLflow has of it.")
-    ] = False,
+    keep_runs: Annotated[bool, typer.Option("--keep-runs", help="Leave what MLflow has of it.")] = False,
     home: HomeOption = None,
     tracking_uri: TrackingOption = None,
     storage: StorageOption = None,
