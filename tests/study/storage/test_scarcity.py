@@ -535,7 +535,9 @@ def test_a_full_disk_is_said_with_advice_once() -> None:
 @pytest.mark.slow
 def test_the_training_of_a_teacher_on_a_full_disk_is_a_sentence(full_disk: Path, tmp_path: Path) -> None:
     experiment = {**POINTS, "model": {**MODELS["score_gan"], "teacher": {"experiment": TEACHER}}}
-    study = write_study(tmp_path, budget={"trials": 1}, experiment=experiment)
+    study = write_study(
+        tmp_path, budget={"trials": 1}, experiment=experiment, search={"model.score_steps": {"int": [1, 4]}}
+    )
     home = tmp_path / "home"
     home.mkdir()
     (home / "cache").symlink_to(full_disk)
