@@ -12,11 +12,12 @@ from rich.console import Console
 from gpm_tune.config import SEEDS
 from gpm_tune.console import new_console
 from gpm_tune.documents import Document
-from gpm_tune.errors import UserError
+from gpm_tune.errors import UnknownError, UserError
 from gpm_tune.study.accounts.records import StudyRecord, best_trial, read_study
 from gpm_tune.study.accounts.runs import checkpoint_of
 from gpm_tune.study.definition import space
 from gpm_tune.study.definition.specification import load_study, open_file
+from gpm_tune.study.patience import Patience
 from gpm_tune.study.storage.home import Home
 from gpm_tune.study.views.results import states
 from gpm_tune.training import Experiment
@@ -159,9 +160,12 @@ class Study:
 
     def __repr__(self) -> str:
         try:
-            return f"Study({self.name!r}: {states(self.record)})"
+            state = states(read_study(self.home.optuna_uri, self.name, Patience(is_over=lambda: True)))
+        except UnknownError:
+            state = "not run yet"
         except UserError:
-            return f"Study({self.name!r}: not run yet)"
+            state = "cannot be read"
+        return f"Study({self.name!r}: {state})"
 
 
 def kept_file(home: Home, name: str) -> Document:

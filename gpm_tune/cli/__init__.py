@@ -17,7 +17,7 @@ from gpm_tune.cli import studies, reports, experiments, starting, cluster
 # isort: on
 from gpm_tune.cli.common import BAD_INPUT, BUG, HELP, INTERRUPTED, NO_RESULT, app
 from gpm_tune.cli.output import ListsCommand, output, with_flags
-from gpm_tune.errors import DivergedError, ScarcityError, UserError, escaped, first_line
+from gpm_tune.errors import FULL, DivergedError, ScarcityError, UserError, escaped, first_line, no_space
 from gpm_tune.interrupts import exit_code, terminable
 from gpm_tune.uris import URI, without_secrets
 
@@ -84,12 +84,15 @@ def _judge(error: Exception) -> tuple[int, str]:
         return BAD_INPUT, str(error)
     if isinstance(error, DivergedError):
         return NO_RESULT, f"training diverged: {error}"
+    if isinstance(error, OSError) and error.errno in FULL:
+        return NO_RESULT, str(ScarcityError(no_space(error.filename or "what is written")))
     if isinstance(error, OSError) and error.filename is not None:
-        # A name that no file can have is bad input; a full disk, say, is trouble of the machine.
+        # A name that no file can have is bad input; what else a machine refuses is its trouble.
         code = BAD_INPUT if error.errno == errno.ENAMETOOLONG else NO_RESULT
         return code, f"{error.filename}: {error.strerror}"
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return NO_RESULT, f"a disk is full: {error.strerror}"
     if type(error).__module__ == "mlflow.exceptions":
-        return NO_RESULT, f"MLflow's store cannot be used: {first_line(error)}"
+        return NO_RESULT, (
+            f"MLflow's store cannot be used: {first_line(error)}\nhelp: gpm-tune doctor says more of it; run "
+            "the command again once the store answers"
+        )
     return BUG, f"{type(error).__name__}: a bug of gpm-tune; please report it with the lines above"

@@ -304,6 +304,7 @@ def stop(
 def delete(
     study: StudyArgument,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    keep_runs: Annotated[bool, typer.Option("--keep-runs", help="Leave what MLflow has of it.")] = False,
     home: HomeOption = None,
     tracking_uri: TrackingOption = None,
     storage: StorageOption = None,
@@ -316,10 +317,10 @@ def delete(
     trials = count_trials(place.optuna_uri, study)
     question = f"Delete study '{study}', its {trials} trials and their checkpoints?"
     if not yes and not sys.stdin.isatty():
-        raise UserError(f"{question} Say so with --yes")
+        raise UserError(f"{question}\nhelp: say so with --yes")
     if not yes and not typer.confirm(question, err=True):
         return
-    notes = delete_study(place, study)
+    notes = delete_study(place, study, keep_runs=keep_runs)
     done = {"study": study, "trials": trials, "notes": notes}
     output.result(done, [f"study '{study}' is deleted", *notes])
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import errno
 import logging
-import shutil
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
-from gpm_tune.errors import ScarcityError
+from gpm_tune.errors import ScarcityError, is_full, no_space
 
 PATIENCE = 600.0  # seconds to wait
 LONGEST_PAUSE = 15.0  # seconds between attempts
@@ -49,8 +47,8 @@ def patiently(
 class Patience:
     """Waits for a database or a disk of this machine; `is_over`, which can be set, ends the wait."""
 
-    def __init__(self) -> None:
-        self.is_over: Callable[[], bool] = bool
+    def __init__(self, is_over: Callable[[], bool] = bool) -> None:
+        self.is_over = is_over
 
     def use(self, call: Callable[[], T], place: Path) -> T:
         """Call it, again while what is at the place is busy, or its disk is full; that is said once.
@@ -70,10 +68,7 @@ class Patience:
             what = scarcity(error, place)
             if what is None:
                 raise
-            raise ScarcityError(f"{what}\nhelp: {ADVICE}") from error
-
-
-ADVICE = "nothing is lost; once that is remedied, the same command goes on"
+            raise ScarcityError(what) from error
 
 
 def scarcity(error: BaseException, place: Path) -> str | None:
@@ -82,11 +77,8 @@ def scarcity(error: BaseException, place: Path) -> str | None:
         text = str(cause)
         if isinstance(cause, sqlite3.Error) and "locked" in text:
             return f"{place} is locked by another process, such as a backup or a database browser"
-        is_full = isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT)
-        if isinstance(cause, sqlite3.Error):
-            is_full = "disk is full" in text or ("disk I/O error" in text and _has_no_room(place))
-        if is_full:
-            return f"no space is left on the disk of {place}"
+        if is_full(cause, place):
+            return no_space(place)
     return None
 
 
@@ -96,10 +88,3 @@ def causes(error: BaseException) -> Iterator[BaseException]:
     while found is not None:
         yield found
         found = found.__cause__
-
-
-def _has_no_room(place: Path) -> bool:
-    try:
-        return shutil.disk_usage(place.parent).free == 0
-    except OSError:
-        return False

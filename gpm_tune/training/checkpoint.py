@@ -16,7 +16,6 @@ import errno
 import json
 import os
 import pickle
-import re
 import shutil
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,13 +30,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from gpm_tune.errors import UserError
+from gpm_tune.errors import DISK_FAILS, UserError, is_full
 
 FORMAT = 3  # raised by what changes the meaning of weights, too: 3 is of U-Nets that pool first
 KEPT = 2
 VOUCHED = ("weights.safetensors", "state.pt")
 CHUNK = 2**20
-LEAST_FREE = 2**24  # bytes: a disk that refuses to write and has less is full
 Weights = dict[str, dict[str, Tensor]]
 
 
@@ -118,9 +116,9 @@ def _disk_errors(folder: Path) -> Iterator[None]:
     try:
         yield
     except (SafetensorError, RuntimeError) as error:
-        if not re.search(r"os error \d+|inline_container", str(error)):
+        if not DISK_FAILS.search(str(error)):
             raise
-        code = errno.ENOSPC if shutil.disk_usage(folder).free < LEAST_FREE else errno.EIO
+        code = errno.ENOSPC if is_full(error, folder) else errno.EIO
         raise OSError(code, os.strerror(code), str(folder)) from error
 
 

@@ -43,7 +43,7 @@ def test_a_study_is_extended_compared_and_deleted(tmp_path: Path) -> None:
     client.create_model_version("two", f"{source}/by_hand", foreign)
     refused = gpm_tune("delete", "two", home=home)
     assert refused.returncode == 2
-    assert "Say so with --yes" in refused.stderr
+    assert "\nhelp: say so with --yes" in refused.stderr
     deleted = gpm_tune("delete", "two", "--yes", home=home)
     assert deleted.returncode == 0, deleted.stderr
     assert "version 1, 2 is deleted" in deleted.stdout, "the best of two runs of the study"

@@ -75,10 +75,10 @@ def open_storage(uri: str, patience: Patience) -> PatientStorage:
     return storage
 
 
-def read_storage(uri: str) -> PatientStorage | None:
+def read_storage(uri: str, patience: Patience | None = None) -> PatientStorage | None:
     """The storage to be read, also by who has no right to write it; None where there is none yet.
 
-    Raises as `open_storage` does.
+    patience: None to wait for minutes. Raises as `open_storage` does.
     """
     file = _file(uri)
     if not has_tables(file, TABLES):
@@ -86,7 +86,7 @@ def read_storage(uri: str) -> PatientStorage | None:
     engine: dict[str, Any] = {"connect_args": {"timeout": BUSY_SECONDS}}
     if not is_writable(file):
         engine = {"creator": lambda: read_only(file)}
-    patience = Patience()
+    patience = patience or Patience()
     storage: PatientStorage = _said(
         file,
         lambda: patience.use(

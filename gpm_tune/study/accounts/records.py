@@ -13,9 +13,10 @@ from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from gpm_tune.config import nearest
-from gpm_tune.errors import UserError, first_line
+from gpm_tune.errors import ScarcityError, UnknownError, UserError, first_line
 from gpm_tune.study.accounts.database import read_storage
 from gpm_tune.study.definition.specification import CONFIRMATION
+from gpm_tune.study.patience import Patience
 from gpm_tune.training import Constraint, Objective
 
 _log = logging.getLogger("gpm_tune")
@@ -124,18 +125,19 @@ def measure_of(
     }
 
 
-def read_study(storage: str, name: str) -> StudyRecord:
-    """What is known of a study.
+def read_study(storage: str, name: str, patience: Patience | None = None) -> StudyRecord:
+    """Read a study.
 
-    Raises UserError where there is none of this name, UnfinishedError where its creation was cut short.
+    patience: for a busy database; None to wait for minutes. Raises UnknownError where there is none of this
+    name, UnfinishedError where its creation was cut short, UserError where it cannot be read.
     """
-    return _read(_holding(storage, name), name)
+    return _read(_holding(storage, name, patience), name)
 
 
 def count_trials(storage: str, name: str) -> int:
     """How many trials a study has started, also one that cannot be read.
 
-    Raises UserError where there is no study of this name.
+    Raises UnknownError where there is no study of this name.
     """
     opened = _holding(storage, name)
     trials = optuna.load_study(study_name=name, storage=opened).get_trials(deepcopy=False)
@@ -143,24 +145,29 @@ def count_trials(storage: str, name: str) -> int:
 
 
 def read_studies(storage: str) -> list[StudyRecord]:
-    """What is known of all studies; a warning says which cannot be read, and why."""
+    """Read all studies; a warning says which cannot be read, and why.
+
+    Raises ScarcityError where the database stays busy.
+    """
     opened, found = read_storage(storage), []
     for name in _names(opened):
         assert opened is not None, "it has this name"
         try:
             found.append(_read(opened, name))
+        except ScarcityError:  # of the whole database, not of this study
+            raise
         except UserError as error:
             _log.warning("%s", error)
     return found
 
 
-def _holding(storage: str, name: str) -> RDBStorage:
-    """A storage that has a study of this name. Raises UserError where it has none."""
-    opened = read_storage(storage)
-    names = _names(opened)
-    if opened is None or name.removesuffix(CONFIRMATION) not in names:
+def _holding(storage: str, name: str, patience: Patience | None = None) -> RDBStorage:
+    """A storage that has a study of this name. Raises UnknownError where it has none."""
+    opened = read_storage(storage, patience)
+    if opened is None or name not in optuna.get_all_study_names(opened):
+        names = _names(opened)
         hint = nearest(name, names) if names else "there are none yet"
-        raise UserError(f"no study is named '{name}'; {hint}")
+        raise UnknownError(f"no study is named '{name}'; {hint}")
     return opened
 
 

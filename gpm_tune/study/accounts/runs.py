@@ -69,18 +69,17 @@ def _of_folder(folder: Path) -> list[Path]:
 
 def _of_study(record: StudyRecord, number: str, home: Home) -> dict[str, Path]:
     if number == "*":
-        trials = [trial for trial in record.trials if _checkpoints(trial)]
+        trials, which, where = record.trials, "every trial", ""
     else:
-        trials = [_trial(record, number) if number else best_trial(record)]
-    if not trials or not _checkpoints(trials[0]):
-        which = f"trial {trials[0].number}" if trials else "every trial"
-        where = f" ({trials[0].checkpoint})" if trials and trials[0].checkpoint else ""
+        trial = _trial(record, number) if number else best_trial(record)
+        trials, which = [trial], f"trial {trial.number}"
+        where = f" ({trial.checkpoint})" if trial.checkpoint else ""
+    found = {trial.number: places for trial in trials if (places := _checkpoints(trial))}
+    if not found:
         raise UserError(f"study '{record.name}': {which} is without a checkpoint on this machine{where}")
     return {
-        f"{record.name}/{trial.number}": first_sound(
-            shared_storage.local(place, home.cache) for place in _checkpoints(trial)
-        )
-        for trial in trials
+        f"{record.name}/{number}": first_sound(shared_storage.local(place, home.cache) for place in places)
+        for number, places in found.items()
     }
 
 

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import torch
 
-from gpm_tune.errors import first_line
+from gpm_tune.errors import FULL, first_line
 from gpm_tune.study.storage.home import existing
 
 LEAST_FREE = 1e9  # bytes of a disk
-OF_MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}
+OF_MACHINE = FULL | {errno.EROFS, errno.EIO}
 GPU_FAILS = re.compile(
     r"CUDA (driver )?error|cuDNN error|CUDNN_STATUS|CUBLAS_STATUS|CUFFT_|no kernel image|NVIDIA driver|"
     r"No CUDA GPUs|no CUDA-capable|Torch not compiled with CUDA",

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import optuna
+from sqlalchemy.exc import SQLAlchemyError
 
 from gpm_tune.errors import UserError, first_line
 from gpm_tune.study.accounts.database import open_storage
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 RUNS_A_PAGE = 1000
 LOOK_EVERY = 0.5  # seconds
+KEEP_RUNS = "help: or leave what MLflow has of the study: --keep-runs"
 
 
 def is_running(home: Home, name: str) -> bool:
@@ -45,11 +47,12 @@ def stop(home: Home, name: str, wait: bool) -> bool:
     return True
 
 
-def delete(home: Home, name: str) -> list[str]:
+def delete(home: Home, name: str, *, keep_runs: bool = False) -> list[str]:
     """Delete a study's trials, checkpoints and tracked runs, so that its name is free again.
 
-    MLflow keeps runs that it deletes until `mlflow gc`. Returns what else went or stayed there, in sentences.
-    Raises UserError for an unknown or a running study, and where MLflow's store does not answer.
+    MLflow keeps runs that it deletes until `mlflow gc`. keep_runs: leave all that MLflow has of the study,
+    whose store need not be there. Returns what else went or stayed there, in sentences. Raises UserError for
+    an unknown or a running study, and where MLflow's store cannot be used.
     """
     count_trials(home.optuna_uri, name)
     if is_running(home, name):
@@ -57,7 +60,8 @@ def delete(home: Home, name: str) -> list[str]:
     storage, stage = open_storage(home.optuna_uri, Patience()), name + CONFIRMATION
     stages = [found for found in optuna.get_all_study_names(storage) if found in (name, stage)]
     attributes = [optuna.load_study(study_name=found, storage=storage).user_attrs for found in stages]
-    notes = _delete_tracked(home, name, {found["id"] for found in attributes if "id" in found})
+    ids = {found["id"] for found in attributes if "id" in found}
+    notes = [] if keep_runs else _delete_tracked(home, name, ids)
     for stored in filter(None, (home.stored(name), home.stored(name + CONFIRMATION))):
         shared_storage.delete(stored)
     if stage in optuna.get_all_study_names(storage):
@@ -72,10 +76,10 @@ def _delete_tracked(home: Home, name: str, ids: set[str]) -> list[str]:
     """Delete the runs of a study and its stage of new seeds, and the models registered from them."""
     if not home.is_tracked:
         return []
-    client = home.mlflow()
     from mlflow.exceptions import MlflowException
 
     try:
+        client = home.mlflow()
         experiment = client.get_experiment_by_name(name)
         if experiment is None or experiment.lifecycle_stage != "active":
             return []
@@ -91,10 +95,12 @@ def _delete_tracked(home: Home, name: str, ids: set[str]) -> list[str]:
         # A deleted experiment keeps its name: another one could not have it.
         client.rename_experiment(experiment.experiment_id, f"{name} (deleted {experiment.experiment_id})")
         client.delete_experiment(experiment.experiment_id)
-    except MlflowException as error:
+    except UserError as error:
+        raise UserError(f"{error}\n{KEEP_RUNS}") from None
+    except (MlflowException, SQLAlchemyError) as error:
         raise UserError(
             f"MLflow's store, which has the study's runs, does not answer ({first_line(error)}); the study "
-            "is still there\nhelp: the same command again deletes it once the store answers"
+            f"is still there\nhelp: the same command again deletes it once the store answers\n{KEEP_RUNS}"
         ) from None
     return notes
 

@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 
 from gpm_tune.documents import as_yaml
-from gpm_tune.errors import ScarcityError, UserError
+from gpm_tune.errors import ScarcityError, UserError, first_line
 from gpm_tune.interrupts import interruptible
 from gpm_tune.study.accounts.confirmation import ConfirmationLedger
 from gpm_tune.study.accounts.ledger import Ledger
@@ -116,7 +116,7 @@ def _run_stage(
                 conductor.close()
                 parent.end(ending)
             if conductor.scarcity:
-                raise ScarcityError(f"the study was interrupted: {conductor.scarcity}")
+                raise ScarcityError(f"the study was interrupted: {first_line(conductor.scarcity)}")
             if conductor.refused:
                 raise UserError(f"the study was interrupted: {conductor.refused}")
             _register_best(ledger, home, tracker, is_interrupted)

@@ -10,10 +10,11 @@ import ray
 import torch
 from rich.console import Console
 
-from gpm_tune.errors import DivergedError, UserError
+from gpm_tune.errors import DivergedError, ScarcityError, UserError
 from gpm_tune.interrupts import heed_termination
 from gpm_tune.plugins import named
 from gpm_tune.study.definition.specification import Study
+from gpm_tune.study.patience import scarcity
 from gpm_tune.study.running.trainable import Interruption
 from gpm_tune.study.storage.home import Home
 from gpm_tune.study.storage.inputs import fetch_teacher, share_teacher
@@ -30,7 +31,7 @@ LOOK_EVERY = 0.5  # seconds between looks at the task: signals are handled in be
 def teach(study: Study, home: Home, switch: Any, console: Console) -> bool:
     """Train the study's teacher, if it has one to be trained. Returns False if interrupted.
 
-    Raises DivergedError where the teacher's numbers stop being finite.
+    Raises DivergedError where the teacher's numbers stop being finite, ScarcityError on a full disk.
     """
     teacher = study.experiment.teacher
     if teacher is None:
@@ -56,6 +57,8 @@ def teach(study: Study, home: Home, switch: Any, console: Console) -> bool:
     while not ray.wait([task], timeout=LOOK_EVERY)[0]:
         pass
     outcome = ray.get(task)
+    if isinstance(outcome, ScarcityError):
+        raise outcome
     if isinstance(outcome, str):
         raise DivergedError(f"the teacher: {outcome}")
     if home.storage:
@@ -72,8 +75,11 @@ def teach(study: Study, home: Home, switch: Any, console: Console) -> bool:
 @ray.remote  # type: ignore[untyped-decorator]
 def _train(
     plain: dict[str, Any], home_cache: str, storage: str | None, threads: int, gpu: bool, switch: Any
-) -> bool | str:
-    """Whether the teacher is trained, or the reason why it cannot be."""
+) -> bool | str | ScarcityError:
+    """Train the teacher. Returns False if interrupted, or the reason why it cannot be trained.
+
+    An error that is raised here would reach the driver as one of Ray's.
+    """
     torch.set_num_threads(threads)
     is_interrupted, is_asked_to_end = Interruption(switch), heed_termination()
     teacher, cache = Experiment.model_validate(plain), Path(home_cache)
@@ -95,3 +101,7 @@ def _train(
         return trained
     except (DivergedError, UserError) as error:
         return str(error)
+    except OSError as error:
+        if scarce := scarcity(error, teacher_folder(teacher, cache)):
+            return ScarcityError(f"the teacher: {scarce}")
+        raise

@@ -10,7 +10,7 @@ from ledgers import PBT, write_checkpoint
 
 from gpm_tune.study.accounts.ledger import Assignment, Ledger
 from gpm_tune.study.accounts.records import read_study
-from gpm_tune.study.running.conductor import PROCESS_LOSSES, Conductor
+from gpm_tune.study.running.conductor import PROCESS_LOSSES, Conductor, Word
 from gpm_tune.study.tracking.spool import Event, Spool
 from gpm_tune.study.tracking.tracker import Tracker
 from gpm_tune.uris import URI
@@ -369,3 +369,12 @@ def test_every_kind_of_gpu_that_trained_a_trial_is_kept(scene: Scene) -> None:
     assert scene.tags(number)["gpm.gpu"] == "NVIDIA A10G"
     told = [event for event in scene.events(number) if "gpm.gpu" in event.payload.get("tags", {})]
     assert len(told) == 2
+
+
+def test_a_trial_without_room_ends_the_study_with_advice(tmp_path: Path) -> None:
+    scene = Scene(tmp_path)
+    number = scene.start()
+    scene.conductor.hear = lambda: [Word(number, "no space is left on the disk of place", True)]
+    scene.conductor.look_around()
+    assert scene.conductor.interrupted
+    assert str(scene.conductor.scarcity).startswith("no space is left on the disk of place\nhelp: ")

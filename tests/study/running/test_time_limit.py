@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -55,26 +54,29 @@ with TimeLimit(2.0, Path(sys.argv[1])).watch():
 """
 
 
-@pytest.mark.parametrize("freeze", [os.killpg, os.kill], ids=["all processes", "the trial alone"])
-def test_time_in_which_the_process_is_frozen_does_not_count(
-    tmp_path: Path, freeze: Callable[[int, int], None]
-) -> None:
-    file = tmp_path / "hang.txt"
-    with subprocess.Popen(
-        [sys.executable, "-c", WORK, file],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    ) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "working\n"
-        freeze(process.pid, signal.SIGSTOP)
-        time.sleep(3)
-        freeze(process.pid, signal.SIGCONT)
-        process.communicate("done\n", timeout=50)
-    assert process.returncode == 0
-    assert TimeLimit(2.0, file).verdict is None
+def test_time_in_which_the_process_is_frozen_does_not_count(tmp_path: Path) -> None:
+    """Both of a trial with its watchdog, and of a trial alone."""
+    files = {os.killpg: tmp_path / "all.txt", os.kill: tmp_path / "one.txt"}
+    trials = {
+        freeze: subprocess.Popen(
+            [sys.executable, "-c", WORK, file],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        for freeze, file in files.items()
+    }
+    for freeze, trial in trials.items():
+        assert trial.stdout is not None
+        assert trial.stdout.readline() == "working\n"
+        freeze(trial.pid, signal.SIGSTOP)
+    time.sleep(3)
+    for freeze, trial in trials.items():
+        freeze(trial.pid, signal.SIGCONT)
+        trial.communicate("done\n", timeout=50)
+        assert trial.returncode == 0
+        assert TimeLimit(2.0, files[freeze]).verdict is None
 
 
 def test_the_watchdog_is_told_of_one_interval_after_another_and_replaced(tmp_path: Path) -> None:
@@ -88,13 +90,6 @@ def test_the_watchdog_is_told_of_one_interval_after_another_and_replaced(tmp_pat
     dog.wait()
     with limit.watch():
         assert TimeLimit._watchdog is not dog
-
-
-def test_what_is_quick_enough_is_left_alone(tmp_path: Path) -> None:
-    limit = TimeLimit(60.0, tmp_path / "hang.txt")
-    with limit.watch():
-        assert limit.verdict is None
-    assert limit.verdict is None
 
 
 def test_without_a_limit_nothing_is_written(tmp_path: Path) -> None:

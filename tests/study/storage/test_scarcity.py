@@ -3,40 +3,43 @@
 from __future__ import annotations
 
 import errno
+import gc
 import logging
 import os
+import pickle
 import re
 import shutil
 import sqlite3
 import subprocess
+import sys
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 
 import optuna
 import pytest
 import yaml
-from examples import POINTS, study_of
+from examples import MODELS, POINTS, TEACHER, study_data, study_of
+from optuna.storages import RDBStorage
 from program import COMMAND, gpm_tune, write_study
 
-from gpm_tune.errors import ScarcityError, UserError
+from gpm_tune import Study
+from gpm_tune.cli import _judge
+from gpm_tune.errors import LEAST_FREE, ScarcityError, UnknownError, UserError, is_full, no_space
 from gpm_tune.study import patience
 from gpm_tune.study.accounts.database import open_storage
 from gpm_tune.study.accounts.ledger import Ledger
 from gpm_tune.study.accounts.records import count_trials, read_studies, read_study
 from gpm_tune.study.definition import space
-from gpm_tune.study.patience import Patience
-from gpm_tune.study.running.manage import delete, is_running
+from gpm_tune.study.patience import Patience, scarcity
+from gpm_tune.study.running.manage import delete
 from gpm_tune.study.storage.home import Home
 from gpm_tune.study.storage.locks import only_once
-from gpm_tune.study.tracking.sender import Sender, import_mlflow
 from gpm_tune.study.tracking.spool import Spool
 from gpm_tune.study.tracking.tracker import Tracker
 
-NOBODY = 65534
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
 
@@ -46,6 +49,26 @@ def locked(file: Path) -> Iterator[sqlite3.Connection]:
     with closing(sqlite3.connect(file, isolation_level=None, check_same_thread=False)) as other:
         other.execute("BEGIN IMMEDIATE")
         yield other
+
+
+@contextmanager
+def once_waiting(act: Callable[[], object]) -> Iterator[None]:
+    """Do something as soon as it is said that something is waited for."""
+
+    class Heard(logging.Handler):
+        def emit(self, _: logging.LogRecord) -> None:
+            act()
+
+    handler, logger = Heard(logging.WARNING), logging.getLogger("gpm_tune")
+    logger.addHandler(handler)
+    yield
+    logger.removeHandler(handler)
+
+
+@pytest.fixture(autouse=True)
+def quick_attempts(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("accounts", "storage"):
+        monkeypatch.setattr(f"gpm_tune.study.{module}.database.BUSY_SECONDS", 0.1)
 
 
 @pytest.fixture
@@ -78,13 +101,13 @@ def home(tmp_path: Path) -> Home:
     metrics = {"sliced_wasserstein": 1.0, "nfe": 4.0, "seconds": 1.0}
     ledger.report(0, 4, metrics)
     ledger.complete(0)
+    disconnect(ledger._optuna._storage)
     return place
 
 
 def test_a_lock_is_waited_for_with_one_word(home: Home, caplog: pytest.LogCaptureFixture) -> None:
     ledger = Ledger(study_of(), home.optuna_uri)
-    with locked(home.root / "optuna.db") as other, caplog.at_level(logging.WARNING, "gpm_tune"):
-        threading.Timer(4, lambda: other.execute("ROLLBACK")).start()
+    with locked(home.root / "optuna.db") as other, once_waiting(lambda: other.execute("ROLLBACK")):
         ledger.meter.keep()
     assert caplog.text.count("optuna.db is locked by another process") == 1
     assert "waiting up to 10 minutes" in caplog.text
@@ -104,6 +127,55 @@ def test_a_lock_that_stays_is_a_sentence(home: Home, monkeypatch: pytest.MonkeyP
     assert read_study(home.optuna_uri, "small").trials
 
 
+@contextmanager
+def closed_to_readers(file: Path) -> Iterator[None]:
+    """Held by another connection that lets nobody read, as without a write-ahead log."""
+    gc.collect()  # readers that are no longer used close: a change of the journal waits for them
+    with closing(sqlite3.connect(file, isolation_level=None)) as other:
+        other.execute("PRAGMA journal_mode = DELETE")
+        other.execute("BEGIN EXCLUSIVE")
+        yield
+
+
+def disconnect(storage: object) -> None:
+    """Close the connections of a ledger's storage."""
+    storage._backend.engine.dispose()  # type: ignore[attr-defined]
+
+
+def test_a_list_that_a_lock_cut_short_is_an_error(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patience, "PATIENCE", 0)
+    names_of = optuna.get_all_study_names
+    with ExitStack() as locks:
+
+        def names_before_the_lock(storage: RDBStorage) -> list[str]:
+            names = names_of(storage)
+            storage.engine.dispose()
+            locks.enter_context(closed_to_readers(home.root / "optuna.db"))
+            return names
+
+        monkeypatch.setattr(optuna, "get_all_study_names", names_before_the_lock)
+        with pytest.raises(ScarcityError, match="locked"):
+            read_studies(home.optuna_uri)
+
+
+def test_the_text_of_a_study_in_a_notebook_waits_for_nothing(home: Home, tmp_path: Path) -> None:
+    file = tmp_path / "small.yaml"
+    file.write_text(yaml.safe_dump(study_data()))
+    study = Study(file, home=home.root)
+    assert repr(study) == "Study('small': 1 complete)"
+    assert repr(Study(file, {"name": "other"}, home=home.root)) == "Study('other': not run yet)"
+    with closed_to_readers(home.root / "optuna.db"):
+        assert repr(study) == "Study('small': cannot be read)"
+    (home.root / "optuna.db").write_bytes(b"garbage" * 9999)
+    assert repr(study) == "Study('small': cannot be read)"
+
+
+@pytest.mark.parametrize("use", [read_study, count_trials])
+def test_a_stage_that_has_not_begun_is_no_study(home: Home, use: Callable[[str, str], object]) -> None:
+    with pytest.raises(UnknownError, match=r"no study is named 'small\.confirm'"):
+        use(home.optuna_uri, "small.confirm")
+
+
 def test_a_wait_ends_where_it_is_told_to(home: Home) -> None:
     """As by a Ctrl-C, or a stop."""
     own = Patience()
@@ -111,8 +183,7 @@ def test_a_wait_ends_where_it_is_told_to(home: Home) -> None:
     with locked(home.root / "optuna.db"):
         stop = threading.Event()
         own.is_over = stop.is_set
-        threading.Timer(3, stop.set).start()
-        with pytest.raises(ScarcityError, match="locked"):
+        with once_waiting(stop.set), pytest.raises(ScarcityError, match="locked"):
             ledger.meter.keep()
 
 
@@ -123,8 +194,7 @@ def test_a_full_disk_is_waited_for_and_nothing_of_a_run_is_lost(
     run = Tracker(spools, "sqlite:///unused", "small").open_run("key", name="run")
     ledger = Ledger(study_of(), f"sqlite:///{full_disk / 'optuna.db'}")
     filler = fill(full_disk)
-    threading.Timer(1, filler.unlink).start()
-    with caplog.at_level(logging.WARNING, "gpm_tune"):
+    with once_waiting(filler.unlink):
         run.artifact("picture.png", b"0" * 100_000)
     assert caplog.text.count("no space is left on the disk of") == 1
     monkeypatch.setattr(patience, "PATIENCE", 0)
@@ -208,14 +278,38 @@ def test_a_database_that_cannot_be_used_is_said(
 
 @pytest.mark.parametrize(("damage", "words"), WHOLE.values(), ids=[*WHOLE])
 def test_so_is_one_of_mlflow(tmp_path: Path, damage: Callable[[Path], None], words: str) -> None:
-    home = Home(tmp_path)
-    altered("CREATE TABLE experiments (name)", "CREATE TABLE runs (name)")(tmp_path / "mlflow.db")
+    home, file = Home(tmp_path), tmp_path / "mlflow.db"
+    columns = ", ".join(f"column_{number}" for number in range(500))
+    altered(f"CREATE TABLE experiments ({columns})", "CREATE TABLE runs (name)")(file)  # more than a page
     home.check_tracking()
-    damage(tmp_path / "mlflow.db")
-    if words == "damaged" and (tmp_path / "mlflow.db").stat().st_size in range(100, 10_000):
-        return  # SQLite sees the loss of rows when they are read
+    damage(file)
     with pytest.raises(UserError, match=f"mlflow.db: .*{words}"):
         home.mlflow()
+
+
+NO_MLFLOW = altered("CREATE TABLE experiments (name)", "CREATE TABLE runs (name)")
+
+
+@pytest.mark.parametrize(
+    ("damage", "uri"),
+    [
+        (lambda file: file.write_bytes(b"garbage" * 9999), None),
+        (NO_MLFLOW, None),
+        (lambda _: None, "http://127.0.0.1:9"),
+    ],
+    ids=["damaged", "another version", "away"],
+)
+def test_a_study_is_deleted_without_mlflow(
+    home: Home, damage: Callable[[Path], object], uri: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    home = Home(home.root, uri)
+    damage(home.root / "mlflow.db")
+    with pytest.raises(UserError, match="help: or leave what MLflow has of the study: --keep-runs"):
+        delete(home, "small")
+    assert read_study(home.optuna_uri, "small")
+    assert delete(home, "small", keep_runs=True) == []
+    assert read_studies(home.optuna_uri) == []
 
 
 def test_an_empty_database_holds_no_study_and_takes_one(tmp_path: Path) -> None:
@@ -254,82 +348,114 @@ def test_a_study_whose_creation_was_cut_short_is_no_trouble_to_others(
     assert read_study(home.optuna_uri, "half").trials == []
 
 
-def in_child(work: Callable[[], object]) -> int:
-    """Start a process that does it; its number. It exits with 0 where it could."""
-    child = os.fork()
-    if child == 0:
-        try:
-            work()
-            os._exit(0)
-        except BaseException as error:
-            print(f"{type(error).__name__}: {error}", flush=True)
-            os._exit(1)
-    return child
+READ = """
+import gc, os, sys
+from pathlib import Path
+import pytest
+from gpm_tune.errors import UserError
+from gpm_tune.study.accounts.database import open_storage
+from gpm_tune.study.accounts.records import read_studies
+from gpm_tune.study.patience import Patience
+from gpm_tune.study.running.manage import is_running
+from gpm_tune.study.storage.home import Home
+
+home = Home(Path(sys.argv[1]))
+read_studies(home.optuna_uri), is_running(home, "small")  # imports what another user may not read
+gc.collect()  # and closes it
+os.setgroups([])
+os.setgid(65534)
+os.setuid(65534)
+print("ready", flush=True)
+for line in sys.stdin:
+    if line == "closed\\n":
+        with pytest.raises(UserError, match=r"optuna\\.db: cannot be read: Permission denied\\nhelp: ask"):
+            read_studies(home.optuna_uri)
+    else:
+        assert [len(record.trials) for record in read_studies(home.optuna_uri)] == [1]
+        assert is_running(home, "small") is (line == "live\\n")
+        with pytest.raises(UserError, match=r"optuna\\.db: .*\\nhelp: ask its owner for rights"):
+            open_storage(home.optuna_uri, Patience()).create_new_study([], "theirs")
+        with pytest.raises(UserError, match="cannot be written"):
+            home.check()
+    print("done", flush=True)
+"""
 
 
-def end(child: int) -> int:
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+def python(code: str, *words: object) -> subprocess.Popen[str]:
+    """Start an interpreter of its own: a fork of this one would have its locks, and not its threads."""
+    command = [sys.executable, "-c", code, *map(str, words)]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def heard(child: subprocess.Popen[str]) -> str:
+    assert child.stdout is not None
+    return child.stdout.readline()
+
+
+def tell(child: subprocess.Popen[str], word: str) -> None:
+    assert child.stdin is not None
+    child.stdin.write(f"{word}\n")
+    child.stdin.flush()
 
 
 @needs_root
-@pytest.mark.parametrize("is_live", [False, True])
-def test_another_user_reads_a_home_that_is_not_theirs_to_write(is_live: bool) -> None:
+def test_another_user_reads_a_home_that_is_not_theirs_to_write() -> None:
     folder = Path(tempfile.mkdtemp())  # pytest's own are closed to others
     try:
         folder.chmod(0o755)
         home = Home(folder)
         ledger = Ledger(study_of(), home.optuna_uri)
         ledger.next()
-        held = only_once("study 'small'", home.study("small"))
-        if is_live:
-            held.__enter__()
-        else:
-            ledger._optuna._storage._backend.engine.dispose()  # type: ignore[attr-defined]
-        read_study(home.optuna_uri, "small"), is_running(home, "small")  # imports what the child needs
-
-        def read() -> None:
-            os.setgroups([])
-            os.setgid(NOBODY)
-            os.setuid(NOBODY)
-            assert [len(record.trials) for record in read_studies(home.optuna_uri)] == [1]
-            assert is_running(home, "small") is is_live
-            with pytest.raises(UserError, match=r"optuna\.db: .*\nhelp: ask its owner for rights"):
-                open_storage(home.optuna_uri, Patience()).create_new_study([], "theirs")
-            with pytest.raises(UserError, match="cannot be written"):
-                home.check()
-
-        assert end(in_child(read)) == 0
-        (folder / "optuna.db").chmod(0o600)
-
-        def refused() -> None:
-            os.setuid(NOBODY)
-            with pytest.raises(UserError, match=r"optuna\.db: cannot be read: Permission denied\nhelp: ask"):
-                read_studies(home.optuna_uri)
-
-        assert end(in_child(refused)) == 0
-        if is_live:
-            held.__exit__(None, None, None)
+        with only_once("study 'small'", home.study("small")):
+            pass
+        disconnect(ledger._optuna._storage)
+        with python(READ, folder) as reader:
+            assert heard(reader) == "ready\n"
+            tell(reader, "idle")
+            assert heard(reader) == "done\n"
+            with only_once("study 'small'", home.study("small")):
+                writer = Ledger(study_of(), home.optuna_uri)
+                tell(reader, "live")
+                assert heard(reader) == "done\n"
+            disconnect(writer._optuna._storage)
+            (folder / "optuna.db").chmod(0o600)
+            tell(reader, "closed")
+            assert heard(reader) == "done\n"
     finally:
         shutil.rmtree(folder)
 
 
-def test_two_studies_begin_in_a_fresh_home_at_once(tmp_path: Path) -> None:
-    import_mlflow()
-    for attempt in range(2):
-        home = Home(tmp_path / str(attempt))
-        home.root.mkdir()
-        start = time.time() + 0.2
+BEGIN = """
+import sys
+from pathlib import Path
+from examples import study_of
+from gpm_tune.study.accounts.ledger import Ledger
+from gpm_tune.study.storage.home import Home
+from gpm_tune.study.tracking.sender import Sender, import_mlflow
 
-        def begin(name: str, home: Home = home, start: float = start) -> None:
-            while time.time() < start:
-                pass
-            Ledger(study_of(name=name), home.optuna_uri)
-            if home.root.name == "0":  # its tables take seconds
-                Sender(home.tracking_uri, name, None)._connect()
+import_mlflow()
+for folder in sys.argv[2:]:
+    home, name = Home(Path(folder)), sys.argv[1]
+    print("ready", flush=True)
+    sys.stdin.readline()
+    Ledger(study_of(name=name), home.optuna_uri)
+Sender(home.tracking_uri, name, None)._connect()  # once: its tables take seconds
+"""
 
-        children = [in_child(lambda name=name: begin(name)) for name in ("one", "two")]  # type: ignore[misc]
-        assert [end(child) for child in children] == [0, 0]
-        assert [record.name for record in read_studies(home.optuna_uri)] == ["one", "two"]
+
+def test_two_studies_begin_in_a_fresh_home_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))
+    homes = [tmp_path / str(attempt) for attempt in range(2)]
+    children = [python(BEGIN, name, *homes) for name in ("one", "two")]
+    for home in homes:
+        home.mkdir()
+        for child in children:
+            assert heard(child) == "ready\n"
+        for child in children:
+            tell(child, "go")
+    assert [child.wait() for child in children] == [0, 0]
+    for home in homes:
+        assert [record.name for record in read_studies(Home(home).optuna_uri)] == ["one", "two"]
 
 
 IMPATIENT = "import gpm_tune.study.patience as p; p.PATIENCE = 6; from gpm_tune.cli import main; main()"
@@ -375,6 +501,51 @@ def test_a_training_on_a_full_disk_is_a_sentence_and_goes_on(full_disk: Path, tm
     filler.unlink()
     again = gpm_tune("train", file, *options)
     assert again.returncode == 0, again.stdout + again.stderr
+
+
+FAILS = [
+    sqlite3.OperationalError("disk I/O error"),
+    RuntimeError("[enforce fail at inline_container.cc:664] . unexpected pos 64 vs 0"),
+]
+
+
+@pytest.mark.parametrize("error", FAILS, ids=["SQLite", "torch"])
+def test_a_disk_that_fails_is_full_where_it_has_little_room(
+    full_disk: Path, tmp_path: Path, error: Exception
+) -> None:
+    filler = fill(full_disk)
+    os.truncate(filler, filler.stat().st_size - 4096)
+    assert is_full(error, full_disk)
+    assert is_full(error, full_disk / "file")
+    assert scarcity(error, full_disk / "file") == f"no space is left on the disk of {full_disk / 'file'}"
+    if shutil.disk_usage(tmp_path).free > LEAST_FREE:
+        assert not is_full(error, tmp_path)
+
+
+def test_a_full_disk_is_said_with_advice_once() -> None:
+    error = pickle.loads(pickle.dumps(ScarcityError(no_space("place"))))
+    assert str(error).splitlines() == [
+        "no space is left on the disk of place",
+        "help: nothing is lost; once that is fixed, the same command goes on",
+    ]
+    for full in (OSError(errno.ENOSPC, "No space", "place"), OSError(errno.EDQUOT, "Quota", "place")):
+        assert _judge(full) == (1, str(error))
+
+
+@pytest.mark.slow
+def test_the_training_of_a_teacher_on_a_full_disk_is_a_sentence(full_disk: Path, tmp_path: Path) -> None:
+    experiment = {**POINTS, "model": {**MODELS["score_gan"], "teacher": {"experiment": TEACHER}}}
+    study = write_study(
+        tmp_path, budget={"trials": 1}, experiment=experiment, search={"model.score_steps": {"int": [1, 4]}}
+    )
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "cache").symlink_to(full_disk)
+    fill(full_disk)
+    full = gpm_tune("run", study, home=home)
+    assert full.returncode == 1, full.stdout + full.stderr
+    assert re.search(r"error: the teacher: no space is left on the disk of .*\nhelp: ", full.stderr)
+    assert "bug of gpm-tune" not in full.stderr
 
 
 def test_errors_of_other_kinds_are_raised_at_once() -> None:
