@@ -92,4 +92,8 @@ def _judge(error: Exception) -> tuple[int, str]:
         return NO_RESULT, f"a disk is full: {error.strerror}"
     if type(error).__module__ == "mlflow.exceptions":
         return NO_RESULT, f"MLflow's store cannot be used: {first_line(error)}"
+    from gpm_tune.plugins import failure
+
+    if sentence := failure(error):  # an OSError about which nothing better can be said
+        return BAD_INPUT, sentence
     return BUG, f"{type(error).__name__}: a bug of gpm-tune; please report it with the lines above"
