@@ -84,7 +84,7 @@ def inception_features(weights: Path | None) -> nn.Module:
     from torchmetrics.image.fid import NoTrainInceptionV3
 
     advice = (
-        f"Give evaluation.inception_weights the path of {INCEPTION_FILE} (from the releases of "
+        f"give evaluation.inception_weights the path of {INCEPTION_FILE} (from the releases of "
         "torch-fidelity), or choose evaluation.features: small"
     )
     file = inception_file(weights)
