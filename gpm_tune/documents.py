@@ -20,7 +20,7 @@ Location = tuple[str | int, ...]
 Model = TypeVar("Model", bound=BaseModel)
 MOST_VALUES = 20_000  # of a file, repeated ones included: a few lines of aliases can stand for billions
 TOO_MANY = f"there are more than {MOST_VALUES:,} values, aliases resolved"
-MOST_BYTES = 2_000_000  # of a file: what is beyond is none that a person has written
+MOST_BYTES = 2_000_000  # of a file: nobody writes a longer one
 MOST_PROBLEMS = 50  # that a message lists
 DEEPEST = 32
 LONGEST_WORD = 100  # characters of a word, or value, that messages show
@@ -107,7 +107,7 @@ class Document:
             with path.open("rb") as file:
                 content = file.read(MOST_BYTES + 1)
             if len(content) > MOST_BYTES:
-                raise UserError(f"{path}: has more than {MOST_BYTES:,} bytes: it is no file of a person's")
+                raise UserError(f"{path}: is too long: expected at most {MOST_BYTES:,} bytes")
             text = content.decode()
         except UnicodeDecodeError as error:
             line = error.object.count(b"\n", 0, error.start) + 1
@@ -263,7 +263,10 @@ def reason(details: ErrorDetails) -> str:
             text = message[0].lower() + message[1:]
     given = details["input"]
     found = given is None or isinstance(given, str | int | float | bool)
-    return f"{text}, found {_quoted(given)}" if found else text
+    if not found:
+        return text
+    problem, end, advice = text.partition("\nhelp: ")
+    return f"{problem}, found {_quoted(given)}{end}{advice}"
 
 
 def _at(node: Any, location: Location) -> Any:

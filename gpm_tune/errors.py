@@ -7,6 +7,7 @@ import math
 import re
 import shutil
 from pathlib import Path
+from traceback import extract_tb
 
 
 class UserError(Exception):
@@ -69,3 +70,19 @@ def escaped(text: str) -> str:
 def first_line(error: BaseException) -> str:
     """What an error says, without what follows."""
     return (str(error).strip().splitlines() or [""])[0]
+
+
+def on_one_line(error: BaseException) -> str:
+    """An error's kind and what it says, on one line."""
+    return escaped(f"{type(error).__name__}: {error}".rstrip(": "))
+
+
+def origin(error: BaseException) -> str:
+    """The file and the line, `file.py:12`, that raised an error."""
+    where = extract_tb(error.__traceback__)[-1]
+    return f"{Path(where.filename).name}:{where.lineno}"
+
+
+def damage(data: str, reason: str) -> str:
+    """What is said of a data set, by its name, whose files are damaged."""
+    return f"the data set {data} is damaged ({reason})\nhelp: delete it, and it is fetched again"

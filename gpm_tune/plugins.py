@@ -12,13 +12,12 @@ gpm_tune.flows       flows in closed form, for `kernel_flow`, as those of `gpm_t
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import Distribution, EntryPoint, entry_points
-from pathlib import Path
-from traceback import extract_tb, walk_tb
+from traceback import walk_tb
 from typing import Annotated, Any, Union, get_args
 
 from pydantic import Field, GetCoreSchemaHandler
@@ -26,7 +25,7 @@ from pydantic.errors import PydanticUndefinedAnnotation
 from pydantic_core import CoreSchema
 
 from gpm_tune.config import Config
-from gpm_tune.errors import DivergedError, UserError, escaped
+from gpm_tune.errors import DivergedError, UserError, escaped, on_one_line, origin
 
 # What a class must have to be one of the group.
 NEEDS = {
@@ -36,6 +35,8 @@ NEEDS = {
     "gpm_tune.flows": ("direction",),
 }
 NETWORK_ROLES = ("build_discriminator", "build_generator", "build_denoiser")  # a network has one or more
+SAID_ELSEWHERE = ("click", "typer", "mlflow")  # packages whose own exceptions are no plug-in's
+OWN = ("gpm_tune", "__main__")  # packages whose failures are no plug-in's, though one may have called them
 
 _packages: dict[str, str] = {}  # of the plug-ins that were loaded, by their top-level modules
 
@@ -89,7 +90,9 @@ def installed(group: str) -> tuple[type[Config], ...]:
     entries = sorted(entry_points(group=group), key=lambda entry: entry.name)
     for entry in entries:
         if entry.pattern.fullmatch(entry.value) is None:
-            raise UserError(f"{_described(entry)} is none: expected MODULE:CLASS. {_advice(entry)}")
+            raise UserError(
+                f"{_described(entry)} is not an entry point: expected MODULE:CLASS. {_advice(entry)}"
+            )
         if _is_being_imported(entry.module):
             raise PydanticUndefinedAnnotation(entry.attr, f"{entry.value} is being imported")
     return tuple(map(_load, entries))
@@ -97,11 +100,14 @@ def installed(group: str) -> tuple[type[Config], ...]:
 
 @contextmanager
 def named() -> Iterator[None]:
-    """Raise UserError with the package's name in place of what the code of a plug-in raises."""
+    """Raise UserError with the package's name in place of what the code of a plug-in raises.
+
+    An OSError stays: a disk that is full is said as such, whoever writes.
+    """
     try:
         yield
     except BaseException as error:
-        sentence = failure(error)
+        sentence = None if isinstance(error, OSError) else failure(error)
         if sentence is None:
             raise
         raise UserError(sentence) from error
@@ -110,20 +116,25 @@ def named() -> Iterator[None]:
 def failure(error: BaseException) -> str | None:
     """What the code of a plug-in has raised, and where, in a sentence; None where it was none's.
 
-    It may be SystemExit, too, or any other exception that nobody expects. What is meant for a person to read
-    is left as it is.
+    It may be SystemExit, too, or any other exception that nobody expects. A plug-in's is what it raises, or a
+    library that it calls; not what gpm_tune raises when a plug-in calls it. What is meant for a person to
+    read, or is said in other words elsewhere, is left as it is.
     """
     if isinstance(error, UserError | DivergedError | KeyboardInterrupt):
         return None
-    modules = [str(frame.f_globals.get("__name__")) for frame, _ in walk_tb(error.__traceback__)]
-    tops = [module.partition(".")[0] for module in modules]
-    package = next((_packages[top] for top in tops if top in _packages), None)
-    if package is None:
+    kind = type(error)
+    if _top(kind.__module__) in SAID_ELSEWHERE or kind.__qualname__ == "OutOfMemoryError":  # torch's
         return None
-    where = extract_tb(error.__traceback__)[-1]
-    return (
-        f"the plug-in package {package} failed: {_said(error)} ({Path(where.filename).name}:{where.lineno})"
-    )
+    tops = [_top(str(frame.f_globals.get("__name__"))) for frame, _ in walk_tb(error.__traceback__)]
+    last = next((top for top in reversed(tops) if top in _packages or top in OWN), None)
+    if last not in _packages:
+        return None
+    return f"the plug-in package {_packages[last]} failed: {on_one_line(error)} ({origin(error)})"
+
+
+def is_of_plugin(function: Callable[..., object]) -> bool:
+    """Whether a plug-in's package defines a function."""
+    return _top(function.__module__) in _packages
 
 
 def packages() -> dict[str, str]:
@@ -136,7 +147,7 @@ def distributions() -> list[tuple[Distribution, set[str]]]:
     found: dict[str, tuple[Distribution, set[str]]] = {}
     for entry in (entry for group in NEEDS for entry in entry_points(group=group)):
         if entry.dist is not None and entry.dist.name:  # damaged metadata have none
-            found.setdefault(entry.dist.name, (entry.dist, set()))[1].add(entry.module.partition(".")[0])
+            found.setdefault(entry.dist.name, (entry.dist, set()))[1].add(_top(entry.module))
     return list(found.values())
 
 
@@ -144,6 +155,10 @@ def _is_being_imported(module: str) -> bool:
     """Whether it is not yet complete: it imports, directly or not, the union to which it adds."""
     spec = getattr(sys.modules.get(module), "__spec__", None)
     return bool(getattr(spec, "_initializing", False))
+
+
+def _top(module: str) -> str:
+    return module.partition(".")[0]
 
 
 def _package(entry: EntryPoint) -> str:
@@ -158,24 +173,20 @@ def _described(entry: EntryPoint) -> str:
 
 
 def _advice(entry: EntryPoint) -> str:
-    return f"Mend it, or `pip uninstall {_package(entry)}`"
-
-
-def _said(error: BaseException) -> str:
-    return escaped(f"{type(error).__name__}: {error}".rstrip(": "))
+    return f"Fix it, or `pip uninstall {_package(entry)}`"
 
 
 def _load(entry: EntryPoint) -> type[Config]:
     what = _described(entry)
-    _packages[entry.module.partition(".")[0]] = _package(entry)
+    _packages[_top(entry.module)] = _package(entry)
     try:
         config = entry.load()
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # whatever another package raises when it is imported, SystemExit too
-        raise UserError(f"{what} cannot be loaded: {_said(error)}. {_advice(entry)}") from error
+        raise UserError(f"{what} cannot be loaded: {on_one_line(error)}. {_advice(entry)}") from error
     if not (isinstance(config, type) and issubclass(config, Config)):
-        raise UserError(f"{what} is no class derived from gpm_tune.config.Config")
+        raise UserError(f"{what} is not a class derived from gpm_tune.config.Config")
     name = config.model_fields.get("name")
     if name is None or get_args(name.annotation) != (entry.name,):
         raise UserError(f'{what}: {config.__name__} needs the field `name: Literal["{entry.name}"]`')

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from gpm_tune.data.dataset import default_root
+from gpm_tune.documents import Document
 from gpm_tune.errors import UserError
 from gpm_tune.metrics.features import inception_file
 from gpm_tune.paths import expand
@@ -97,6 +98,11 @@ def test_no_such_user_is_said_with_what_to_do() -> None:
     with pytest.raises(UserError, match=r"no user nobody_of_this_name\nhelp: .* ./~nobody_of_this_name"):
         expand("~nobody_of_this_name/runs")
     assert expand("a/~b") == Path("a/~b")
+    tree = space.put(POINTS, {"evaluation.inception_weights": "~nobody_of_this_name/w"})
+    with pytest.raises(
+        UserError, match=r"user nobody_of_this_name, found '~nobody.*'\nhelp: .* \./~nobody_of_this_name$"
+    ):
+        Document("study.yaml", tree, {}).parse(Experiment)
 
 
 @given(st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1, max_size=40))

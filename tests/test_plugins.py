@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 from examples import experiment_of
 from program import COMMAND
 
 from gpm_tune import plugins
+from gpm_tune.cli import run
+from gpm_tune.cli.common import BAD_INPUT
 from gpm_tune.cli.output import with_flags
 from gpm_tune.config import Config
 from gpm_tune.data.fingerprint import load
@@ -135,7 +138,7 @@ BROKEN = {
         "class Odd(BaseException): pass\nraise Odd('one\\ntwo')",
         r"Odd: one\ntwo",
     ),
-    "is no Config": ("gpm_tune.data", "mine", "class Mine: pass", "is no class derived from"),
+    "is no Config": ("gpm_tune.data", "mine", "class Mine: pass", "is not a class derived from"),
     "has no class": ("gpm_tune.flows", "mine", "", "cannot be loaded: AttributeError"),
     "has another name": (
         "gpm_tune.data",
@@ -215,6 +218,8 @@ FAULTY = (
 
     def prepare(self): exec(self.fault)
     def load(self, seed): return eval(self.fault)
+
+def command(): raise SystemExit(3)
 """
 )
 FAULTS = {
@@ -223,6 +228,7 @@ FAULTS = {
     r"raise KeyError('\x1b[31m\nred')": r"KeyError: '\x1b",
     "raise type('Odd', (BaseException,), {})('x')": "Odd: x",
     "import torch; torch.zeros(2) @ torch.zeros(3)": "RuntimeError: ",
+    "import json; json.loads('x')": "JSONDecodeError: ",
 }
 
 
@@ -262,6 +268,51 @@ def test_what_others_raise_is_not_a_plug_ins(faulty: type[Config]) -> None:
     with pytest.raises(SystemExit) as ended:
         sys.exit(0)
     assert plugins.failure(ended.value) is None
+
+
+OTHERS = {
+    "a command ends": ("import typer; raise typer.Exit(1)", typer.Exit),
+    "a disk is full": ("import errno; raise OSError(errno.ENOSPC, 'full')", OSError),
+    "MLflow fails": ("from mlflow.exceptions import MlflowException as E; raise E('x')", Exception),
+    "a GPU is full": ("import torch; raise torch.OutOfMemoryError('x')", RuntimeError),
+    "our code fails": (
+        "from pathlib import Path; from gpm_tune.data.images import decode; decode(Path(), 3, 8)",
+        ValueError,
+    ),
+    "our code exits": ("import sys; from gpm_tune.cli import run; run(sys.exit)", SystemExit),
+}
+
+
+@pytest.mark.parametrize("case", OTHERS)
+def test_what_others_say_passes_through_a_plug_in(case: str, faulty: type[Config]) -> None:
+    fault, expected = OTHERS[case]
+
+    def use() -> None:
+        faulty.model_validate({"name": "mine", "fault": fault}).prepare()  # type: ignore[attr-defined]
+
+    with pytest.raises(expected) as error:
+        with_flags(use)(json=False, quiet=False, verbose=False)
+    assert not isinstance(error.value, UserError)
+
+
+def test_a_plug_ins_network_trouble_is_no_bug_of_ours(
+    faulty: type[Config], capsys: pytest.CaptureFixture[str]
+) -> None:
+    fault = "from urllib.error import URLError; raise URLError('no route')"
+
+    def use() -> None:
+        faulty.model_validate({"name": "mine", "fault": fault}).prepare()  # type: ignore[attr-defined]
+
+    with pytest.raises(SystemExit) as end:
+        run(lambda: with_flags(use)(json=False, quiet=False, verbose=False))
+    assert end.value.code == BAD_INPUT
+    assert capsys.readouterr().err.startswith("error: the plug-in package broken failed: URLError: ")
+
+
+def test_a_plug_ins_own_script_ends_as_it_says(faulty: type[Config]) -> None:
+    with pytest.raises(SystemExit) as end:
+        with_flags(sys.modules[faulty.__module__].command)(json=False, quiet=False, verbose=False)
+    assert end.value.code == 3
 
 
 @pytest.mark.parametrize("given", ["(1, 2)", "__import__('contents').points(3)"])

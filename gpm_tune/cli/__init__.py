@@ -95,4 +95,8 @@ def _judge(error: Exception) -> tuple[int, str]:
             f"MLflow's store cannot be used: {first_line(error)}\nhelp: gpm-tune doctor says more of it; run "
             "the command again once the store answers"
         )
+    from gpm_tune.plugins import failure
+
+    if sentence := failure(error):  # an OSError about which nothing better can be said
+        return BAD_INPUT, sentence
     return BUG, f"{type(error).__name__}: a bug of gpm-tune; please report it with the lines above"

@@ -102,9 +102,11 @@ def with_flags(function: Callable[..., None]) -> Callable[..., None]:
         output.choose(json, quiet, verbose)
         try:
             function(**{name: expand(v) if isinstance(v, Path) else v for name, v in arguments.items()})
-        except BaseException:
-            from gpm_tune.plugins import named
+        except BaseException as error:
+            from gpm_tune.plugins import is_of_plugin, named
 
+            if isinstance(error, SystemExit) and is_of_plugin(function):
+                raise  # a script of the plug-in's author ends as it says
             with named():
                 raise
 

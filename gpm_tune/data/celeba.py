@@ -91,9 +91,9 @@ class CelebAConfig(Config):
         file = self.files / PARTITION
         if not file.is_file():
             raise UserError(
-                f"CelebA is not in {self.files}. Put its file list_eval_partition.txt and its folder "
+                f"CelebA is not in {self.files}\nhelp: put its file list_eval_partition.txt and its folder "
                 "img_align_celeba, unzipped, there (they are not downloaded: their host limits it), or "
-                "name the folder that holds celeba/ in GPM_TUNE_DATA or in the key data.root."
+                "name the folder that holds celeba/ in GPM_TUNE_DATA or in the key data.root"
             )
         lines = file.read_text(errors="replace").splitlines()
         rows = [line.split() for line in lines if line.strip()]

@@ -29,6 +29,11 @@ class DigitsConfig(Config):
         """How many samples are held out for evaluations."""
         return HELD_OUT
 
+    @property
+    def has_files(self) -> bool:
+        """They come with scikit-learn."""
+        return True
+
     def prepare(self) -> None:
         """The images are part of scikit-learn."""
 

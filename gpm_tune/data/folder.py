@@ -96,7 +96,7 @@ class FolderConfig(Config):
 
     @property
     def _form(self) -> str:
-        return "x".join(map(str, self.shape))
+        return "x".join(map(str, self.shape)) + ("_readable" if self.skip_unreadable else "")
 
     @property
     def label(self) -> str:
@@ -127,8 +127,7 @@ class FolderConfig(Config):
         form = self._form
         place = hashlib.sha256(os.fsencode(self._folder)).hexdigest()[:8]
         folder = default_root() / "folders" / f"{self._folder.name[:50]}-{place}"
-        kind = (DECODING, listing, "without unreadable ones") if self.skip_unreadable else (DECODING, listing)
-        array = folder / f"{form}-{digest(kind)}.npy"
+        array = folder / f"{form}-{digest((DECODING, listing))}.npy"
 
         def write(partial: Path) -> None:
             if left_out := self._left_out():

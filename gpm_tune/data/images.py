@@ -135,7 +135,7 @@ def _judge(problems: list[str], count: int, listed: Path, *, skip_unreadable: bo
         return
     more = [f"and {len(problems) - NAMED} more"] if len(problems) > NAMED else []
     advice = f"help: {listing}; data sets 'folder' leave them out with data.skip_unreadable: true"
-    raise UserError("\n".join([f"{title}; mend them, or take them away", *problems[:NAMED], *more, advice]))
+    raise UserError("\n".join([f"{title}; fix or delete them", *problems[:NAMED], *more, advice]))
 
 
 def import_readers() -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from gpm_tune.config import Config
 from gpm_tune.data.dataset import Dataset, default_root, hold_out, pad_to
-from gpm_tune.errors import UserError, first_line
+from gpm_tune.errors import UserError, damage, first_line
 from gpm_tune.paths import LocalPath, expand
 
 SIDE = 32
@@ -50,6 +50,11 @@ class MNISTConfig(Config):
     def files(self) -> Path:
         """The folder of its files."""
         return self._root / "MNIST"
+
+    @property
+    def has_files(self) -> bool:
+        """Whether all of them are here."""
+        return len(list(self._present())) == 2 * len(SHAPES)
 
     @property
     def _root(self) -> Path:
@@ -86,16 +91,17 @@ class MNISTConfig(Config):
         counts = {file: _count(file, shape) for file, shape in self._present()}
         for file, count in counts.items():
             if count is None:
-                raise _damaged(f"{file} is not what MNIST has under this name")
+                raise UserError(damage(self.name, f"{file} is not what MNIST has under this name"))
         by_name = {file.name: count or 0 for file, count in counts.items()}
         if len(by_name) < 2 * len(SHAPES):
             return
         train, test = ([by_name[f"{split}-{kind}-ubyte"] for kind in SHAPES] for split in ("train", "t10k"))
         if len(set(train)) > 1 or len(set(test)) > 1 or not train[0] >= test[0] > 0:
-            raise _damaged(
+            counted = (
                 f"{self.files / 'raw'} has {train[0]:,} images and {train[1]:,} labels for training, "
                 f"{test[0]:,} and {test[1]:,} for tests"
             )
+            raise UserError(damage(self.name, counted))
 
     def _present(self) -> Iterator[tuple[Path, tuple[int, ...]]]:
         for split in ("train", "t10k"):
@@ -121,7 +127,3 @@ def _count(file: Path, shape: tuple[int, ...]) -> int | None:
     expected = struct.pack(f">HBB{1 + len(shape)}I", 0, 8, 1 + len(shape), count, *shape)  # 8: unsigned bytes
     is_whole = file.stat().st_size == len(expected) + count * math.prod(shape)
     return count if head == expected and is_whole else None
-
-
-def _damaged(reason: str) -> UserError:
-    return UserError(f"the data set mnist is damaged ({reason}): delete it, and it is fetched again")

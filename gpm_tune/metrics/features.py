@@ -84,23 +84,25 @@ def inception_features(weights: Path | None) -> nn.Module:
     from torchmetrics.image.fid import NoTrainInceptionV3
 
     advice = (
-        f"Give evaluation.inception_weights the path of {INCEPTION_FILE} (from the releases of "
+        f"give evaluation.inception_weights the path of {INCEPTION_FILE} (from the releases of "
         "torch-fidelity), or choose evaluation.features: small"
     )
     file = inception_file(weights)
     if weights is not None and not file.is_file():
-        raise UserError(f"evaluation.inception_weights: {weights} is not a file. {advice}")
+        raise UserError(f"evaluation.inception_weights: {weights} is not a file\nhelp: {advice}")
     try:
         download_inception(file)
     except Exception as error:  # whatever the download raises
-        raise UserError(f"Inception's weights could not be downloaded: {error}. {advice}") from error
+        raise UserError(
+            f"Inception's weights could not be downloaded: {first_line(error)}\nhelp: {advice}"
+        ) from error
     if weights is None:
-        advice = f"Delete it, and it is downloaded again. {advice}"
+        advice = f"delete it, and it is downloaded again; or {advice}"
     try:
         torch.load(file, weights_only=True)  # torch-fidelity itself would run any pickle
     except Exception as error:  # whatever the unpickling of a wrong file raises
         reason = error.strerror if isinstance(error, OSError) else "it is damaged, or another file"
-        raise UserError(f"no weights can be read from {file}: {reason}. {advice}") from error
+        raise UserError(f"no weights can be read from {file}: {reason}\nhelp: {advice}") from error
     try:
         network: nn.Module = NoTrainInceptionV3(
             name="inception-v3-compat",
@@ -109,7 +111,7 @@ def inception_features(weights: Path | None) -> nn.Module:
         )
     except Exception as error:  # whatever other weights lead to
         reason = escaped(first_line(error)).rstrip(":.") or type(error).__name__
-        raise UserError(f"{file} has other weights than Inception's: {reason}. {advice}") from error
+        raise UserError(f"{file} has other weights than Inception's: {reason}\nhelp: {advice}") from error
     return network
 
 

@@ -117,7 +117,7 @@ def test_another_partition_is_decoded_anew(root: Path) -> None:
 
 
 def test_missing_files_are_named(root: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"CelebA is not in .*nowhere.*list_eval_partition.txt"):
+    with pytest.raises(UserError, match=r"CelebA is not in .*nowhere.*\nhelp: put .*list_eval_partition.txt"):
         CelebAConfig(name="celeba", root=tmp_path / "nowhere" / "x").prepare()
     (root / "celeba" / "img_align_celeba" / "000004.jpg").unlink()
     with pytest.raises(UserError, match=r"1 of 12 images are not in .*, the first: 000004.jpg"):

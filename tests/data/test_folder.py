@@ -364,6 +364,19 @@ def test_broken_exif_data_are_no_reason_to_refuse_a_picture(tmp_path: Path, faul
     )
 
 
+def test_both_ways_with_unreadable_pictures_are_kept(root: Path, cache: Path) -> None:
+    ways = [config(root), config(root, skip_unreadable=True)]
+    for way in ways:
+        way.prepare()
+    kept = arrays(cache)
+    times = [array.stat().st_mtime_ns for array in kept]
+    for way in ways:
+        way.prepare()
+    assert len(kept) == 2
+    assert [array.stat().st_mtime_ns for array in kept] == times, "neither is decoded again"
+    assert ways[0].packed != ways[1].packed
+
+
 def test_unreadable_pictures_may_be_left_out_and_are_listed_for_xargs(
     root: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

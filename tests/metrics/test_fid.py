@@ -202,20 +202,21 @@ def test_damaged_inception_weights_are_refused_in_a_sentence(
     write(tmp_path / "wrong.pth")
     with pytest.raises(UserError, match=said) as error:
         check_features("inception", tmp_path / "wrong.pth")
-    assert str(error.value).isprintable()
-    assert str(tmp_path / "wrong.pth") in str(error.value)
-    assert "evaluation.inception_weights" in str(error.value)
+    said, advice = str(error.value).split("\nhelp: ")
+    assert said.isprintable()
+    assert str(tmp_path / "wrong.pth") in said
+    assert "evaluation.inception_weights" in advice
 
 
 def test_missing_inception_weights_are_refused_with_a_way_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(UserError, match=r"is not a file.*choose evaluation.features: small"):
+    with pytest.raises(UserError, match=r"is not a file\nhelp: .*choose evaluation.features: small"):
         check_features("inception", tmp_path / "nothing.pth")
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setenv("GPM_TUNE_DATA", str(tmp_path))
     monkeypatch.setattr("torch.hub.download_url_to_file", _no_network)
-    with pytest.raises(UserError, match="could not be downloaded: no route"):
+    with pytest.raises(UserError, match=r"could not be downloaded: no route\nhelp: give "):
         check_features("inception", None)
 
 

@@ -15,7 +15,7 @@ from typing import Any, Generic, NamedTuple, TypedDict, TypeVar
 
 import torch
 
-from gpm_tune.errors import UserError, escaped
+from gpm_tune.errors import UserError, damage, on_one_line
 from gpm_tune.metrics import check_features
 from gpm_tune.plugins import failure, packages
 from gpm_tune.study.storage.home import existing
@@ -319,11 +319,8 @@ def _make_ready(plain: Mapping[str, Any], storage: str | None) -> tuple[str, str
     except OSError as error:
         return "", f"the data set {experiment.data.name} cannot be read: {error}"
     except Exception as error:  # whatever a damaged file leads to
-        reason = escaped(f"{type(error).__name__}: {error}".rstrip(": "))
-        damage = (
-            f"the data set {experiment.data.name} is damaged ({reason}): delete it, and it is fetched again"
-        )
-        return "", failure(error) or damage
+        said = failure(error) or damage(experiment.data.name, on_one_line(error))
+        return "", " ".join(said.split())
     return fingerprint, ""
 
 

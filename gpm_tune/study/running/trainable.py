@@ -6,7 +6,6 @@ import gc
 import re
 import tempfile
 import time
-import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,7 +16,7 @@ from ray import tune
 
 from gpm_tune import plugins
 from gpm_tune.data.fingerprint import described, fingerprint
-from gpm_tune.errors import DivergedError, OtherDataError, UserError, first_line
+from gpm_tune.errors import DivergedError, OtherDataError, UserError, first_line, origin
 from gpm_tune.interrupts import heed_termination
 from gpm_tune.study.cluster.nodes import NodeReport, drain, look, misfit
 from gpm_tune.study.patience import scarcity
@@ -346,6 +345,4 @@ def reason_of(error: BaseException, experiment: Experiment) -> str:
             f"({experiment.evaluation.batch_size}), search smaller networks, or give a trial more of "
             "a GPU and its memory: raise resources.gpu"
         )
-    where = traceback.extract_tb(error.__traceback__)[-1]
-    plain = f"{type(error).__name__}: {text} ({Path(where.filename).name}:{where.lineno})"
-    return plugins.failure(error) or plain
+    return plugins.failure(error) or f"{type(error).__name__}: {text} ({origin(error)})"

@@ -14,8 +14,8 @@ from typing import Any
 from filelock import FileLock
 
 from gpm_tune.data import DataConfig
-from gpm_tune.data.dataset import Packable
-from gpm_tune.data.fingerprint import fingerprint, load
+from gpm_tune.data.dataset import Packable, find_array
+from gpm_tune.data.fingerprint import fingerprint, list_files, load
 from gpm_tune.errors import UserError
 from gpm_tune.metrics import check_features
 from gpm_tune.metrics.features import inception_file
@@ -73,12 +73,21 @@ def check_data_here(experiment: Experiment) -> None:
     """Raise UserError where data or weights that are here cannot be read; what is not here is left alone."""
     experiment.check_data()
     for needed in filter(None, (experiment, experiment.teacher)):
-        files: Path | None = getattr(needed.data, "files", None)
-        if files is None or files.exists():
+        if _is_here(needed.data):
             prepare_data(needed)
         weights = needed.evaluation.inception_weights
         if needed.features and weights:
             check_features(needed.features, weights)
+
+
+def _is_here(data: DataConfig) -> bool:
+    """Whether a data set needs no download: it is drawn, or its files, or their array, are here."""
+    if hasattr(data, "has_files"):
+        return data.has_files or (isinstance(data, Packable) and find_array(data.packed) is not None)
+    files: Path | None = getattr(data, "files", None)
+    if files is None:
+        return hasattr(data, "fingerprint")
+    return files.is_file() or any(True for _ in list_files(files))
 
 
 def _take(data: DataConfig, storage: str) -> None:

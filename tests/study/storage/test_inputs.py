@@ -8,13 +8,15 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import pytest
 from examples import IMAGES, MODELS, POINTS, TEACHER, experiment_of
 from filelock import FileLock
 from PIL import Image
 
+from gpm_tune.config import Config
+from gpm_tune.data import CelebAConfig, MNISTConfig
 from gpm_tune.data.fingerprint import fingerprint
 from gpm_tune.errors import UserError
 from gpm_tune.metrics.features import inception_file
@@ -292,4 +294,37 @@ def test_a_dry_run_finds_unreadable_pictures_and_weights(
         check_data_here(Experiment.model_validate(space.put(tree, inception)))
     (tmp_path / "pictures" / "bad.png").touch()
     with pytest.raises(UserError, match="1 of 31 pictures cannot be read"):
+        check_data_here(Experiment.model_validate(tree))
+
+
+class Fetched(Config):
+    """A plug-in's data set that downloads, and does not say whether it has."""
+
+    name: Literal["fetched"] = "fetched"
+    shape: ClassVar[tuple[int, ...]] = (2,)
+    validation_samples: ClassVar[int] = 10
+
+    def prepare(self) -> None:
+        raise UserError("it was downloaded")
+
+
+@pytest.mark.parametrize("name", ["mnist", "celeba", "fetched"])
+def test_a_dry_run_fetches_no_data(name: str, tmp_path: Path) -> None:
+    raw = tmp_path / "MNIST" / "raw"  # as a download leaves it that failed
+    raw.mkdir(parents=True)
+    (tmp_path / "celeba").mkdir()
+    data = {
+        "mnist": MNISTConfig(name="mnist", root=tmp_path),
+        "celeba": CelebAConfig(name="celeba", root=tmp_path),
+        "fetched": Fetched(),
+    }[name]
+    check_data_here(experiment_of().model_copy(update={"data": data}))
+    assert not list(raw.iterdir())
+
+
+@pytest.mark.parametrize("data", [POINTS["data"], {"name": "digits"}], ids=lambda data: data["name"])
+def test_a_dry_run_counts_the_samples_of_data_that_need_no_files(data: dict[str, Any]) -> None:
+    images = IMAGES if data["name"] == "digits" else {}
+    tree = space.put(POINTS, {**images, "data": data, "training.batch_size": 10**6})
+    with pytest.raises(UserError, match=r"training.batch_size is 1000000"):
         check_data_here(Experiment.model_validate(tree))
