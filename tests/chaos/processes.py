@@ -60,7 +60,7 @@ class Driver:
         """How many evaluations were printed."""
         return sum(": step " in line for line in self.lines)
 
-    def wait_for(self, condition: Callable[[], object], seconds: float = 120) -> None:
+    def wait_for(self, condition: Callable[[], object], seconds: float = 240) -> None:
         """Wait until something holds, while the driver runs."""
         end = time.monotonic() + seconds
         while not condition():
@@ -167,7 +167,7 @@ class Server:
                 command, env=environment, stdout=log, stderr=log, start_new_session=True
             )
 
-    def wait(self, seconds: float = 120) -> None:
+    def wait(self, seconds: float = 240) -> None:
         """Wait until it answers."""
         end = time.monotonic() + seconds
         while not self._answers():

@@ -83,7 +83,7 @@ def play(driver: Driver, server: Server) -> None:
     server.wait()
     driver.finish(seconds=300 if PLAN.outage < 60 else 1800)
     driver.start()  # once more: it delivers what the server was too slow to take
-    driver.finish(seconds=120)
+    driver.finish(seconds=300)
 
 
 @pytest.mark.timeout(600 if PLAN.outage < 60 else 3600)

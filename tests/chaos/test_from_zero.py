@@ -15,7 +15,7 @@ from gpm_tune.study.accounts.records import read_study
 from gpm_tune.study.definition import space
 from gpm_tune.study.storage.home import Home
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 FAKE = "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider"
 SHORT = space.put(POINTS, {"training.steps": 600, "evaluation.every": 200, "evaluation.nfe": []})
@@ -75,7 +75,7 @@ def test_two_studies_grow_a_cluster_from_nothing_and_leave_nothing(
         drivers[0].wait_for(lambda: drivers[0].evaluations)
         drivers[1].start()
         for driver in drivers:
-            driver.finish(seconds=150)
+            driver.finish(seconds=300)
     finally:
         for driver in drivers:
             driver.clear()

@@ -21,7 +21,7 @@ from gpm_tune.study.accounts.records import read_study
 from gpm_tune.study.definition import space
 from gpm_tune.study.storage.home import Home
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 class Metadata(BaseHTTPRequestHandler):
@@ -75,7 +75,7 @@ def test_trials_leave_a_spot_node_at_its_notice(tmp_path: Path) -> None:
             fleet.add()
             driver.wait_for(lambda: driver.evaluations > seen)
             assert spot not in fleet.busy(), "nothing is started on a node that is about to vanish"
-            driver.finish(seconds=150)
+            driver.finish(seconds=300)
         finally:
             driver.clear()
     assert "its process was lost" not in driver.output, "it left before its node vanished"
@@ -99,7 +99,7 @@ def test_trials_leave_when_their_process_is_asked_to_end_and_when_their_node_dra
             fleet.drain(node)
             driver.wait_for(lambda: "it is about to be taken away, as Ray was told" in driver.output)
             fleet.add()
-            driver.finish(seconds=150)
+            driver.finish(seconds=300)
         finally:
             driver.clear()
     assert "its process was lost" not in driver.output, "it left with a checkpoint"
