@@ -16,7 +16,7 @@ from gpm_tune.training.pretraining import train_teacher
 RUNS = {
     "gan": (1900, 1900, 0.40),
     "edm": (2000, 10_000, 0.22),
-    "score_gan": (9000, 31_500, 0.30),
+    "score_gan": (12_600, 31_500, 0.30),
     "discr_flow": (400, 4000, 0.27),
 }
 TEACHER_STEPS = 4000
