@@ -9,11 +9,27 @@ import yaml
 from examples import IMAGES, POINTS, STUDY
 from hypothesis import settings
 from program import gpm_tune, write_study
+from xdist.scheduler.loadfile import LoadFileScheduling
 
 from gpm_tune.study.definition import space
 
 settings.register_profile("shared machine", deadline=None)  # a pause of the machine is no failure
 settings.load_profile("shared machine")
+
+
+CLUSTERS = ("tests/chaos/", "tests/launcher/", "tests/deploy/test_slurm.py")
+
+
+class OneClusterAtATime(LoadFileScheduling):  # type: ignore[misc]
+    """A file's tests run in one process; all that start nodes do in a single one, or they slow each other."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "clusters" if nodeid.startswith(CLUSTERS) else str(super()._split_scope(nodeid))
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> OneClusterAtATime:
+    """Called by xdist for `--numprocesses`."""
+    return OneClusterAtATime(config, log)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -19,7 +19,7 @@ def gpm_tune(*arguments: str | Path, home: Path | None = None) -> subprocess.Com
     if home is not None:
         command += ["--home", str(home)]
     folder = home.parent if home is not None and home.parent.is_dir() else None
-    return subprocess.run(command, capture_output=True, text=True, timeout=280, cwd=folder, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=500, cwd=folder, check=False)
 
 
 def write_study(folder: Path, **changes: Any) -> Path:
