@@ -62,7 +62,7 @@ def _hide_arguments() -> None:
 
     The environment has the URI then, and the arguments its text, as does the advice to repeat the command.
     """
-    words = sys.argv[1:]
+    words, environment = sys.argv[1:], dict(os.environ)
     for place, word in enumerate(words):
         option, equals, value = word.partition("=")
         if option != "--tracking-uri" or (not equals and place + 1 == len(words)):
@@ -70,10 +70,10 @@ def _hide_arguments() -> None:
         uri = URI(value if equals else words[place + 1])
         words[place if equals else place + 1] = f"{option}={uri}" if equals else str(uri)
         if str(uri) != uri.secret():
-            os.environ["MLFLOW_TRACKING_URI"] = uri.secret()
+            environment["MLFLOW_TRACKING_URI"] = uri.secret()
     own = len(sys.orig_argv) - len(words)
     if words != sys.argv[1:] and sys.orig_argv[own:] == sys.argv[1:]:
-        os.execv(sys.executable, [*sys.orig_argv[:own], *words])
+        os.execve(sys.executable, [*sys.orig_argv[:own], *words], environment)
 
 
 def _judge(error: Exception) -> tuple[int, str]:

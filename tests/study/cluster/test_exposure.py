@@ -29,7 +29,7 @@ pytestmark = pytest.mark.slow
 
 NOBODY = 65534
 PLANTED = ("planted1", "planted2")
-TRACKING = "postgresql://user:planted1/planted2@127.0.0.1:1/db"  # there is none
+TRACKING = "http://user:planted1%2Fplanted2@127.0.0.1:1"  # nobody answers there
 ENDLESS = space.put(POINTS, {"training.steps": 10**6, "evaluation.every": 500, "evaluation.nfe": []})
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as a second user")
 
