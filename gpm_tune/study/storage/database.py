@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sqlite3
+import stat
 from collections.abc import Collection
 from contextlib import closing
 from pathlib import Path
@@ -13,7 +15,6 @@ from urllib.parse import quote
 from gpm_tune.errors import UserError
 from gpm_tune.study.patience import causes, scarcity
 
-MAGIC = b"SQLite format 3\0"
 BUSY_SECONDS = 2.0  # that an attempt waits for others; how long attempts are made is the patience's
 ELSEWHERE = "or name another folder with --home, or GPM_TUNE_HOME"
 
@@ -24,18 +25,20 @@ def has_tables(file: Path, tables: Collection[str]) -> bool:
     Raises UserError where this user cannot read it, it is damaged, or of another program.
     """
     try:
-        if file.is_dir():
-            raise UserError(f"{file}: is a folder, not a database\nhelp: move it away, {ELSEWHERE}")
-        with file.open("rb") as content:
-            begin = content.read(len(MAGIC))
+        state = file.stat()
     except FileNotFoundError:
         return False
     except OSError as error:
         raise UserError(f"{file}: cannot be read: {error.strerror}\nhelp: {_rights(file)}") from None
-    if not begin:
+    if not stat.S_ISREG(state.st_mode):
+        what = "a folder" if stat.S_ISDIR(state.st_mode) else "no file"
+        raise UserError(f"{file}: is {what}, not a database\nhelp: move it away, {ELSEWHERE}")
+    # Only SQLite may open it: any other descriptor of this process takes, when it is closed, all locks that
+    # the process holds (sqlite.org/howtocorrupt.html, 2.2), and another process deletes the log in use.
+    if not os.access(file, os.R_OK):
+        raise UserError(f"{file}: cannot be read: {os.strerror(errno.EACCES)}\nhelp: {_rights(file)}")
+    if not state.st_size:
         return False
-    if begin != MAGIC:
-        raise _damaged(file, "it is no SQLite database")
     try:
         with closing(read_only(file)) as connection:
             rows = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")

@@ -29,16 +29,18 @@ from gpm_tune import Study
 from gpm_tune.cli import _judge
 from gpm_tune.errors import LEAST_FREE, ScarcityError, UnknownError, UserError, is_full, no_space
 from gpm_tune.study import patience
-from gpm_tune.study.accounts.database import open_storage
+from gpm_tune.study.accounts.database import TABLES, open_storage
 from gpm_tune.study.accounts.ledger import Ledger
 from gpm_tune.study.accounts.records import count_trials, read_studies, read_study
 from gpm_tune.study.definition import space
 from gpm_tune.study.patience import Patience, scarcity
 from gpm_tune.study.running.manage import delete
+from gpm_tune.study.storage.database import has_tables
 from gpm_tune.study.storage.home import Home
 from gpm_tune.study.storage.locks import only_once
 from gpm_tune.study.tracking.spool import Spool
 from gpm_tune.study.tracking.tracker import Tracker
+from gpm_tune.uris import sqlite_uri
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
@@ -237,7 +239,7 @@ WHOLE = {  # every database of the home
     "half of it": (lambda file: os.truncate(file, file.stat().st_size // 2), "damaged"),
     "its header alone": (cut(100), "damaged"),
     "a part of its header": (cut(50), "damaged"),
-    "garbage": (lambda file: file.write_bytes(b"garbage" * 9999), "damaged: it is no SQLite database"),
+    "garbage": (lambda file: file.write_bytes(b"garbage" * 9999), "damaged: file is not a database"),
     "garbage in it": (
         lambda file: file.write_bytes(file.read_bytes()[:100] + b"garbage" * 99999),
         "damaged",
@@ -551,3 +553,17 @@ def test_the_training_of_a_teacher_on_a_full_disk_is_a_sentence(full_disk: Path,
 def test_errors_of_other_kinds_are_raised_at_once() -> None:
     with pytest.raises(OSError, match="Input/output"):
         Patience().use(lambda: (_ for _ in ()).throw(OSError(errno.EIO, "Input/output")), Path())
+
+
+def test_a_look_at_a_database_takes_no_locks_from_this_process(tmp_path: Path) -> None:
+    """Else another process deletes the log in use, and this one fails with a disk I/O error."""
+    file = tmp_path / "optuna.db"
+    storage = open_storage(sqlite_uri(file), Patience())
+    optuna.create_study(study_name="mine", storage=storage)
+    assert has_tables(file, TABLES)
+    other = (
+        "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.execute('SELECT * FROM studies'); c.close()"
+    )
+    subprocess.run([sys.executable, "-c", other, str(file)], check=True)
+    assert file.with_name("optuna.db-wal").exists()
+    assert optuna.get_all_study_names(storage) == ["mine"]
