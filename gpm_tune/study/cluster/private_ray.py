@@ -21,6 +21,7 @@ from gpm_tune.errors import UserError
 
 PREFIX = "gpm-ray-"
 MAX_BASE_BYTES = 22  # of the folder's parent; a socket's path ends at 107, and up to 85 of them are below it
+LEAVING_SECONDS, AGAIN_SECONDS = 5.0, 0.2
 UNLOCKED_SECONDS = 60.0  # a folder that has no owner for so long is left over
 SETTINGS = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 
@@ -47,7 +48,10 @@ def private_session() -> Iterator[str]:
             finally:
                 _set(before)
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        end = time.monotonic() + LEAVING_SECONDS
+        while folder.exists() and time.monotonic() < end:
+            shutil.rmtree(folder, ignore_errors=True)
+            time.sleep(AGAIN_SECONDS)  # a process of Ray's that is still ending may make folders anew
 
 
 def narrow_token() -> None:
@@ -109,8 +113,9 @@ def _sweep(base: Path) -> None:
         with suppress(OSError):  # another user's, or another process was faster
             state, lock = folder.lstat(), folder / "lock"
             is_own = stat.S_ISDIR(state.st_mode) and state.st_uid == os.geteuid()
-            if not is_own or time.time() - lock.stat().st_mtime < UNLOCKED_SECONDS:
+            last = (lock if lock.exists() else folder).stat().st_mtime
+            if not is_own or time.time() - last < UNLOCKED_SECONDS:
                 continue
-            with lock.open() as held:
+            with lock.open("a") as held:
                 fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 shutil.rmtree(folder)
