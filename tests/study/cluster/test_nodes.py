@@ -267,7 +267,7 @@ def by_id(items: list[Any]) -> dict[str, Any]:
 @pytest.mark.slow
 def test_every_unlike_node_is_named_before_a_trial_starts(unlike: Unlike) -> None:
     with connected(unlike.cluster.address):
-        own, reports = look("here", MNIST), by_id(look_everywhere(MNIST, seconds=60))
+        own, reports = look("here", MNIST), by_id(look_everywhere(MNIST, seconds=180))
         offsets = clock_offsets()
     assert [list(differences(own, reports[unlike.good]))] == [[]]
     (code,) = differences(own, reports[unlike.changed])
