@@ -13,11 +13,11 @@ from gpm_tune.config import SEEDS
 from gpm_tune.console import new_console
 from gpm_tune.documents import Document
 from gpm_tune.errors import UnknownError, UserError
+from gpm_tune.patience import Patience
 from gpm_tune.study.accounts.records import StudyRecord, best_trial, read_study
 from gpm_tune.study.accounts.runs import checkpoint_of
 from gpm_tune.study.definition import space
 from gpm_tune.study.definition.specification import load_study, open_file
-from gpm_tune.study.patience import Patience
 from gpm_tune.study.storage.home import Home
 from gpm_tune.study.views.results import states
 from gpm_tune.training import Experiment

@@ -20,6 +20,7 @@ from mlflow.utils.file_utils import local_file_uri_to_path
 from mlflow.utils.uri import is_local_uri
 from pydantic import TypeAdapter, ValidationError
 
+from gpm_tune import locations
 from gpm_tune.analysis.figures import MEASURE, metric_title
 from gpm_tune.analysis.loader import COLUMNS, PARAM, load_bests, load_points, load_runs, refuse_mixed
 from gpm_tune.errors import UserError
@@ -37,7 +38,6 @@ from gpm_tune.study.accounts.records import (
 from gpm_tune.study.definition.distributions import AnyDistribution
 from gpm_tune.study.definition.specification import Study
 from gpm_tune.study.running.manage import is_running
-from gpm_tune.study.storage import shared_storage
 from gpm_tune.study.storage.home import Home
 from gpm_tune.training import Experiment
 from gpm_tune.uris import without_secrets
@@ -209,8 +209,8 @@ def _from_optuna(
 
 def _is_readable(location: str, home: Home) -> bool:
     """Whether it is a file in a bucket, or a plain one in the home or its storage."""
-    if shared_storage.is_bucket(location):
-        return shared_storage.exists(location)
+    if locations.is_bucket(location):
+        return locations.exists(location)
     return any(is_plain(Path(location), Path(place)) for place in (home.root, home.storage) if place)
 
 
@@ -299,7 +299,7 @@ def _picture(home: Home, record: StudyRecord, runs: pd.DataFrame) -> bytes | Non
         return None
     file = f"{best.checkpoint}/best.png"
     if best.checkpoint and _is_readable(file, home):
-        return shared_storage.read(file)
+        return locations.read(file)
     of_best = runs[(runs["stage"] == "search") & (runs["trial"] == best.number)]["run"]
     paths = ("checkpoint/best.png", f"samples/step_{best.best_step:07d}.png")
     found = (_artifact(home, run, path) for run in of_best for path in paths)

@@ -258,10 +258,10 @@ def test_storage_takes_the_credentials_of_a_pod_identity(pod_environment):
     """A pod has no others: no key, no profile, no instance's role."""
     program = """
 import boto3
-from gpm_tune.study.storage import shared_storage
+from gpm_tune import locations
 boto3.client("s3").create_bucket(Bucket="my-bucket")
-shared_storage.write("s3://my-bucket/gpm-tune/x", b"kept")
-print(shared_storage.read("s3://my-bucket/gpm-tune/x").decode())
+locations.write("s3://my-bucket/gpm-tune/x", b"kept")
+print(locations.read("s3://my-bucket/gpm-tune/x").decode())
 """
     environment, answers = pod_environment
     command = [sys.executable, "-c", program]

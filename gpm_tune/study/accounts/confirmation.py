@@ -12,6 +12,7 @@ import optuna
 from optuna.trial import FrozenTrial
 
 from gpm_tune.config import SEEDS
+from gpm_tune.patience import Patience
 from gpm_tune.study.accounts.ledger import Ledger
 from gpm_tune.study.accounts.opening import open_study
 from gpm_tune.study.accounts.records import StudyRecord, TrialRecord
@@ -19,7 +20,6 @@ from gpm_tune.study.definition import space
 from gpm_tune.study.definition.samplers import Random
 from gpm_tune.study.definition.schedulers import NoScheduler
 from gpm_tune.study.definition.specification import CONFIRMATION, Budget, Study
-from gpm_tune.study.patience import Patience
 
 MOST = 2**32 - 1
 RESAMPLES = 10_000

@@ -12,7 +12,7 @@ import sqlalchemy
 from optuna.storages import BaseStorage, RDBStorage
 
 from gpm_tune.errors import UserError
-from gpm_tune.study.patience import Patience, patiently
+from gpm_tune.patience import Patience, patiently
 from gpm_tune.study.storage.database import BUSY_SECONDS, explained, has_tables, is_writable, read_only
 from gpm_tune.uris import sqlite_file
 

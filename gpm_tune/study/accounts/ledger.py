@@ -18,8 +18,10 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 from pydantic import ValidationError
 
+from gpm_tune import locations
 from gpm_tune.config import SEEDS
 from gpm_tune.errors import UserError
+from gpm_tune.patience import Patience
 from gpm_tune.study.accounts.meter import Meter
 from gpm_tune.study.accounts.opening import open_study
 from gpm_tune.study.accounts.population import Population
@@ -27,8 +29,6 @@ from gpm_tune.study.accounts.records import as_costs, is_feasible, is_own
 from gpm_tune.study.definition import space
 from gpm_tune.study.definition.schedulers import PBT
 from gpm_tune.study.definition.specification import Study
-from gpm_tune.study.patience import Patience
-from gpm_tune.study.storage import shared_storage
 from gpm_tune.training import Experiment
 from gpm_tune.training.checkpoint import parse_record
 from gpm_tune.training.description import known_costs
@@ -229,13 +229,13 @@ class Ledger:
         if source is None:
             return None
         try:
-            record = parse_record(shared_storage.read(f"{source}/checkpoint.json"), source)
+            record = parse_record(locations.read(f"{source}/checkpoint.json"), source)
             if record.best is None:
                 return None
             step = record.evaluated_step
             # A copy: the donor goes on, and drops what it no longer needs.
             copy = f"{self._checkpoints}/forks/{donor:04d}_{step:09d}_for_{number:04d}"
-            shared_storage.copy(source, copy)
+            locations.copy(source, copy)
         except (OSError, UserError):
             return None  # the storage is away, or the checkpoint damaged: the member goes on as it is
         params = population.perturb(forked.params, self.study.search, number, step)

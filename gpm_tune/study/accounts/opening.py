@@ -13,11 +13,11 @@ from optuna.trial import FrozenTrial
 
 from gpm_tune.data.fingerprint import described
 from gpm_tune.errors import OtherDataError, UserError
+from gpm_tune.patience import Patience
 from gpm_tune.study.accounts.database import open_storage
 from gpm_tune.study.accounts.records import StudyRecord, measure_of, read_study
 from gpm_tune.study.definition import space
 from gpm_tune.study.definition.specification import Study
-from gpm_tune.study.patience import Patience
 
 logging.getLogger("alembic").setLevel(logging.WARNING)
 optuna.logging.set_verbosity(optuna.logging.WARNING)

@@ -14,9 +14,9 @@ from optuna.trial import FrozenTrial, TrialState
 
 from gpm_tune.config import nearest
 from gpm_tune.errors import ScarcityError, UnknownError, UserError, first_line
+from gpm_tune.patience import Patience
 from gpm_tune.study.accounts.database import read_storage
 from gpm_tune.study.definition.specification import CONFIRMATION
-from gpm_tune.study.patience import Patience
 from gpm_tune.training import Constraint, Objective
 
 _log = logging.getLogger("gpm_tune")

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from gpm_tune import locations
 from gpm_tune.config import nearest
 from gpm_tune.errors import UnknownError, UserError
 from gpm_tune.paths import expand
@@ -18,7 +19,7 @@ from gpm_tune.study.accounts.records import (
 )
 from gpm_tune.study.definition import space
 from gpm_tune.study.definition.specification import CONFIRMATION, Study
-from gpm_tune.study.storage import shared_storage, trial_checkpoints
+from gpm_tune.study.storage import trial_checkpoints
 from gpm_tune.study.storage.home import Home
 from gpm_tune.training import Experiment, checkpoint
 from gpm_tune.training.saved import first_sound, read_experiment
@@ -78,7 +79,7 @@ def _of_study(record: StudyRecord, number: str, home: Home) -> dict[str, Path]:
     if not found:
         raise UserError(f"study '{record.name}': {which} is without a checkpoint on this machine{where}")
     return {
-        f"{record.name}/{number}": first_sound(shared_storage.local(place, home.cache) for place in places)
+        f"{record.name}/{number}": first_sound(locations.local(place, home.cache) for place in places)
         for number, places in found.items()
     }
 
@@ -86,7 +87,7 @@ def _of_study(record: StudyRecord, number: str, home: Home) -> dict[str, Path]:
 def _checkpoints(trial: TrialRecord) -> list[str]:
     """A trial's checkpoints that can be reached from here, newest first."""
     found = trial_checkpoints.newest_first(trial.checkpoint) if trial.checkpoint else []
-    return [place for place in found if shared_storage.exists(f"{place}/checkpoint.json")]
+    return [place for place in found if locations.exists(f"{place}/checkpoint.json")]
 
 
 def _trial(record: StudyRecord, number: str) -> TrialRecord:
@@ -109,7 +110,7 @@ def _tracked(run: str, home: Home) -> Path:
         raise UserError(f"run {run}: {without_secrets(error.message)}, in {home.tracking_uri}") from None
     if "gpm.checkpoint" not in tags:
         raise UserError(f"run {run}: it has no checkpoint; a study's parent run has none, its trials do")
-    folder = shared_storage.local(tags["gpm.checkpoint"], home.cache)
+    folder = locations.local(tags["gpm.checkpoint"], home.cache)
     found = _of_folder(folder)
     if not found:
         raise UserError(f"run {run}: its checkpoint {folder} is not on this machine")

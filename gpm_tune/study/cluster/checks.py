@@ -15,6 +15,7 @@ from typing import TypeVar
 
 import torch
 
+from gpm_tune import locations
 from gpm_tune.documents import Document
 from gpm_tune.errors import UserError, first_line
 from gpm_tune.study.accounts.records import study_names
@@ -33,7 +34,6 @@ from gpm_tune.study.cluster.nodes import (
 from gpm_tune.study.cluster.private_ray import private_session
 from gpm_tune.study.cluster.probe import file_system, place_of, register_model, round_trip, upload
 from gpm_tune.study.definition.specification import Study, find_file, load_study
-from gpm_tune.study.storage import shared_storage
 from gpm_tune.study.storage.home import Home, existing
 from gpm_tune.study.tracking.sender import cure, import_for_delivery
 from gpm_tune.uris import without_secrets
@@ -283,7 +283,7 @@ def check_storage(case: Case) -> Findings[None]:
     try:
         speed = within(PROBE_SECONDS, round_trip, case.home.storage)
         place = place_of(case.home.storage, mark)
-        within(PROBE_SECONDS, shared_storage.write, place, b"written by gpm-tune doctor")
+        within(PROBE_SECONDS, locations.write, place, b"written by gpm-tune doctor")
     except Exception as error:
         yield fail(f"{name}: {first_line(error)}", _storage_advice(case.home.storage))
         return
@@ -302,7 +302,7 @@ def check_storage(case: Case) -> Findings[None]:
                 slowest = min(speeds, key=lambda speed: speed.write)
                 yield ok(f"the same on {_count(speeds)}; the slowest: {slowest}")
     finally:
-        within(PROBE_SECONDS, shared_storage.delete_file, place)
+        within(PROBE_SECONDS, locations.delete_file, place)
 
 
 def _storage_advice(storage: str) -> str:

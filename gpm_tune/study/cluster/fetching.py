@@ -12,13 +12,13 @@ from pathlib import Path
 import optuna
 from optuna.trial import TrialState
 
+from gpm_tune import locations
 from gpm_tune.errors import UserError
 from gpm_tune.files import is_plain
+from gpm_tune.patience import Patience
 from gpm_tune.study.accounts.database import open_storage, read_storage
 from gpm_tune.study.accounts.records import StudyRecord, UnfinishedError, read_study, study_names
 from gpm_tune.study.definition.specification import CONFIRMATION
-from gpm_tune.study.patience import Patience
-from gpm_tune.study.storage import shared_storage
 from gpm_tune.study.storage.home import Home
 from gpm_tune.study.storage.locks import only_once
 from gpm_tune.study.tracking.tracker import Tracker
@@ -38,9 +38,9 @@ def from_storage(storage: str) -> Get:
     def get(path: str, to: Path) -> None:
         source = f"{storage}/studies/{path}"
         if Path(path).suffix:
-            to.write_bytes(shared_storage.read(source))
+            to.write_bytes(locations.read(source))
         else:
-            shared_storage.copy(source, str(to))
+            locations.copy(source, str(to))
 
     return get
 
@@ -67,7 +67,7 @@ def take_over(name: str, home: Home) -> None:
     Raises UserError where the storage cannot be read, or has another study of this name.
     """
     try:
-        if home.storage and shared_storage.exists(f"{home.stored(name)}/optuna.db"):
+        if home.storage and locations.exists(f"{home.stored(name)}/optuna.db"):
             get = from_storage(home.storage)
             with _fetched(name, home, get) as (found, folder):
                 here = _present(name, home)
@@ -176,7 +176,7 @@ def _get_checkpoint(location: str, name: str, home: Home, get: Get) -> str:
     place = home.study(name) / path
     if not place.is_dir():
         try:
-            shared_storage.bring(lambda partial: get(f"{name}/{path}", partial), place)
+            locations.bring(lambda partial: get(f"{name}/{path}", partial), place)
         except OSError as error:
             _log.warning("a checkpoint is left out: %s; fetch again for the newer one", error)
             return location

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 import optuna
 from sqlalchemy.exc import SQLAlchemyError
 
+from gpm_tune import locations
 from gpm_tune.errors import UserError, first_line
+from gpm_tune.patience import Patience
 from gpm_tune.study.accounts.database import open_storage
 from gpm_tune.study.accounts.records import count_trials
 from gpm_tune.study.definition.specification import CONFIRMATION
-from gpm_tune.study.patience import Patience
-from gpm_tune.study.storage import shared_storage
 from gpm_tune.study.storage.home import Home
 from gpm_tune.study.storage.locks import is_held
 from gpm_tune.study.tracking.sender import KEY_TAG
@@ -63,7 +63,7 @@ def delete(home: Home, name: str, *, keep_runs: bool = False) -> list[str]:
     ids = {found["id"] for found in attributes if "id" in found}
     notes = [] if keep_runs else _delete_tracked(home, name, ids)
     for stored in filter(None, (home.stored(name), home.stored(name + CONFIRMATION))):
-        shared_storage.delete(stored)
+        locations.delete(stored)
     if stage in optuna.get_all_study_names(storage):
         optuna.delete_study(study_name=stage, storage=storage)
         shutil.rmtree(home.study(stage), ignore_errors=True)

@@ -22,13 +22,14 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
+from gpm_tune import locations
 from gpm_tune.study.accounts.ledger import Assignment
 from gpm_tune.study.cluster.capacity import Capacity
 from gpm_tune.study.cluster.nodes import NodeReport
 from gpm_tune.study.definition.specification import Study
 from gpm_tune.study.running.conductor import Conductor
 from gpm_tune.study.running.trainable import TrialTrainable
-from gpm_tune.study.storage import shared_storage, trial_checkpoints
+from gpm_tune.study.storage import trial_checkpoints
 from gpm_tune.study.storage.home import Home
 
 LOOK_EVERY = 0.5  # seconds between looks around
@@ -159,7 +160,7 @@ def build_tuner(
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(max(1, room()))
     trainable = tune.with_parameters(TrialTrainable, switch=switch)
     checkpoints = home.checkpoints(study.name)
-    files, folder = shared_storage.opened(checkpoints)
+    files, folder = locations.opened(checkpoints)
     shared = {
         "objective": study.objective.model_dump(),
         "wanted": study.wanted,

@@ -9,9 +9,11 @@ from typing import Any
 
 from rich.console import Console
 
+from gpm_tune import locations
 from gpm_tune.documents import as_yaml
 from gpm_tune.errors import ScarcityError, UserError, first_line
 from gpm_tune.interrupts import interruptible
+from gpm_tune.patience import Patience
 from gpm_tune.study.accounts.confirmation import ConfirmationLedger
 from gpm_tune.study.accounts.ledger import Ledger
 from gpm_tune.study.accounts.records import read_study, study_names
@@ -21,10 +23,8 @@ from gpm_tune.study.cluster.connection import connected, refuse_beside_other_use
 from gpm_tune.study.cluster.fetching import take_over
 from gpm_tune.study.cluster.nodes import NodeReport, check_same, drain, look, look_everywhere
 from gpm_tune.study.definition.specification import CONFIRMATION, Resources, Study
-from gpm_tune.study.patience import Patience
 from gpm_tune.study.running.conductor import STATUSES, Conductor
 from gpm_tune.study.running.progress import StudyProgress
-from gpm_tune.study.storage import shared_storage
 from gpm_tune.study.storage.home import Home
 from gpm_tune.study.storage.inputs import prepare, share_inputs
 from gpm_tune.study.storage.locks import only_once
@@ -68,7 +68,7 @@ def run_study(study: Study, home: Home, address: str, console: Console) -> bool:
         patience, file = Patience(), folder / "study.yaml"
         ledger = Ledger(study, home.optuna_uri, home.checkpoints(study.name), patience)
         text = as_yaml(study.model_dump(mode="json")).encode()
-        patience.use(lambda: shared_storage.write(str(file), text), file)
+        patience.use(lambda: locations.write(str(file), text), file)
         with (
             interruptible() as interrupted,
             Mirror(home, study.name),
@@ -150,9 +150,7 @@ def _register_best(ledger: Ledger, home: Home, tracker: Tracker, is_interrupted:
         return
     checkpoint = best.checkpoint
     try:
-        folder = shared_storage.patiently(
-            lambda: shared_storage.local(checkpoint, home.cache), is_over=is_interrupted
-        )
+        folder = locations.patiently(lambda: locations.local(checkpoint, home.cache), is_over=is_interrupted)
     except OSError as error:
         _log.warning("the best checkpoint is not registered in MLflow: %s", error)
         return

@@ -10,8 +10,8 @@ from rich.console import Console
 
 from gpm_tune.errors import DivergedError
 from gpm_tune.interrupts import interruptible
+from gpm_tune.patience import Patience
 from gpm_tune.study.accounts.runs import find_teacher
-from gpm_tune.study.patience import Patience
 from gpm_tune.study.storage.home import Home
 from gpm_tune.study.storage.inputs import prepare
 from gpm_tune.study.storage.locks import only_once

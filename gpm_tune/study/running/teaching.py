@@ -12,9 +12,9 @@ from rich.console import Console
 
 from gpm_tune.errors import DivergedError, ScarcityError, UserError
 from gpm_tune.interrupts import heed_termination
+from gpm_tune.patience import scarcity
 from gpm_tune.plugins import named
 from gpm_tune.study.definition.specification import Study
-from gpm_tune.study.patience import scarcity
 from gpm_tune.study.running.trainable import Interruption
 from gpm_tune.study.storage.home import Home
 from gpm_tune.study.storage.inputs import fetch_teacher, share_teacher

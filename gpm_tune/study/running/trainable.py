@@ -14,17 +14,17 @@ import ray
 import torch
 from ray import tune
 
-from gpm_tune import plugins
+from gpm_tune import locations, plugins
 from gpm_tune.data.fingerprint import described, fingerprint
 from gpm_tune.errors import DivergedError, OtherDataError, UserError, first_line, origin
 from gpm_tune.interrupts import heed_termination
+from gpm_tune.patience import scarcity
 from gpm_tune.study.cluster.nodes import NodeReport, drain, look, misfit
-from gpm_tune.study.patience import scarcity
 from gpm_tune.study.running.conductor import Word
 from gpm_tune.study.running.health import is_of_machine, why_sick
 from gpm_tune.study.running.spot import SpotWatch
 from gpm_tune.study.running.time_limit import TimeLimit
-from gpm_tune.study.storage import shared_storage, trial_checkpoints
+from gpm_tune.study.storage import trial_checkpoints
 from gpm_tune.study.storage.inputs import fetch_teacher
 from gpm_tune.training import Experiment, Objective, Trainer
 from gpm_tune.training.machine import limit_gpu_memory, return_freed_memory
@@ -130,7 +130,7 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
         if self._storage is None:
             return Path(self.logdir)
         session: str = self._storage.experiment_fs_path
-        in_bucket = shared_storage.is_bucket(self._trial["checkpoints"])
+        in_bucket = locations.is_bucket(self._trial["checkpoints"])
         return Path(self._trial["cache"], "hangs", session) if in_bucket else Path(session)
 
     @classmethod
@@ -272,7 +272,7 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
                 self._say(f"{said[0]}; waiting for it")
 
         try:
-            return shared_storage.patiently(use, note, self._interrupted)
+            return locations.patiently(use, note, self._interrupted)
         except OSError as error:
             is_alone = self._trial["expected"] is None
             if is_alone and not self._interrupted() and scarcity(error, self._place):
@@ -321,13 +321,13 @@ def _resume(trainer: Trainer, latest: str, checkpoints: str) -> str | None:
 
     Raises OSError where the storage is away: its checkpoints are not damaged then.
     """
-    if not shared_storage.exists(checkpoints):
+    if not locations.exists(checkpoints):
         raise FileNotFoundError(f"{checkpoints} is not there")
     with tempfile.TemporaryDirectory() as cache:
 
         def folders() -> Iterator[Path]:
             for place in trial_checkpoints.candidates(latest):
-                yield shared_storage.local(place, Path(cache))
+                yield locations.local(place, Path(cache))
 
         return resume(trainer, folders())
 

@@ -13,13 +13,13 @@ from typing import Any
 
 from filelock import FileLock
 
+from gpm_tune import locations
 from gpm_tune.data import DataConfig
 from gpm_tune.data.dataset import Packable, find_array
 from gpm_tune.data.fingerprint import fingerprint, list_files, load
 from gpm_tune.errors import UserError
 from gpm_tune.metrics import check_features
 from gpm_tune.metrics.features import inception_file
-from gpm_tune.study.storage import shared_storage
 from gpm_tune.study.storage.home import Home
 from gpm_tune.training import Experiment, checkpoint
 from gpm_tune.training.saved import load_model
@@ -94,7 +94,7 @@ def _take(data: DataConfig, storage: str) -> None:
     """Copy a data set whose files are not here from the storage, if that has it."""
     if isinstance(data, Packable) and not data.has_files:
         stored = f"{storage}/{PACKED}/{data.packed.name}"
-        current = shared_storage.patiently(lambda: read_current(stored))
+        current = locations.patiently(lambda: read_current(stored))
         if current:
             _copy(f"{stored}/{current}", data.packed / current)
             if (data.packed / current).exists():
@@ -110,32 +110,32 @@ def _take(data: DataConfig, storage: str) -> None:
 def _take_weights(file: Path, storage: str) -> None:
     """Copy weights that are not here from the storage, if that has them; one process does, others wait."""
     stored = f"{storage}/weights/{file.name}"
-    if file.is_file() or not shared_storage.patiently(lambda: shared_storage.exists(stored)):
+    if file.is_file() or not locations.patiently(lambda: locations.exists(stored)):
         return
     file.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{file}.lock"):
         if not file.is_file():
-            content = shared_storage.patiently(lambda: shared_storage.read(stored))
-            shared_storage.write(str(file), content)
+            content = locations.patiently(lambda: locations.read(stored))
+            locations.write(str(file), content)
 
 
 def read_current(stored: str) -> str | None:
     """The fingerprint of a packed data set that the storage has, whole; None where it has none."""
-    if not shared_storage.exists(f"{stored}/{CURRENT}"):
+    if not locations.exists(f"{stored}/{CURRENT}"):
         return None
-    found = shared_storage.read(f"{stored}/{CURRENT}").decode(errors="replace")
+    found = locations.read(f"{stored}/{CURRENT}").decode(errors="replace")
     return found if FINGERPRINT.fullmatch(found) else None
 
 
 def _copy(source: str, place: Path) -> None:
     """Copy a folder from the storage, if that has it; of several processes one does, others wait."""
-    if place.exists() or not shared_storage.patiently(lambda: shared_storage.exists(source)):
+    if place.exists() or not locations.patiently(lambda: locations.exists(source)):
         return
     place.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{place}.lock"):
         if not place.exists():
-            shared_storage.patiently(
-                lambda: shared_storage.bring(lambda part: shared_storage.copy(source, str(part)), place)
+            locations.patiently(
+                lambda: locations.bring(lambda part: locations.copy(source, str(part)), place)
             )
 
 
@@ -147,10 +147,10 @@ def share_inputs(experiment: Experiment, storage: str) -> None:
     try:
         for file, place in to_share(experiment, lambda name: read_current(f"{storage}/{PACKED}/{name}")):
             _log.info("copying %s to %s/%s/%s", file, storage, PACKED, place)
-            shared_storage.patiently(partial(shared_storage.send, file, f"{storage}/{PACKED}/{place}"))
+            locations.patiently(partial(locations.send, file, f"{storage}/{PACKED}/{place}"))
         if experiment.features == "inception":
             file = inception_file(experiment.evaluation.inception_weights)
-            shared_storage.patiently(lambda: _share_weights(file, f"{storage}/weights/{file.name}"))
+            locations.patiently(lambda: _share_weights(file, f"{storage}/weights/{file.name}"))
     except OSError as error:
         raise UserError(
             f"the data cannot be copied to {storage}: {error}\n"
@@ -159,8 +159,8 @@ def share_inputs(experiment: Experiment, storage: str) -> None:
 
 
 def _share_weights(file: Path, stored: str) -> None:
-    if file.is_file() and not shared_storage.exists(stored):
-        shared_storage.write(stored, file.read_bytes())
+    if file.is_file() and not locations.exists(stored):
+        locations.write(stored, file.read_bytes())
 
 
 def has_data_to_share(experiment: Experiment) -> bool:
@@ -201,13 +201,13 @@ def fetch_teacher(teacher: Experiment | None, cache: Path, storage: str) -> None
     folder = teacher_folder(teacher, cache)
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / "lock"):  # several trials may start at the same time
-        shared_storage.patiently(lambda: _fetch(_stored(teacher, cache, storage), folder / "checkpoints"))
+        locations.patiently(lambda: _fetch(_stored(teacher, cache, storage), folder / "checkpoints"))
 
 
 def _fetch(stored: str, checkpoints: Path) -> None:
-    for name in shared_storage.children(stored):
+    for name in locations.children(stored):
         if not checkpoint.is_whole(checkpoints / name):
-            shared_storage.copy(f"{stored}/{name}", str(checkpoints / name))
+            locations.copy(f"{stored}/{name}", str(checkpoints / name))
 
 
 def share_teacher(teacher: Experiment, cache: Path, storage: str) -> None:
@@ -217,14 +217,14 @@ def share_teacher(teacher: Experiment, cache: Path, storage: str) -> None:
     """
     newest = checkpoint.latest(teacher_folder(teacher, cache))
     if newest is not None:
-        shared_storage.patiently(lambda: _share(newest, _stored(teacher, cache, storage)))
+        locations.patiently(lambda: _share(newest, _stored(teacher, cache, storage)))
 
 
 def _share(newest: Path, stored: str) -> None:
-    shared_storage.copy(str(newest), f"{stored}/{newest.name}")
-    for name in shared_storage.children(stored):
+    locations.copy(str(newest), f"{stored}/{newest.name}")
+    for name in locations.children(stored):
         if name != newest.name:
-            shared_storage.delete(f"{stored}/{name}")
+            locations.delete(f"{stored}/{name}")
 
 
 def _stored(teacher: Experiment, cache: Path, storage: str) -> str:

@@ -11,8 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from gpm_tune import locations
 from gpm_tune.files import is_plain
-from gpm_tune.study.storage import shared_storage
 from gpm_tune.study.storage.home import Home
 
 PUSH_EVERY = 60.0  # seconds
@@ -89,7 +89,7 @@ class Mirror:
         with tempfile.TemporaryDirectory() as folder:
             copy = Path(folder) / "optuna.db"
             snapshot(self._home.root / "optuna.db", copy)
-            shared_storage.write(f"{self._stored}/optuna.db", copy.read_bytes())
+            locations.write(f"{self._stored}/optuna.db", copy.read_bytes())
 
     def _files(self) -> list[Path]:
         folder = self._home.study(self._name)
@@ -101,7 +101,7 @@ class Mirror:
         version = (state.st_size, state.st_mtime_ns)
         if self._pushed.get(file) != version:
             relative = file.relative_to(self._home.study(self._name)).as_posix()
-            shared_storage.write(f"{self._stored}/{relative}", file.read_bytes())
+            locations.write(f"{self._stored}/{relative}", file.read_bytes())
             self._pushed[file] = version
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path, PurePosixPath
 
-from gpm_tune.study.storage import shared_storage
+from gpm_tune import locations
 from gpm_tune.training import checkpoint
 
 
@@ -41,7 +41,7 @@ def drop_old(latest: str) -> None:
     whole = [index for index, place in enumerate(found) if _is_whole(place)][: checkpoint.KEPT]
     if len(whole) == checkpoint.KEPT:
         for place in found[whole[-1] + 1 :]:
-            shared_storage.delete(place)
+            locations.delete(place)
 
 
 def location(checkpoints: str, path: str) -> str:
@@ -72,21 +72,21 @@ def _all(latest: str) -> list[str]:
     found = [
         f"{base}/{session}/{attempt}/{name}"
         for session in _sessions(base)
-        for attempt in shared_storage.children(f"{base}/{session}")
+        for attempt in locations.children(f"{base}/{session}")
         if attempt.partition(".")[0] == names
-        for name in shared_storage.children(f"{base}/{session}/{attempt}")
+        for name in locations.children(f"{base}/{session}/{attempt}")
         if name.startswith("checkpoint_")
     ]
     return sorted(found, key=_age)
 
 
 def _sessions(checkpoints: str) -> list[str]:
-    return [name for name in shared_storage.children(checkpoints) if name.startswith("session_")]
+    return [name for name in locations.children(checkpoints) if name.startswith("session_")]
 
 
 def _is_whole(place: str) -> bool:
-    if shared_storage.is_bucket(place):  # where a file is whole if it is there
-        return {"checkpoint.json", *checkpoint.VOUCHED} <= set(shared_storage.children(place))
+    if locations.is_bucket(place):  # where a file is whole if it is there
+        return {"checkpoint.json", *checkpoint.VOUCHED} <= set(locations.children(place))
     return checkpoint.is_whole(Path(place))
 
 

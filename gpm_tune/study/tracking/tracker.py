@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from gpm_tune.errors import first_line
 from gpm_tune.files import is_plain
-from gpm_tune.study.patience import Patience
+from gpm_tune.patience import Patience
 from gpm_tune.study.tracking.sender import (
     METRICS,
     METRICS_A_BATCH,

@@ -25,15 +25,14 @@ from examples import MODELS, POINTS, TEACHER, study_data, study_of
 from optuna.storages import RDBStorage
 from program import COMMAND, gpm_tune, write_study
 
-from gpm_tune import Study
+from gpm_tune import Study, patience
 from gpm_tune.cli import _judge
 from gpm_tune.errors import LEAST_FREE, ScarcityError, UnknownError, UserError, is_full, no_space
-from gpm_tune.study import patience
+from gpm_tune.patience import Patience, scarcity
 from gpm_tune.study.accounts.database import TABLES, open_storage
 from gpm_tune.study.accounts.ledger import Ledger
 from gpm_tune.study.accounts.records import count_trials, read_studies, read_study
 from gpm_tune.study.definition import space
-from gpm_tune.study.patience import Patience, scarcity
 from gpm_tune.study.running.manage import delete
 from gpm_tune.study.storage.database import has_tables
 from gpm_tune.study.storage.home import Home
@@ -357,7 +356,7 @@ import pytest
 from gpm_tune.errors import UserError
 from gpm_tune.study.accounts.database import open_storage
 from gpm_tune.study.accounts.records import read_studies
-from gpm_tune.study.patience import Patience
+from gpm_tune.patience import Patience
 from gpm_tune.study.running.manage import is_running
 from gpm_tune.study.storage.home import Home
 
@@ -460,7 +459,7 @@ def test_two_studies_begin_in_a_fresh_home_at_once(tmp_path: Path, monkeypatch: 
         assert [record.name for record in read_studies(Home(home).optuna_uri)] == ["one", "two"]
 
 
-IMPATIENT = "import gpm_tune.study.patience as p; p.PATIENCE = 6; from gpm_tune.cli import main; main()"
+IMPATIENT = "import gpm_tune.patience as p; p.PATIENCE = 6; from gpm_tune.cli import main; main()"
 
 
 @pytest.mark.slow

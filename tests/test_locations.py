@@ -16,12 +16,12 @@ from examples import POINTS, study_of
 from mlflow.tracking import MlflowClient
 from program import COMMAND, write_study
 
+from gpm_tune import locations
 from gpm_tune.errors import UserError
 from gpm_tune.study.accounts.ledger import Ledger
 from gpm_tune.study.accounts.records import read_study
 from gpm_tune.study.cluster.fetching import fetch, from_storage
 from gpm_tune.study.definition import space
-from gpm_tune.study.storage import shared_storage
 from gpm_tune.study.storage.home import Home
 from gpm_tune.study.storage.mirror import Mirror
 from gpm_tune.study.storage.trial_checkpoints import candidates, drop_old
@@ -100,7 +100,7 @@ def test_a_study_goes_on_elsewhere_from_its_bucket_and_shows_no_secret(
     assert all(str(place).startswith(f"{bucket}/studies/far/checkpoints/session_") for place in places)
     assert list(logs.iterdir()) == [], "Ray's logs end with it"
     logs.rmdir()
-    shared_storage.copy(bucket, str(tmp_path / "bucket"))
+    locations.copy(bucket, str(tmp_path / "bucket"))
     (tmp_path / "output.txt").write_text(str(first.args) + str(second.args))
     refuse_secrets(tmp_path)
 
@@ -126,7 +126,7 @@ def make_study(home: Home, evaluations: int) -> str:
         ledger.report(assignment.number, step, {"sliced_wasserstein": 1 / step, "seconds": 1.0, "nfe": 4.0})
     location = f"{home.checkpoints('made')}/session_000/trial_0000/checkpoint_000001"
     ledger.keep_checkpoint(assignment.number, location)
-    shared_storage.write(f"{location}/checkpoint.json", json.dumps({"step": evaluations}).encode())
+    locations.write(f"{location}/checkpoint.json", json.dumps({"step": evaluations}).encode())
     folder = home.study("made")
     (folder / "spool" / "a").mkdir(parents=True, exist_ok=True)
     (folder / "study.yaml").write_text("name: made\n")
@@ -238,18 +238,18 @@ def test_a_bucket_keeps_the_last_two_whole_checkpoints_of_a_trial(bucket: str) -
     places = [f"{base}/session_00{n // 3}_ab/trial_0007/checkpoint_00000{n}" for n in range(6)]
     for place in places:
         for name in ["checkpoint.json", *VOUCHED] if place != places[4] else ["state.pt"]:
-            shared_storage.write(f"{place}/{name}", b"{}")
+            locations.write(f"{place}/{name}", b"{}")
     neighbour = f"{base}/session_000/trial_0008/checkpoint_000000"
-    shared_storage.write(f"{neighbour}/checkpoint.json", b"{}")
+    locations.write(f"{neighbour}/checkpoint.json", b"{}")
     assert candidates(places[3]) == [places[3], places[2], places[1], places[0], places[4], places[5]]
     drop_old(places[5])
-    assert [shared_storage.exists(place) for place in places] == [False, False, False, True, True, True]
-    assert shared_storage.exists(neighbour)
+    assert [locations.exists(place) for place in places] == [False, False, False, True, True, True]
+    assert locations.exists(neighbour)
 
 
 def test_what_is_no_storage_is_said() -> None:
     with pytest.raises(UserError, match=r"storage ftp://host/x: .* Give s3://BUCKET/PREFIX"):
-        shared_storage.exists("ftp://host/x")
+        locations.exists("ftp://host/x")
 
 
 @pytest.mark.parametrize("kind", ["folder", "bucket"])
@@ -257,15 +257,15 @@ def test_files_come_back_as_they_were_written(
     kind: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     root = str(tmp_path / "shared") if kind == "folder" else request.getfixturevalue("bucket")
-    shared_storage.write(f"{root}/a/b/one.bin", b"\x00one")
-    shared_storage.write(f"{root}/a/two.bin", b"two")
-    assert shared_storage.read(f"{root}/a/b/one.bin") == b"\x00one"
-    assert shared_storage.children(f"{root}/a") == ["b", "two.bin"]
-    assert shared_storage.children(f"{root}/nothing") == []
-    shared_storage.copy(f"{root}/a", str(tmp_path / "copy"))
+    locations.write(f"{root}/a/b/one.bin", b"\x00one")
+    locations.write(f"{root}/a/two.bin", b"two")
+    assert locations.read(f"{root}/a/b/one.bin") == b"\x00one"
+    assert locations.children(f"{root}/a") == ["b", "two.bin"]
+    assert locations.children(f"{root}/nothing") == []
+    locations.copy(f"{root}/a", str(tmp_path / "copy"))
     assert (tmp_path / "copy" / "b" / "one.bin").read_bytes() == b"\x00one"
-    local = shared_storage.local(f"{root}/a", tmp_path / "cache")
+    local = locations.local(f"{root}/a", tmp_path / "cache")
     assert (local / "two.bin").read_bytes() == b"two"
-    shared_storage.delete(f"{root}/a")
-    assert not shared_storage.exists(f"{root}/a/two.bin")
-    shared_storage.delete(f"{root}/a")  # again, it changes nothing
+    locations.delete(f"{root}/a")
+    assert not locations.exists(f"{root}/a/two.bin")
+    locations.delete(f"{root}/a")  # again, it changes nothing

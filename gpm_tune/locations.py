@@ -20,8 +20,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+from gpm_tune import patience
 from gpm_tune.errors import UserError
-from gpm_tune.study import patience
 
 PIECE = 2**24  # bytes of a file that are in memory at a time
 
