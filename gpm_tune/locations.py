@@ -1,13 +1,6 @@
-"""What every node of a cluster reaches: a folder that all share, or a bucket.
+"""Locations: a path or a URI, /mnt/shared/x, s3://BUCKET/x, gs://BUCKET/x.
 
-A location is a path or a URI: /mnt/shared/x, s3://BUCKET/x, gs://BUCKET/x. Buckets are reached as Ray
-reaches them, through Arrow, with the credentials that the machine has.
-
-STORAGE/data/                data sets' files, for nodes that lack them; in packed/ few for many
-STORAGE/weights/             Inception's weights, likewise
-STORAGE/teachers/            trained teachers, by their experiment and its data
-STORAGE/studies/NAME/        checkpoints/ of its trials; and what only the driver's machine had
-                             besides: optuna.db, study.yaml, spool/
+Buckets are reached as Ray reaches them, through Arrow, with the credentials that the machine has.
 """
 
 from __future__ import annotations
@@ -133,10 +126,15 @@ def local(location: str, cache: Path) -> Path:
     """
     if not is_bucket(location):
         return Path(location)
-    place = cache / "from_storage" / location.partition("://")[2]
+    place = copy_of(location, cache)
     if not place.is_dir() and exists(location):
         bring(lambda partial: copy(location, str(partial)), place)
     return place
+
+
+def copy_of(location: str, cache: Path) -> Path:
+    """Where a cache has its copy of a folder that is in a bucket."""
+    return cache / "from_storage" / location.partition("://")[2]
 
 
 def bring(get: Callable[[Path], None], place: Path) -> None:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, ValidationError, model_validator
 from torch import Tensor
@@ -16,9 +20,10 @@ from gpm_tune.metrics import ImageMetrics, PointMetrics
 from gpm_tune.models import ModelConfig
 from gpm_tune.models.score_gan import TeacherConfig
 from gpm_tune.paths import LocalPath
-from gpm_tune.training.objectives import WORDS, Mode, Objective, Reference, direction
+from gpm_tune.training.objectives import WORDS, Mode, Objective, Reference, derive, direction
 
 POINTS_EVALUATED = 10_000
+DATA_DIGITS = 4  # of a training's digest: its last ones, of the data
 
 
 class OptimizerConfig(Config):
@@ -169,6 +174,31 @@ class Experiment(Config):
         return found
 
     @property
+    def training_digest(self) -> str:
+        """Identifies what is trained, and on which samples, in 12 hexadecimal digits.
+
+        Trainings that differ in how long they go on, or in inference-only keys, are the same one. Raises
+        UserError where the data cannot be had.
+        """
+        plain = self.trained_part()
+        del plain["training"]["steps"]
+        return digest(plain)[:-DATA_DIGITS] + digest(self.fingerprints)[-DATA_DIGITS:]
+
+    def judge(self, objective: Objective | None = None) -> str:
+        """Identifies by what trained weights are measured and chosen, in 8 hexadecimal digits.
+
+        objective: the default one if None.
+        """
+        measure = self.inference_only_part()
+        return digest([measure, (objective or self.default_objective).model_dump()])[:8]
+
+    @property
+    def run_name(self) -> str:
+        """The name of its training run's folder. Raises UserError where the data cannot be had."""
+        label = re.sub(r"[^A-Za-z0-9_.-]+", "-", self.data_label)[:40]
+        return f"{self.model.name}-{label}-{self.training_digest}"
+
+    @property
     def data_label(self) -> str:
         """What the data set is called beside others: its name, or that of a folder."""
         return str(getattr(self.data, "label", self.data.name))
@@ -233,3 +263,18 @@ class Experiment(Config):
         Raises ValueError where evaluations do not tell it.
         """
         return direction(name, self.metrics, self.evaluation.nfe, self.evaluation.reference)
+
+    def derived(self, metrics: Mapping[str, float], name: str) -> float:
+        """What an objective or constraint names, from what an evaluation measured.
+
+        Raises UserError where it was not measured.
+        """
+        value = derive(name, metrics, self.metrics, self.evaluation.reference)
+        if value is None:
+            raise UserError(f"{name} is not measured: the model's full NFE is {metrics['nfe']:g}")
+        return value
+
+
+def digest(plain: Any) -> str:
+    """12 hexadecimal digits of plain data."""
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:12]

@@ -1,0 +1,212 @@
+"""The one loop that trains a run: resumed by whoever asks for more of it, and shared by all who ask alike."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from gpm_tune import locations
+from gpm_tune.errors import DivergedError, OtherDataError, UserError
+from gpm_tune.lease import HeldError, Lease
+from gpm_tune.paths import expand
+from gpm_tune.training.experiment import Experiment
+from gpm_tune.training.objectives import Objective
+from gpm_tune.training.run import EvaluationRecord, Fork, Runs
+from gpm_tune.training.saved import SavedModel
+from gpm_tune.training.trainer import Evaluation, Trainer
+
+T = TypeVar("T")
+_log = logging.getLogger("gpm_tune")
+
+
+def _at_once(use: Callable[[], T]) -> T:
+    return use()
+
+
+def _nothing(*_: object) -> None:
+    pass
+
+
+@dataclass
+class Asker:
+    """Who wants a training, and what it is to be told."""
+
+    name: str = "gpm-tune"  # in words, for others who want the same
+    nonce: str | None = None  # of its leases
+    predecessors: Collection[str] = ()  # nonces of processes that were lost, whose leases it takes over
+    should_stop: Callable[[], bool] = bool
+    on_wait: Callable[[str], object] = _log.warning  # is told who trains the run now
+    on_note: Callable[[str], object] = _log.warning  # is told where the run goes on if not where it stood
+    on_teacher: Callable[[Experiment, EvaluationRecord], object] = _nothing
+    check: Callable[[Trainer], object] = _nothing  # raises what speaks against training
+    use_storage: Callable[..., Any] = _at_once  # calls what reads or writes the runs' place, which may be away
+
+
+class Training:
+    """An experiment's training run, trained as far as the experiment asks.
+
+    Where the run is trained already, by whomever, nothing is trained. An experiment with another judge than
+    who trained it is measured on the weights that are kept: the best of the other judge, and the last.
+    """
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        runs: Runs,
+        asker: Asker,
+        *,
+        device: torch.device | str = "cpu",
+        objective: Objective | None = None,
+        fork: Fork | None = None,
+    ) -> None:
+        """objective: what makes an evaluation the best; the experiment's default if None.
+
+        Raises UserError where the data cannot be had.
+        """
+        self.experiment = experiment
+        self.run = runs.of(experiment, fork)
+        self._asker = asker
+        self._device = device
+        self._objective = objective
+        self._fork = fork
+        self._judge = experiment.judge(objective)
+
+    @property
+    def is_done(self) -> bool:
+        """Tell whether the training has come to its end."""
+        return self._use(lambda: self.run.is_trained(self.experiment, self._objective))
+
+    def evaluations(self, after: int = -1) -> Iterator[EvaluationRecord]:
+        """The evaluations after a step, in their order: those on record, then, after training, new ones.
+
+        Ends early where it is asked to stop, with a checkpoint. Raises DivergedError where numbers stop
+        being finite, OtherDataError where data have changed, LeaseLostError where another process took the
+        run over, and UserError where something is missing.
+        """
+        for record in self._recorded(after):
+            yield record
+            after = record.step
+        if self.is_done or self._asker.should_stop():
+            return
+        teacher = self._teacher()
+        if self._asker.should_stop():
+            return
+        self._use(lambda: self.run.create(self.experiment, self._fork))
+        lease = Lease(
+            f"{self.run.location}/lease.json",
+            self._asker.name,
+            nonce=self._asker.nonce,
+            predecessors=self._asker.predecessors,
+        )
+        try:
+            with lease.held(is_over=self._asker.should_stop, on_wait=self._asker.on_wait):
+                for record in self._recorded(after):  # by who held it meanwhile
+                    yield record
+                    after = record.step
+                if not self.is_done:
+                    yield from self._train(teacher, lease, after)
+        except HeldError:
+            if not self._asker.should_stop():
+                raise
+
+    def _recorded(self, after: int) -> list[EvaluationRecord]:
+        """The evaluations on record; what was measured after the newest checkpoint is to be trained again."""
+        end = self.experiment.training.steps
+        newest = self._use(lambda: self.run.newest(end))
+        found = self._use(lambda: self.run.evaluations(self._judge))
+        return [record for record in found if after < record.step <= newest]
+
+    def _train(self, teacher: SavedModel | None, lease: Lease, after: int) -> Iterator[EvaluationRecord]:
+        trainer = Trainer(
+            self.experiment,
+            device=self._device,
+            objective=self._objective,
+            cache=self.run.runs.cache,
+            teacher=teacher,
+        )
+        self._asker.check(trainer)
+        if not self._use(lambda: self._resume(trainer)):
+            for evaluation in trainer.judge_anew():
+                record = self._keep(lease, evaluation)
+                if record.step > after:
+                    yield record
+        while not trainer.done and not self._asker.should_stop():
+            evaluation = trainer.run_interval(self._asker.should_stop)
+            record = self._keep(lease, evaluation) if evaluation else None
+            lease.check()
+            self._use(lambda: self.run.keep_checkpoint(trainer))
+            if record and record.step > after:
+                yield record
+
+    def _keep(self, lease: Lease, evaluation: Evaluation) -> EvaluationRecord:
+        lease.check()
+        return self._use(lambda: self.run.keep_evaluation(evaluation, self._judge, str(self._device)))
+
+    def _resume(self, trainer: Trainer) -> bool:
+        """Continue from the newest checkpoint that is whole; with none from step 0.
+
+        Returns False where what it holds was judged by another. Says what had to be passed over.
+        """
+        passed: list[str] = []
+        with tempfile.TemporaryDirectory() as cache:
+            for place in self.run.checkpoints(self.experiment.training.steps):
+                try:
+                    is_own = trainer.restore(locations.local(place, Path(cache)))
+                except OtherDataError:
+                    raise
+                except UserError as error:
+                    passed.append(str(error))
+                else:
+                    where = f"continued from the one before, at step {trainer.step} in {place}"
+                    self._say_passed(passed, where)
+                    return is_own or trainer.best is None
+        self._say_passed(passed, "no earlier one is whole: started again from step 0")
+        return True
+
+    def _say_passed(self, passed: list[str], outcome: str) -> None:
+        if passed:
+            self._asker.on_note("; ".join([*passed, outcome]))
+
+    def _teacher(self) -> SavedModel | None:
+        """The experiment's teacher, trained if it is given by an experiment that is not trained yet."""
+        teacher = self.experiment.teacher
+        if teacher is None:
+            return given_teacher(self.experiment)
+        asker = replace(self._asker, name=f"{self._asker.name}, its teacher", nonce=None, check=_nothing)
+        training = Training(teacher, self.run.runs, asker, device=self._device)
+        try:
+            for record in training.evaluations():
+                self._asker.on_teacher(teacher, record)
+        except DivergedError as error:
+            raise DivergedError(f"the teacher: {error}") from error
+        if not training.is_done:
+            return None
+        return self._use(lambda: training.run.best(teacher))
+
+    def _use(self, use: Callable[[], T]) -> T:
+        used: T = self._asker.use_storage(use)
+        return used
+
+
+def given_teacher(experiment: Experiment) -> SavedModel | None:
+    """The teacher that is given by its checkpoint; None where there is none, or it is given otherwise.
+
+    Raises UserError where it cannot be loaded, or does not fit.
+    """
+    given = experiment.given_teacher
+    if given is None or given.experiment is not None:
+        return None
+    if given.checkpoint is None:
+        raise UserError(f"model.teacher.run: {given.run} is known to MLflow only; give its checkpoint")
+    found = SavedModel.at(expand(given.checkpoint))
+    try:
+        experiment.check_teacher(found.experiment)
+    except ValueError as error:
+        raise UserError(f"{found.folder}: {error}") from error
+    return found
