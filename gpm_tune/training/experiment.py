@@ -174,15 +174,22 @@ class Experiment(Config):
         return found
 
     @property
-    def training_digest(self) -> str:
-        """Identifies what is trained, and on which samples, in 12 hexadecimal digits.
+    def training_key(self) -> str:
+        """Identifies what is trained, in 8 hexadecimal digits.
 
-        Trainings that differ in how long they go on, or in inference-only keys, are the same one. Raises
-        UserError where the data cannot be had.
+        Trainings that differ in how long they go on, or in inference-only keys, are the same one.
         """
         plain = self.trained_part()
         del plain["training"]["steps"]
-        return digest(plain)[:-DATA_DIGITS] + digest(self.fingerprints)[-DATA_DIGITS:]
+        return digest(plain)[:-DATA_DIGITS]
+
+    @property
+    def training_digest(self) -> str:
+        """Identifies what is trained, and on which samples, in 12 hexadecimal digits.
+
+        Raises UserError where the data cannot be had.
+        """
+        return self.training_key + digest(self.fingerprints)[-DATA_DIGITS:]
 
     def judge(self, objective: Objective | None = None) -> str:
         """Identifies by what trained weights are measured and chosen, in 8 hexadecimal digits.

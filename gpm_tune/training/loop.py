@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Generator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,7 +17,7 @@ from gpm_tune.lease import HeldError, Lease
 from gpm_tune.paths import expand
 from gpm_tune.training.experiment import Experiment
 from gpm_tune.training.objectives import Objective
-from gpm_tune.training.run import EvaluationRecord, Fork, Runs
+from gpm_tune.training.run import EvaluationRecord, TrainingRun
 from gpm_tune.training.saved import SavedModel
 from gpm_tune.training.trainer import Evaluation, Trainer
 
@@ -58,23 +58,18 @@ class Training:
     def __init__(
         self,
         experiment: Experiment,
-        runs: Runs,
+        run: TrainingRun,
         asker: Asker,
         *,
         device: torch.device | str = "cpu",
         objective: Objective | None = None,
-        fork: Fork | None = None,
     ) -> None:
-        """objective: what makes an evaluation the best; the experiment's default if None.
-
-        Raises UserError where the data cannot be had.
-        """
+        """objective: what makes an evaluation the best; the experiment's default if None."""
         self.experiment = experiment
-        self.run = runs.of(experiment, fork)
+        self.run = run
         self._asker = asker
         self._device = device
         self._objective = objective
-        self._fork = fork
         self._judge = experiment.judge(objective)
 
     @property
@@ -82,7 +77,7 @@ class Training:
         """Tell whether the training has come to its end."""
         return self._use(lambda: self.run.is_trained(self.experiment, self._objective))
 
-    def evaluations(self, after: int = -1) -> Iterator[EvaluationRecord]:
+    def evaluations(self, after: int = -1) -> Generator[EvaluationRecord]:
         """The evaluations after a step, in their order: those on record, then, after training, new ones.
 
         Ends early where it is asked to stop, with a checkpoint. Raises DivergedError where numbers stop
@@ -97,7 +92,11 @@ class Training:
         teacher = self._teacher()
         if self._asker.should_stop():
             return
-        self._use(lambda: self.run.create(self.experiment, self._fork))
+        end = self.experiment.training.steps
+        if self._use(lambda: self.run.newest(end)) == end:  # to measure, nobody has to wait
+            yield from self._train(teacher, _nothing, after)
+            return
+        self._use(lambda: self.run.create(self.experiment))
         lease = Lease(
             f"{self.run.location}/lease.json",
             self._asker.name,
@@ -110,7 +109,7 @@ class Training:
                     yield record
                     after = record.step
                 if not self.is_done:
-                    yield from self._train(teacher, lease, after)
+                    yield from self._train(teacher, lease.check, after)
         except HeldError:
             if not self._asker.should_stop():
                 raise
@@ -122,7 +121,10 @@ class Training:
         found = self._use(lambda: self.run.evaluations(self._judge))
         return [record for record in found if after < record.step <= newest]
 
-    def _train(self, teacher: SavedModel | None, lease: Lease, after: int) -> Iterator[EvaluationRecord]:
+    def _train(
+        self, teacher: SavedModel | None, check: Callable[[], object], after: int
+    ) -> Generator[EvaluationRecord]:
+        """check: raises where the run is another process's by now."""
         trainer = Trainer(
             self.experiment,
             device=self._device,
@@ -133,25 +135,24 @@ class Training:
         self._asker.check(trainer)
         if not self._use(lambda: self._resume(trainer)):
             for evaluation in trainer.judge_anew():
-                record = self._keep(lease, evaluation)
+                record = self._keep(evaluation)
                 if record.step > after:
                     yield record
         while not trainer.done and not self._asker.should_stop():
             evaluation = trainer.run_interval(self._asker.should_stop)
-            record = self._keep(lease, evaluation) if evaluation else None
-            lease.check()
+            check()
+            record = self._keep(evaluation) if evaluation else None
             self._use(lambda: self.run.keep_checkpoint(trainer))
             if record and record.step > after:
                 yield record
 
-    def _keep(self, lease: Lease, evaluation: Evaluation) -> EvaluationRecord:
-        lease.check()
+    def _keep(self, evaluation: Evaluation) -> EvaluationRecord:
         return self._use(lambda: self.run.keep_evaluation(evaluation, self._judge, str(self._device)))
 
     def _resume(self, trainer: Trainer) -> bool:
         """Continue from the newest checkpoint that is whole; with none from step 0.
 
-        Returns False where what it holds was judged by another. Says what had to be passed over.
+        Returns False where its weights are to be judged anew. Says what had to be passed over.
         """
         passed: list[str] = []
         with tempfile.TemporaryDirectory() as cache:
@@ -165,7 +166,9 @@ class Training:
                 else:
                     where = f"continued from the one before, at step {trainer.step} in {place}"
                     self._say_passed(passed, where)
-                    return is_own or trainer.best is None
+                    known = {record.step for record in self.run.evaluations(self._judge)}
+                    is_judged = is_own and trainer.evaluated_step in known
+                    return is_judged or trainer.best is None
         self._say_passed(passed, "no earlier one is whole: started again from step 0")
         return True
 
@@ -179,7 +182,7 @@ class Training:
         if teacher is None:
             return given_teacher(self.experiment)
         asker = replace(self._asker, name=f"{self._asker.name}, its teacher", nonce=None, check=_nothing)
-        training = Training(teacher, self.run.runs, asker, device=self._device)
+        training = Training(teacher, self.run.runs.of(teacher), asker, device=self._device)
         try:
             for record in training.evaluations():
                 self._asker.on_teacher(teacher, record)

@@ -13,7 +13,6 @@ Trainings that differ only in their judge, or in how long they go on, share a fo
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import platform
 import shutil
@@ -30,7 +29,7 @@ from gpm_tune.data.fingerprint import described
 from gpm_tune.documents import as_yaml
 from gpm_tune.errors import UserError
 from gpm_tune.training import checkpoint
-from gpm_tune.training.experiment import DATA_DIGITS, Experiment
+from gpm_tune.training.experiment import DATA_DIGITS, Experiment, digest
 from gpm_tune.training.objectives import Objective
 from gpm_tune.training.saved import SavedModel
 from gpm_tune.training.trainer import Evaluation, Trainer
@@ -53,27 +52,28 @@ class EvaluationRecord(BaseModel):
 
 
 @dataclass(frozen=True)
-class Fork:
-    """Where a training leaves another one: it goes on from there with other values."""
-
-    run: str
-    step: int
-
-
-@dataclass(frozen=True)
 class Runs:
     """Where training runs are kept; cache: a folder of this machine, for copies of what is in a bucket."""
 
     location: str
     cache: Path
 
-    def of(self, experiment: Experiment, fork: Fork | None = None) -> TrainingRun:
+    def of(self, experiment: Experiment) -> TrainingRun:
         """The run of an experiment. Raises UserError where its data cannot be had."""
-        if fork is None:
-            return self.named(experiment.run_name)
-        text = f"{fork.run} {fork.step} {experiment.training_digest}"
-        digest = hashlib.sha256(text.encode()).hexdigest()[:12]
-        return self.named(f"{experiment.run_name.rpartition('-')[0]}-{digest}")
+        return self.named(experiment.run_name)
+
+    def forked(self, donor: str, step: int, why: str) -> TrainingRun:
+        """The run that leaves another one at a step, to go on with other values.
+
+        why: of several that leave it there each has its own. Raises OSError where the other one has no such
+        checkpoint any more.
+        """
+        name = f"{donor.rpartition('-')[0]}-{digest([donor, step, why])}"
+        run, place = self.named(name), f"checkpoints/{_step(step)}"
+        if not is_whole(f"{run.location}/{place}"):
+            # A copy: the other one goes on, and drops what it no longer needs.
+            locations.copy(f"{self.location}/{donor}/{place}", f"{run.location}/{place}")
+        return run
 
     def named(self, name: str) -> TrainingRun:
         """The run whose folder has this name."""
@@ -93,22 +93,17 @@ class TrainingRun:
         self.location = f"{runs.location}/{name}"
         self._records: dict[str, EvaluationRecord] = {}  # by file: they never change
 
-    def create(self, experiment: Experiment, fork: Fork | None = None) -> None:
+    def create(self, experiment: Experiment) -> None:
         """Make the folder, unless it is there.
 
-        A fork takes its start with it: the run that it leaves may drop it. Raises UserError where the folder
-        is another training's, OSError where that with all runs, or the fork's start, is not there.
+        Raises UserError where it is another training's, OSError where the folder of all runs is not there.
         """
-        if not locations.exists(self.runs.location):  # it may be on a disk that is away
-            raise FileNotFoundError(f"{self.runs.location} is not there")
+        place = self.runs.location
+        if not (locations.is_bucket(place) or locations.exists(place)):  # it may be on a disk that is away
+            raise FileNotFoundError(f"{place} is not there")
         file = f"{self.location}/experiment.yaml"
-        if locations.exists(file):
-            return
-        if fork:
-            place = f"checkpoints/{_step(fork.step)}"
-            locations.copy(f"{self.runs.location}/{fork.run}/{place}", f"{self.location}/{place}")
-        origin = f"# A fork of {fork.run}, at step {fork.step}.\n" if fork else ""
-        locations.write(file, f"{origin}{as_yaml(experiment.model_dump(mode='json'))}".encode())
+        if not locations.exists(file):
+            locations.write(file, as_yaml(experiment.model_dump(mode="json")).encode())
 
     def evaluations(self, judge: str) -> list[EvaluationRecord]:
         """What one judge has measured, by step."""

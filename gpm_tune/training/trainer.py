@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -16,7 +16,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from gpm_tune.data import Dataset, to_float
 from gpm_tune.data.dataset import Batches
 from gpm_tune.data.fingerprint import read
-from gpm_tune.errors import DivergedError, UserError
+from gpm_tune.errors import DivergedError
 from gpm_tune.metrics import ImageMetrics, PointMetrics
 from gpm_tune.models import GeneratorModel, ParticleModel, Sampling, place
 from gpm_tune.models.flow import Denoise, FlowInputs, Terms, evaluating

@@ -56,7 +56,8 @@ class ConfirmationLedger(Ledger):
         super().__init__(study.model_copy(update=stage), storage, patience=patience)
 
     def _not_yet_asked(self, trials: list[FrozenTrial]) -> deque[dict[str, Any]]:
-        asked = {(t.user_attrs["confirms"], t.params["seed"]) for t in trials if "confirms" in t.user_attrs}
+        proposals = [t.system_attrs.get("fixed_params", t.params) for t in trials]
+        asked = {(found["trial"], found["seed"]) for found in proposals}
         pairs = [(number, seed) for seed in self._seeds for number in self._candidates]
         return deque({"trial": number, "seed": seed} for number, seed in pairs if (number, seed) not in asked)
 

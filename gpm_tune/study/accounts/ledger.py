@@ -18,9 +18,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 from pydantic import ValidationError
 
-from gpm_tune import locations
 from gpm_tune.config import SEEDS
-from gpm_tune.errors import UserError
 from gpm_tune.patience import Patience
 from gpm_tune.study.accounts.meter import Meter
 from gpm_tune.study.accounts.opening import open_study
@@ -30,8 +28,8 @@ from gpm_tune.study.definition import space
 from gpm_tune.study.definition.schedulers import PBT
 from gpm_tune.study.definition.specification import Study
 from gpm_tune.training import Experiment
-from gpm_tune.training.checkpoint import parse_record
 from gpm_tune.training.description import known_costs
+from gpm_tune.training.run import Runs
 
 
 @dataclass(frozen=True)
@@ -41,10 +39,14 @@ class Assignment:
     number: int
     values: dict[str, Any]
     experiment: Experiment
-    checkpoint: str | None
-    steps_done: int
-    forked_from: dict[str, int] | None = None  # another trial's number and step
+    known_step: int  # of its last evaluation that was told of; -1 where there is none
+    run: str | None = None  # its training run, where that is not named by the experiment: a fork's
     replaces: int | None = None  # the trial that ends where this one, a fork, begins
+
+    @property
+    def training(self) -> str:
+        """Identifies what is trained: equal for trials that share a training run."""
+        return self.run or self.experiment.training_key
 
 
 class Verdict(Enum):
@@ -62,17 +64,16 @@ class Ledger:
         self,
         study: Study,
         storage: str | None,
-        checkpoints: str | None = None,
+        runs: Runs | None = None,
         patience: Patience | None = None,
     ) -> None:
         """Open the study in the storage, or create it; None for one that is forgotten.
 
-        checkpoints: where those of the study's trials lie, for forks to start from.
-        patience: see `open_study`.
+        runs: where training runs are kept, for forks to start from. patience: see `open_study`.
         Raises UserError where a study of this name has another base, search space or objective.
         """
         self.study = study
-        self._checkpoints = checkpoints
+        self._runs = runs
         self._optuna = open_study(study, storage, patience)
         trials = self._optuna.get_trials(deepcopy=False)
         own = [trial for trial in trials if is_own(trial)]
@@ -83,15 +84,25 @@ class Ledger:
         self._unfinished = {
             t.number: optuna.Trial(self._optuna, t._trial_id) for t in own if t.state == TrialState.RUNNING
         }
+        self._held: dict[int, Assignment] = {}  # while another trial trains what they need
+        self._trained: set[str] = set()  # trainings that have come to their end
         self._asked = sum("forked_from" not in trial.user_attrs for trial in own)
         self._waiting = sum(trial.state == TrialState.WAITING for trial in trials)
         self._proposals = self._not_yet_asked(trials)
         self._live: dict[int, optuna.Trial] = {}
+        self._trainings: dict[int, str] = {}  # of live and held trials
         self._population = None
         if isinstance(study.scheduler, PBT):
             steps = study.experiment.training.steps
             self._population = Population(study.scheduler, study.objective, steps, own)
         self._bests = {t.number: best for t in own if (best := t.user_attrs.get("progress", {}).get("best"))}
+        for trial in own:  # which a fork was to end when the program was ended
+            replaced = trial.user_attrs.get("replaces")
+            if replaced in self._unfinished:
+                del self._unfinished[replaced]
+                self._replace(replaced, trial.number)
+                if self._population:
+                    self._population.drop(replaced)
 
     @property
     def id(self) -> str:
@@ -116,7 +127,7 @@ class Ledger:
         left = max(0, self.study.budget.trials - self._asked)
         if self._proposals is not None:
             left = min(left, self._waiting + len(self._proposals))
-        return left + len(self._unfinished)
+        return left + len(self._unfinished) + len(self._held)
 
     def used_up(self, training: int = 0, price: float | None = None) -> str | None:
         """Which part of the budget is used up, besides the number of trials; None where none is.
@@ -160,16 +171,33 @@ class Ledger:
         """The trials that wait to be handed out again."""
         return set(self._unfinished)
 
-    def next(self) -> Assignment | None:
-        """The next trial to run, unfinished ones first; None where there is none now."""
-        while True:
+    def next(self, places: int = 1) -> Assignment | None:
+        """The next trial to run, unfinished ones first; None where there is none now.
+
+        places: for how many trials there is room. Trials whose training another one is at are held back,
+        each at a place, and are handed out once that has ended.
+        """
+        free = (number for number, spec in self._held.items() if not self._is_being_trained(spec))
+        number = next(free, None)
+        if number is not None:
+            return self._hand_out(self._held.pop(number))
+        while len(self._held) < places:
             picked = self._pick_member(self._population) if self._population else self._pick()
             if picked is None:
                 return None
-            trial, replaces = picked
-            assignment = self._assign(trial, replaces)
-            if assignment:
-                return assignment
+            spec = self._assign(*picked)
+            if spec and self._is_being_trained(spec):
+                self._held[spec.number] = spec
+            elif spec:
+                return self._hand_out(spec)
+        return None
+
+    def _is_being_trained(self, spec: Assignment) -> bool:
+        return spec.training in self._trainings.values() and spec.training not in self._trained
+
+    def _hand_out(self, spec: Assignment) -> Assignment:
+        self._trainings[spec.number] = spec.training
+        return spec
 
     def _pick(self) -> tuple[optuna.Trial, None] | None:
         if self._unfinished:
@@ -191,8 +219,16 @@ class Ledger:
         fork = self._fork(number, population)
         if fork is None:
             return trial, None
-        self._optuna.tell(number, state=TrialState.PRUNED)
+        self._replace(number, fork.number)
         return fork, number
+
+    def _replace(self, number: int, fork: int) -> None:
+        """A fork takes a trial's place; its values say so, whenever the program is ended."""
+        trial = self._optuna.trials[number]
+        donor = self._optuna.trials[fork].user_attrs["forked_from"]["trial"]
+        reason = f"replaced by trial {fork}, a fork of trial {donor}"
+        optuna.Trial(self._optuna, trial._trial_id).set_user_attr("reason", reason)
+        self._optuna.tell(number, state=TrialState.PRUNED, skip_if_finished=True)
 
     def _ask(self) -> optuna.Trial | None:
         """A new trial; None once the budget, or what the sampler proposes, is used up."""
@@ -222,29 +258,19 @@ class Ledger:
     def _fork(self, number: int, population: Population) -> optuna.Trial | None:
         """A fork of a better member in place of this one, if it is among the worst."""
         donor = population.donor(number)
-        if donor is None or self._checkpoints is None:
+        if donor is None or self._runs is None:
             return None
         forked = self._optuna.get_trials(deepcopy=False)[donor]
-        source = forked.user_attrs.get("checkpoint")
-        if source is None:
-            return None
+        progress, source = forked.user_attrs["progress"], forked.user_attrs["run"]
+        step = progress["step"]
         try:
-            record = parse_record(locations.read(f"{source}/checkpoint.json"), source)
-            if record.best is None:
-                return None
-            step = record.evaluated_step
-            # A copy: the donor goes on, and drops what it no longer needs.
-            copy = f"{self._checkpoints}/forks/{donor:04d}_{step:09d}_for_{number:04d}"
-            locations.copy(source, copy)
-        except (OSError, UserError):
-            return None  # the storage is away, or the checkpoint damaged: the member goes on as it is
+            run = self._runs.forked(source, step, f"{self.id} {number}")
+        except OSError:
+            return None  # the storage is away: the member goes on as it is
         params = population.perturb(forked.params, self.study.search, number, step)
-        # The donor may have come further: a fork has done what its checkpoint has.
-        scores = [record.best.metrics[goal.metric] for goal in self.study.goals]
-        best = {**record.best.model_dump(), "scores": scores}
-        progress = {"step": step, "seconds": record.seconds, "best": best}
         origin = {"trial": donor, "step": step}
-        self._optuna.enqueue_trial(params, {"forked_from": origin, "checkpoint": copy, "progress": progress})
+        attributes = {"forked_from": origin, "replaces": number, "run": run.name, "progress": progress}
+        self._optuna.enqueue_trial(params, attributes)
         population.drop(number)
         return self._optuna.ask()
 
@@ -266,13 +292,13 @@ class Ledger:
                 return None
         if attributes.get("interrupted"):
             trial.set_user_attr("interrupted", False)
+        progress = _progress(trial)
         return Assignment(
             trial.number,
             values,
             experiment,
-            attributes.get("checkpoint"),
-            _progress(trial)["step"],
-            attributes.get("forked_from"),
+            progress["step"] if progress["best"] else -1,
+            attributes.get("run") if "forked_from" in attributes else None,
             replaces,
         )
 
@@ -321,9 +347,13 @@ class Ledger:
             return Verdict.PAUSE if pauses else Verdict.GO_ON
         return Verdict.STOP if len(scores) == 1 and trial.should_prune() else Verdict.GO_ON
 
-    def keep_checkpoint(self, number: int, path: str) -> None:
-        """Remember where the trial's latest checkpoint lies."""
-        self._live[number].set_user_attr("checkpoint", path)
+    def keep_run(self, number: int, run: str) -> None:
+        """Remember which training run is the trial's."""
+        self._live[number].set_user_attr("run", run)
+
+    def keep_note(self, number: int, note: str) -> None:
+        """Remember what happened to a trial that its owner should know."""
+        self._live[number].set_user_attr("note", note)
 
     def keep_gpu(self, number: int, kind: str) -> None:
         """Remember on what kind of GPU the trial is trained, besides those before."""
@@ -334,6 +364,7 @@ class Ledger:
 
     def complete(self, number: int) -> None:
         """The trial ran all its steps. Its scores are those of the evaluation where its first was best."""
+        self._trained.add(self._trainings[number])
         self._bound(number)
         self._tell(number, TrialState.COMPLETE, _progress(self._live[number])["best"]["scores"])
 
@@ -359,7 +390,7 @@ class Ledger:
 
     def pause(self, number: int) -> None:
         """The trial waits until the rest of the population has come as far."""
-        self._unfinished[number] = self._live.pop(number)
+        self._unfinished[number] = self._released(number)
 
     def suspend(self, number: int) -> None:
         """The trial is left as it is; the next run of the study continues it."""
@@ -367,18 +398,26 @@ class Ledger:
         self.pause(number)
 
     def close(self) -> None:
-        """Leave paused trials to the next run of the study."""
+        """Leave paused trials, and those that were held back, to the next run of the study."""
+        for number in list(self._held):
+            del self._held[number]
+            self.pause(number)
         for trial in self._unfinished.values():
             trial.set_user_attr("interrupted", True)
         self.meter.keep()
 
     def requeue(self, number: int) -> None:
         """The trial lost its process; it is handed out again, from its latest checkpoint."""
-        self._unfinished = {number: self._live.pop(number), **self._unfinished}
+        self._unfinished = {number: self._released(number), **self._unfinished}
+
+    def _released(self, number: int) -> optuna.Trial:
+        """A trial that is no longer live; others may train what it was at."""
+        self._trainings.pop(number, None)
+        return self._live.pop(number)
 
     def _tell(self, number: int, state: TrialState, scores: list[float] | None = None) -> None:
         self._optuna.tell(number, scores, state=state, skip_if_finished=True)
-        del self._live[number]
+        self._released(number)
 
 
 def _progress(trial: optuna.Trial) -> dict[str, Any]:

@@ -58,6 +58,11 @@ class TimeLimit:
                 self._tell("\n")
                 faulthandler.unregister(TIME_IS_OVER)
 
+    def restart(self) -> None:
+        """Let the time begin anew, of a trial that has to wait for others."""
+        if self._seconds is not None:
+            self._tell(f"{self._seconds}\n")
+
     @classmethod
     def _tell(cls, line: str) -> None:
         """Tell the watchdog, which is started for the first line, or where it has been killed."""
