@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+import hashlib
+import json
+import re
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, ValidationError, model_validator
 from torch import Tensor
 
-from gpm_tune.config import Config, Seed
+from gpm_tune.config import INFERENCE_ONLY, Config, Seed
 from gpm_tune.data import DataConfig
 from gpm_tune.data.fingerprint import fingerprint
 from gpm_tune.documents import reason
@@ -19,6 +22,7 @@ from gpm_tune.paths import LocalPath
 from gpm_tune.training.objectives import WORDS, Mode, Objective, Reference, direction
 
 POINTS_EVALUATED = 10_000
+LONGEST_LABEL = 40  # in the name of a folder
 
 
 class OptimizerConfig(Config):
@@ -98,7 +102,9 @@ class Experiment(Config):
     data: DataConfig = Field(description="The data set that the model learns.")
     model: ModelConfig = Field(description="The particle model: a flow, with or without a generator.")
     training: TrainingConfig = Field(description="How long and how to train.")
-    evaluation: EvaluationConfig = Field(EvaluationConfig(), description="When and how to measure.")
+    evaluation: EvaluationConfig = Field(
+        EvaluationConfig(), description="When and how to measure.", json_schema_extra=INFERENCE_ONLY
+    )
     seed: Seed = Field(0, description="Seed of weights, batches, particles and splits.")
 
     @model_validator(mode="after")
@@ -169,6 +175,31 @@ class Experiment(Config):
         return found
 
     @property
+    def training_digest(self) -> str:
+        """12 hexadecimal digits: equal for experiments whose trainings are the same, up to their lengths.
+
+        Of what is trained, without `training.steps`, and of what the data held: a longer training is the
+        same one, continued. Of a teacher given by its experiment everything counts, since its evaluations
+        choose the weights that are followed. Raises UserError where the data cannot be had.
+        """
+        trained = self.trained_part()
+        del trained["training"]["steps"]
+        return _digest({"experiment": trained, "data": self.fingerprints}, 12)
+
+    @property
+    def measure_digest(self) -> str:
+        """8 hexadecimal digits: with equal training digests, equal ones mean bit for bit equal evaluations."""
+        return _digest(self.inference_part(), 8)
+
+    @property
+    def run_name(self) -> str:
+        """The name of its training run's folder: MODEL-DATA-TRAINING_DIGEST.
+
+        Raises UserError where the data cannot be had.
+        """
+        return f"{_in_a_name(self.model.name)}-{_in_a_name(self.data_label)}-{self.training_digest}"
+
+    @property
     def data_label(self) -> str:
         """What the data set is called beside others: its name, or that of a folder."""
         return str(getattr(self.data, "label", self.data.name))
@@ -233,3 +264,14 @@ class Experiment(Config):
         Raises ValueError where evaluations do not tell it.
         """
         return direction(name, self.metrics, self.evaluation.nfe, self.evaluation.reference)
+
+
+def _digest(plain: Any, digits: int) -> str:
+    """The first hexadecimal digits of the SHA-256 of plain data as canonical JSON."""
+    canonical = json.dumps(plain, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:digits]
+
+
+def _in_a_name(label: str) -> str:
+    """A label as a part of a folder's name, on any file system, in ASCII."""
+    return re.sub(r"[^A-Za-z0-9_.-]", "_", label)[:LONGEST_LABEL]
