@@ -80,7 +80,7 @@ def is_inference_only(field: FieldInfo) -> bool:
 
 
 def _inference_only(value: Any) -> dict[Any, Any]:
-    """The marked keys within a configuration, or a sequence of them, as pydantic includes and excludes keys."""
+    """The marked keys in a configuration, or a sequence of them, as pydantic includes and excludes keys."""
     inner: dict[Any, Any] = {}
     if isinstance(value, Config):
         for name, field in type(value).model_fields.items():

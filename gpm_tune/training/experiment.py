@@ -188,7 +188,10 @@ class Experiment(Config):
 
     @property
     def measure_digest(self) -> str:
-        """8 hexadecimal digits: with equal training digests, equal ones mean bit for bit equal evaluations."""
+        """8 hexadecimal digits of what is inference-only.
+
+        Where both digests are equal, evaluations at a step are, too, bit for bit on the CPU.
+        """
         return _digest(self.inference_part(), 8)
 
     @property
