@@ -38,6 +38,7 @@ class Description:
     flops_per_sample: float
     memory_of_weights: int  # with gradients and Adam's states, and the teacher's weights
     memory_of_step: int  # what a training step keeps for its backward passes, at the batch size
+    inference_only: list[str]  # paths of the keys that its training does not depend on
 
     @property
     def memory(self) -> int:
@@ -51,6 +52,7 @@ class Description:
             "nfe": self.nfe,
             "flops": {"training_step": self.flops_per_step, "sample": self.flops_per_sample},
             "memory": {"weights": self.memory_of_weights, "training_step": self.memory_of_step},
+            "inference_only": self.inference_only,
         }
 
 
@@ -92,6 +94,7 @@ def count_costs(experiment: Experiment) -> Description:
         flops_per_sample=sample_flops,
         memory_of_weights=4 * (sum(networks.values()) + trained * (1 + STATES_OF_ADAM)),
         memory_of_step=round(_kept(model, experiment.data.shape) * batch_size),
+        inference_only=experiment.inference_only_keys,
     )
 
 

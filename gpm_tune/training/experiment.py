@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, ValidationError, model_validator
 from torch import Tensor
 
-from gpm_tune.config import Config, Seed
+from gpm_tune.config import INFERENCE_ONLY, Config, Seed
 from gpm_tune.data import DataConfig
 from gpm_tune.data.fingerprint import fingerprint
 from gpm_tune.documents import reason
@@ -23,7 +23,8 @@ from gpm_tune.paths import LocalPath
 from gpm_tune.training.objectives import WORDS, Mode, Objective, Reference, derive, direction
 
 POINTS_EVALUATED = 10_000
-DATA_DIGITS = 4  # of a training's digest: its last ones, of the data
+LONGEST_LABEL = 40  # in the name of a folder
+DATA_DIGITS = 4  # of a training's digest: its last ones
 
 
 class OptimizerConfig(Config):
@@ -103,7 +104,9 @@ class Experiment(Config):
     data: DataConfig = Field(description="The data set that the model learns.")
     model: ModelConfig = Field(description="The particle model: a flow, with or without a generator.")
     training: TrainingConfig = Field(description="How long and how to train.")
-    evaluation: EvaluationConfig = Field(EvaluationConfig(), description="When and how to measure.")
+    evaluation: EvaluationConfig = Field(
+        EvaluationConfig(), description="When and how to measure.", json_schema_extra=INFERENCE_ONLY
+    )
     seed: Seed = Field(0, description="Seed of weights, batches, particles and splits.")
 
     @model_validator(mode="after")
@@ -175,35 +178,39 @@ class Experiment(Config):
 
     @property
     def training_key(self) -> str:
-        """Identifies what is trained, in 8 hexadecimal digits.
+        """8 hexadecimal digits: equal for experiments whose trainings are the same, up to their lengths.
 
-        Trainings that differ in how long they go on, or in inference-only keys, are the same one.
+        A longer training is the same one, continued. Of a teacher given by its experiment everything counts,
+        since its evaluations choose the weights that are followed.
         """
-        plain = self.trained_part()
-        del plain["training"]["steps"]
-        return digest(plain)[:-DATA_DIGITS]
+        trained = self.trained_part()
+        del trained["training"]["steps"]
+        return digest(trained, 12 - DATA_DIGITS)
 
     @property
     def training_digest(self) -> str:
-        """Identifies what is trained, and on which samples, in 12 hexadecimal digits.
+        """12 hexadecimal digits: of the training's key, and of what the data hold.
 
         Raises UserError where the data cannot be had.
         """
-        return self.training_key + digest(self.fingerprints)[-DATA_DIGITS:]
+        return self.training_key + digest(self.fingerprints, DATA_DIGITS)
 
     def judge(self, objective: Objective | None = None) -> str:
-        """Identifies by what trained weights are measured and chosen, in 8 hexadecimal digits.
+        """8 hexadecimal digits: of how trained weights are measured, and for which objective chosen.
 
+        Where this and the training's digest are equal, evaluations at a step are, too, bit for bit on the CPU.
         objective: the default one if None.
         """
-        measure = self.inference_only_part()
-        return digest([measure, (objective or self.default_objective).model_dump()])[:8]
+        chosen = (objective or self.default_objective).model_dump(mode="json")
+        return digest({"measure": self.inference_part(), "objective": chosen}, 8)
 
     @property
     def run_name(self) -> str:
-        """The name of its training run's folder. Raises UserError where the data cannot be had."""
-        label = re.sub(r"[^A-Za-z0-9_.-]+", "-", self.data_label)[:40]
-        return f"{self.model.name}-{label}-{self.training_digest}"
+        """The name of its training run's folder: MODEL-DATA-TRAINING_DIGEST.
+
+        Raises UserError where the data cannot be had.
+        """
+        return f"{_in_a_name(self.model.name)}-{_in_a_name(self.data_label)}-{self.training_digest}"
 
     @property
     def data_label(self) -> str:
@@ -272,7 +279,7 @@ class Experiment(Config):
         return direction(name, self.metrics, self.evaluation.nfe, self.evaluation.reference)
 
     def derived(self, metrics: Mapping[str, float], name: str) -> float:
-        """What an objective or constraint names, from what an evaluation measured.
+        """The value that an objective or constraint names, from what an evaluation measured.
 
         Raises UserError where it was not measured.
         """
@@ -282,6 +289,12 @@ class Experiment(Config):
         return value
 
 
-def digest(plain: Any) -> str:
-    """12 hexadecimal digits of plain data."""
-    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:12]
+def digest(plain: Any, digits: int) -> str:
+    """The first hexadecimal digits of the SHA-256 of plain data as canonical JSON."""
+    canonical = json.dumps(plain, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:digits]
+
+
+def _in_a_name(label: str) -> str:
+    """A label as a part of a folder's name, on any file system, in ASCII."""
+    return re.sub(r"[^A-Za-z0-9_.-]", "_", label)[:LONGEST_LABEL]

@@ -68,7 +68,7 @@ class Runs:
         why: of several that leave it there each has its own. Raises OSError where the other one has no such
         checkpoint any more.
         """
-        name = f"{donor.rpartition('-')[0]}-{digest([donor, step, why])}"
+        name = f"{donor.rpartition('-')[0]}-{digest([donor, step, why], 12)}"
         run, place = self.named(name), f"checkpoints/{_step(step)}"
         if not is_whole(f"{run.location}/{place}"):
             # A copy: the other one goes on, and drops what it no longer needs.

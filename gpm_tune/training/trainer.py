@@ -257,7 +257,7 @@ class Trainer:
     @property
     def judge(self) -> str:
         """Identifies by what the best weights are chosen: how they are measured, and for which objective."""
-        return f"{self.experiment.measure_digest} {self.objective.mode} {self.objective.metric}"
+        return self.experiment.judge(self.objective)
 
     def judge_anew(self) -> Iterator[Evaluation]:
         """Measure the weights that another judge kept in a checkpoint, its best and its last, by the own one."""
