@@ -17,26 +17,29 @@ from gpm_tune.errors import UserError
 from gpm_tune.files import is_plain
 from gpm_tune.patience import Patience
 from gpm_tune.study.accounts.database import open_storage, read_storage
-from gpm_tune.study.accounts.records import StudyRecord, UnfinishedError, read_study, study_names
+from gpm_tune.study.accounts.records import (
+    StudyRecord,
+    UnfinishedError,
+    read_confirmation,
+    read_study,
+    study_names,
+)
 from gpm_tune.study.definition.specification import CONFIRMATION
 from gpm_tune.study.storage.home import Home
 from gpm_tune.study.storage.locks import only_once
-from gpm_tune.study.tracking.tracker import Tracker
 from gpm_tune.uris import sqlite_uri
-
-DELIVERY_SECONDS = 600.0  # for MLflow to take what was fetched
 
 _log = logging.getLogger("gpm_tune")
 
 Get = Callable[[str, Path], None]
-"""Copies what lies at a path below a storage's studies/ to a local path. Raises OSError where it cannot."""
+"""Copies what lies at a path below a storage to a local path. Raises OSError where it cannot."""
 
 
 def from_storage(storage: str) -> Get:
     """Studies as they lie in a storage."""
 
     def get(path: str, to: Path) -> None:
-        source = f"{storage}/studies/{path}"
+        source = f"{storage}/{path}"
         if Path(path).suffix:
             to.write_bytes(locations.read(source))
         else:
@@ -57,7 +60,8 @@ def fetch(name: str, home: Home, get: Get, *, checkpoints: str) -> StudyRecord:
             raise UserError(
                 f"{home.root} has more of study '{name}' than is to be fetched: it was continued here"
             )
-        _replace(found, home, folder, get, _chosen(found, checkpoints))
+        _replace(found, home, folder)
+        _take_runs(name, home, get, _chosen(found, checkpoints))
     return read_study(home.optuna_uri, name)
 
 
@@ -72,24 +76,16 @@ def take_over(name: str, home: Home) -> None:
             with _fetched(name, home, get) as (found, folder):
                 here = _present(name, home)
                 if here is None or _trained(here) < _trained(found):
-                    _replace(found, home, folder, get, set())
+                    _replace(found, home, folder)
     except OSError as error:
         raise UserError(
             f"the storage {home.storage} cannot be read: {error}; `gpm-tune doctor` says more"
         ) from None
 
 
-def deliver(name: str, home: Home) -> None:
-    """Give a fetched study to MLflow. Raises UserError where that does not take everything."""
-    with Tracker(home.study(name) / "spool", home.tracking_uri, name, home.artifact_root) as tracker:
-        left = tracker.close(DELIVERY_SECONDS)
-    if left:
-        raise UserError(f"{left} events of study '{name}' are not in {home.tracking_uri} yet; fetch it again")
-
-
 @contextmanager
 def _fetched(name: str, home: Home, get: Get) -> Iterator[tuple[StudyRecord, Path]]:
-    """A study as it is elsewhere, and a folder with its database and what was tracked; held for this process.
+    """A study as it is elsewhere, and a folder with its database and file; held for this process.
 
     Raises UserError where there is none, or the home has another one of this name.
     """
@@ -98,8 +94,8 @@ def _fetched(name: str, home: Home, get: Get) -> Iterator[tuple[StudyRecord, Pat
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         try:
-            for path in ("optuna.db", "study.yaml", "spool"):
-                get(f"{name}/{path}", folder / path)
+            for path in ("optuna.db", "study.yaml"):
+                get(f"studies/{name}/{path}", folder / path)
         except OSError as error:
             raise UserError(
                 f"study '{name}' cannot be fetched: {error}. If it has just begun, try again in a minute"
@@ -123,15 +119,38 @@ def _present(name: str, home: Home) -> StudyRecord | None:
     return None
 
 
-def _replace(found: StudyRecord, home: Home, folder: Path, get: Get, chosen: set[int]) -> None:
+def _replace(found: StudyRecord, home: Home, folder: Path) -> None:
     """Put what was fetched in place of what the home has of the study."""
-    target = home.study(found.name)
-    for file in (folder / "study.yaml", *(folder / "spool").rglob("*")):  # spools only grow
-        if is_plain(file, folder):  # a link would show, or write to, a file of this machine
-            place = target / file.relative_to(folder)
+    _copy_plain(folder / "study.yaml", home.study(found.name) / "study.yaml")
+    _copy_trials(sqlite_uri(folder / "optuna.db"), found.name, home)
+
+
+def _copy_plain(source: Path, target: Path) -> None:
+    """Copy a file, or the files of a folder, but no link: it would show, or write to, a file of this machine."""
+    root = source if source.is_dir() else source.parent
+    for file in source.rglob("*") if source.is_dir() else [source]:
+        if is_plain(file, root):
+            place = target / file.relative_to(source)
             place.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(file, place)
-    _copy_trials(sqlite_uri(folder / "optuna.db"), found.name, home, get, chosen)
+
+
+def _take_runs(name: str, home: Home, get: Get, chosen: set[int]) -> None:
+    """Bring the training runs of a study's trials here, those of the chosen trials with their checkpoints."""
+    records = [read_study(home.optuna_uri, name), read_confirmation(home.optuna_uri, name)]
+    trials = [trial for record in records if record for trial in record.trials if trial.run]
+    wanted = {trial.run for trial in records[0].trials if trial.number in chosen} if records[0] else set()
+    for run in dict.fromkeys(trial.run for trial in trials):
+        parts = ["experiment.yaml", "evaluations", "samples", *(["checkpoints"] if run in wanted else [])]
+        for part in parts:
+            with tempfile.TemporaryDirectory() as folder:
+                fetched = Path(folder) / part
+                try:
+                    get(f"runs/{run}/{part}", fetched)
+                except OSError as error:
+                    _log.warning("%s of %s is left out: %s; fetch again", part, run, error)
+                else:
+                    _copy_plain(fetched, home.root / "runs" / str(run) / part)
 
 
 def _trained(record: StudyRecord) -> int:
@@ -145,8 +164,8 @@ def _chosen(record: StudyRecord, checkpoints: str) -> set[int]:
     return {trial.number for trial in record.ranked()[:1]} if checkpoints == "best" else set()
 
 
-def _copy_trials(source: str, name: str, home: Home, get: Get, chosen: set[int]) -> None:
-    """The studies of both stages, with the checkpoints of the chosen trials of the search."""
+def _copy_trials(source: str, name: str, home: Home) -> None:
+    """The studies of both stages."""
     there, here = read_storage(source), open_storage(home.optuna_uri, Patience())
     assert there is not None, "the study was read from it"
     present = optuna.get_all_study_names(there)
@@ -155,10 +174,6 @@ def _copy_trials(source: str, name: str, home: Home, get: Get, chosen: set[int])
             continue
         old = optuna.load_study(study_name=stage, storage=there)
         trials = old.get_trials()
-        for trial in trials if stage == name else ():
-            location = trial.user_attrs.get("checkpoint")
-            if location and trial.number in chosen:
-                trial.user_attrs["checkpoint"] = _get_checkpoint(location, name, home, get)
         if stage in optuna.get_all_study_names(here):
             optuna.delete_study(study_name=stage, storage=here)
         new = optuna.create_study(study_name=stage, storage=here, directions=old.directions)
@@ -168,16 +183,3 @@ def _copy_trials(source: str, name: str, home: Home, get: Get, chosen: set[int])
         running = [trial for trial in new.get_trials(deepcopy=False) if trial.state == TrialState.RUNNING]
         for trial in running:  # what runs it is elsewhere
             optuna.Trial(new, trial._trial_id).set_user_attr("interrupted", True)
-
-
-def _get_checkpoint(location: str, name: str, home: Home, get: Get) -> str:
-    """Bring a checkpoint here; its new location, or the old one where it is no longer there."""
-    path = f"checkpoints/{location.rpartition('/checkpoints/')[2]}"
-    place = home.study(name) / path
-    if not place.is_dir():
-        try:
-            locations.bring(lambda partial: get(f"{name}/{path}", partial), place)
-        except OSError as error:
-            _log.warning("a checkpoint is left out: %s; fetch again for the newer one", error)
-            return location
-    return str(place)

@@ -240,7 +240,7 @@ class Cluster:
 
     def _through_ssh(self, storage: str) -> Get:
         def get(path: str, to: Path) -> None:
-            source = f"{storage}/studies/{path}"
+            source = f"{storage}/{path}"
             is_file = bool(Path(path).suffix)
             with _reported(self._file):
                 self._launcher.rsync(

@@ -21,9 +21,9 @@ from gpm_tune.errors import UserError
 from gpm_tune.metrics import check_features
 from gpm_tune.metrics.features import inception_file
 from gpm_tune.study.storage.home import Home
-from gpm_tune.training import Experiment, checkpoint
-from gpm_tune.training.saved import load_model
-from gpm_tune.training.teacher import is_trained, teacher_checkpoint, teacher_folder
+from gpm_tune.training import Experiment
+from gpm_tune.training.loop import given_teacher
+from gpm_tune.training.saved import refuse_other_data
 
 PACKED = "data/packed"  # below the storage
 FINGERPRINT = re.compile(r"[0-9a-f]{16}")
@@ -43,13 +43,14 @@ def prepare(experiment: Experiment, home: Home) -> None:
     if experiment.teacher is not None:
         prepare(experiment.teacher, home)
         return
-    data = fingerprint(experiment.data)
-    teacher = teacher_checkpoint(experiment, home.cache, data)
+    teacher = given_teacher(experiment)
     if teacher is None:
         return
-    load_model(teacher)  # damaged weights would else be found by the first trial
-    if checkpoint.read_record(teacher).data != data:
-        _log.warning("model.teacher: %s was trained on other data than the experiment's", teacher)
+    teacher.load()  # damaged weights would else be found by the first trial
+    data, learnt = fingerprint(experiment.data), teacher.record
+    refuse_other_data(teacher.folder, learnt, experiment.data, data)
+    if learnt.data != data:
+        _log.warning("model.teacher: %s was trained on other data than the experiment's", teacher.folder)
 
 
 def prepare_data(experiment: Experiment, storage: str | None = None) -> None:
@@ -189,43 +190,3 @@ def to_share(experiment: Experiment, current: Callable[[str], str | None]) -> It
             mark = Path(folder) / CURRENT
             mark.write_text(found)
             yield mark, f"{name}/{CURRENT}"
-
-
-def fetch_teacher(teacher: Experiment | None, cache: Path, storage: str) -> None:
-    """Copy a teacher to this node, as far as it is trained, unless it is here.
-
-    Waits for a storage that is away; raises OSError where it stays so.
-    """
-    if teacher is None or is_trained(teacher, cache):
-        return
-    folder = teacher_folder(teacher, cache)
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / "lock"):  # several trials may start at the same time
-        locations.patiently(lambda: _fetch(_stored(teacher, cache, storage), folder / "checkpoints"))
-
-
-def _fetch(stored: str, checkpoints: Path) -> None:
-    for name in locations.children(stored):
-        if not checkpoint.is_whole(checkpoints / name):
-            locations.copy(f"{stored}/{name}", str(checkpoints / name))
-
-
-def share_teacher(teacher: Experiment, cache: Path, storage: str) -> None:
-    """Copy a teacher's newest checkpoint to the storage, in place of its older ones.
-
-    Waits for a storage that is away; raises OSError where it stays so.
-    """
-    newest = checkpoint.latest(teacher_folder(teacher, cache))
-    if newest is not None:
-        locations.patiently(lambda: _share(newest, _stored(teacher, cache, storage)))
-
-
-def _share(newest: Path, stored: str) -> None:
-    locations.copy(str(newest), f"{stored}/{newest.name}")
-    for name in locations.children(stored):
-        if name != newest.name:
-            locations.delete(f"{stored}/{name}")
-
-
-def _stored(teacher: Experiment, cache: Path, storage: str) -> str:
-    return f"{storage}/teachers/{teacher_folder(teacher, cache).name}"

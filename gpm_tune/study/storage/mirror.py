@@ -7,12 +7,10 @@ import sqlite3
 import tempfile
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from gpm_tune import locations
-from gpm_tune.files import is_plain
 from gpm_tune.study.storage.home import Home
 
 PUSH_EVERY = 60.0  # seconds
@@ -26,14 +24,14 @@ _log = logging.getLogger("gpm_tune")
 class Mirror:
     """Copies what lies in the home only to the storage, every minute and at the end.
 
-    Checkpoints are there already: trials write them. Without a storage it does nothing.
+    Training runs are there already: trials write them. Without a storage it does nothing.
     """
 
     def __init__(self, home: Home, name: str) -> None:
         self._home = home
         self._name = name
         self._stored = home.stored(name)
-        self._pushed: dict[Path, tuple[int, int]] = {}  # file -> size and time of what is in the storage
+        self._pushed = b""  # content of study.yaml in the storage
         self._leaving = threading.Event()
         self._is_away = False
         self._thread = threading.Thread(target=self._work, name="gpm-tune-mirror", daemon=True)
@@ -66,10 +64,8 @@ class Mirror:
     def _push(self) -> bool:
         """Whether the storage has everything."""
         try:
-            # The ledger first: of what it knows the spools, copied later, know at least as much.
             self._push_ledger()
-            with ThreadPoolExecutor(PUSHES_AT_A_TIME) as pool:  # small files: what counts is the latency
-                list(pool.map(self._push_file, self._files()))
+            self._push_file(self._home.study(self._name) / "study.yaml")
         except Exception as error:  # whatever is wrong there, the study goes on
             if not self._is_away:
                 self._is_away = True
@@ -91,18 +87,11 @@ class Mirror:
             snapshot(self._home.root / "optuna.db", copy)
             locations.write(f"{self._stored}/optuna.db", copy.read_bytes())
 
-    def _files(self) -> list[Path]:
-        folder = self._home.study(self._name)
-        files = [folder / "study.yaml", *(folder / "spool").rglob("*")]
-        return [file for file in files if file.name != "delivered" and is_plain(file, folder)]
-
     def _push_file(self, file: Path) -> None:
-        state = file.stat()
-        version = (state.st_size, state.st_mtime_ns)
-        if self._pushed.get(file) != version:
-            relative = file.relative_to(self._home.study(self._name)).as_posix()
-            locations.write(f"{self._stored}/{relative}", file.read_bytes())
-            self._pushed[file] = version
+        content = file.read_bytes()
+        if self._pushed != content:
+            locations.write(f"{self._stored}/{file.name}", content)
+            self._pushed = content
 
 
 def snapshot(database: Path, copy: Path) -> None:
