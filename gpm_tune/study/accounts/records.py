@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import optuna
@@ -44,6 +45,10 @@ class TrialRecord:
     forked_from: str | None  # "trial 3, step 400", in population-based training
     confirms: int | None  # in a confirmation: the trial of the search that is trained again
     gpus: Sequence[str] = ()  # the kinds on which it was trained
+    run: str | None = None  # the name of its training run's folder
+    note: str | None = None  # where it went on, if its latest checkpoint was damaged
+    started: int = 0  # ms since the epoch, as `ended`
+    ended: int | None = None
 
     @property
     def value(self) -> float | None:
@@ -263,7 +268,15 @@ def _record(trial: FrozenTrial, constraints: list[Constraint]) -> TrialRecord:
         forked_from=f"trial {forked['trial']}, step {forked['step']}" if forked else None,
         confirms=attributes.get("confirms"),
         gpus=attributes.get("gpus", ()),
+        run=attributes.get("run"),
+        note=attributes.get("note"),
+        started=_milliseconds(trial.datetime_start) or 0,
+        ended=_milliseconds(trial.datetime_complete),
     )
+
+
+def _milliseconds(time: datetime | None) -> int | None:
+    return None if time is None else int(time.timestamp() * 1000)
 
 
 def _state(trial: FrozenTrial) -> str:
