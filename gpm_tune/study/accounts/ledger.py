@@ -117,6 +117,10 @@ class Ledger:
         found: str = identity.get("fingerprints", {}).get("data", "")
         return found
 
+    def keep_environment(self, tags: Mapping[str, str]) -> None:
+        """Remember with which versions, and on which machine, the study is run."""
+        self._optuna.set_user_attr("environment", dict(tags))
+
     def run_key(self, number: int) -> str:
         """Identifies a trial's run in MLflow."""
         return f"{self.id}/{number:04d}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -41,7 +41,6 @@ class TrialRecord:
     step: int
     seconds: float
     reason: str | None
-    checkpoint: str | None
     forked_from: str | None  # "trial 3, step 400", in population-based training
     confirms: int | None  # in a confirmation: the trial of the search that is trained again
     gpus: Sequence[str] = ()  # the kinds on which it was trained
@@ -69,6 +68,8 @@ class StudyRecord:
     hours: float
     gpu_hours: float
     trials: list[TrialRecord]
+    constraints: Sequence[Constraint] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)  # versions and machine of who ran it last
     data_fingerprint: str | None = None  # of the samples that were read; None where nothing recorded it
     dollars: float | None = None  # that the nodes cost meanwhile; None where no prices were known
 
@@ -208,9 +209,30 @@ def _record_of(study: optuna.Study, attributes: Mapping[str, Any]) -> StudyRecor
         spent.get("hours", 0.0),
         spent.get("gpu_hours", 0.0),
         [_record(trial, constraints) for trial in study.get_trials(deepcopy=False) if is_own(trial)],
+        constraints,
+        attributes.get("environment", {}),
         identity.get("fingerprints", {}).get("data"),
         spent.get("dollars"),
     )
+
+
+class StudyReader:
+    """Reads a study again and again; what has ended is read once."""
+
+    def __init__(self, storage: str, name: str) -> None:
+        self._storage = storage
+        self._name = name
+        self._study: optuna.Study | None = None
+
+    def read(self) -> StudyRecord | None:
+        """The study as it is now; None where there is none, or it is not whole yet. Raises UserError otherwise."""
+        if self._study is None:
+            opened = read_storage(self._storage)
+            if opened is None or self._name not in optuna.get_all_study_names(opened):
+                return None
+            self._study = optuna.load_study(study_name=self._name, storage=opened)
+        attributes = self._study.user_attrs
+        return _record_of(self._study, attributes) if "id" in attributes else None
 
 
 def best_trial(record: StudyRecord) -> TrialRecord:
@@ -264,7 +286,6 @@ def _record(trial: FrozenTrial, constraints: list[Constraint]) -> TrialRecord:
         step=progress.get("step", 0),
         seconds=progress.get("seconds", 0.0),
         reason=attributes.get("reason"),
-        checkpoint=attributes.get("checkpoint"),
         forked_from=f"trial {forked['trial']}, step {forked['step']}" if forked else None,
         confirms=attributes.get("confirms"),
         gpus=attributes.get("gpus", ()),

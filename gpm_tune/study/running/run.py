@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import logging
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -13,6 +17,7 @@ from gpm_tune import locations
 from gpm_tune.documents import as_yaml
 from gpm_tune.errors import ScarcityError, UserError, first_line
 from gpm_tune.interrupts import interruptible
+from gpm_tune.lease import Lease
 from gpm_tune.patience import Patience
 from gpm_tune.study.accounts.confirmation import ConfirmationLedger
 from gpm_tune.study.accounts.ledger import Ledger
@@ -23,15 +28,16 @@ from gpm_tune.study.cluster.connection import connected, refuse_beside_other_use
 from gpm_tune.study.cluster.fetching import take_over
 from gpm_tune.study.cluster.nodes import NodeReport, check_same, drain, look, look_everywhere
 from gpm_tune.study.definition.specification import CONFIRMATION, Resources, Study
-from gpm_tune.study.running.conductor import STATUSES, Conductor
+from gpm_tune.study.running.conductor import Conductor
+from gpm_tune.study.running.messages import Terms
 from gpm_tune.study.running.progress import StudyProgress
+from gpm_tune.study.running.publishing import StudyViews
 from gpm_tune.study.storage.home import Home
 from gpm_tune.study.storage.inputs import prepare, share_inputs
 from gpm_tune.study.storage.locks import only_once
 from gpm_tune.study.storage.mirror import Mirror
-from gpm_tune.study.tracking.provenance import environment_tags, requirements, run_tags
+from gpm_tune.study.tracking.provenance import environment_tags, requirements
 from gpm_tune.study.tracking.sender import check_store
-from gpm_tune.study.tracking.tracker import RunLog, Tracker
 
 JOIN_SECONDS = 900.0  # for the first node of a cluster, whose set-up may install everything
 JOIN_LOOK_SECONDS = 2.0
@@ -62,34 +68,75 @@ def run_study(study: Study, home: Home, address: str, console: Console) -> bool:
         share_inputs(study.experiment, home.storage)
     if address == "local":
         this_machine().check(study.resources, "this machine")
-    folder = home.study(study.name)
-    with only_once(f"study '{study.name}'", folder):
+    folder, runs = home.study(study.name), home.open_runs()
+    with _held(study.name, home):
         home.stop_file(study.name).unlink(missing_ok=True)  # it was meant for an earlier run
-        patience, file = Patience(), folder / "study.yaml"
-        ledger = Ledger(study, home.optuna_uri, home.checkpoints(study.name), patience)
-        text = as_yaml(study.model_dump(mode="json")).encode()
-        patience.use(lambda: locations.write(str(file), text), file)
+        patience = Patience()
+        ledger = Ledger(study, home.optuna_uri, runs, patience)
+        for file, text in (
+            (folder / "study.yaml", as_yaml(study.model_dump(mode="json"))),
+            (folder / "requirements.txt", requirements()),
+        ):
+            patience.use(partial(locations.write, str(file), text.encode()), file)
+        ledger.keep_environment(environment_tags())
+        views = StudyViews(home, study.name, is_running=True)
         with (
             interruptible() as interrupted,
             Mirror(home, study.name),
-            Tracker(folder / "spool", home.tracking_uri, study.name, home.artifact_root, patience) as tracker,
+            views.publisher() as publisher,
         ):
+            publisher.touch(*views.keys())  # what an earlier run could not deliver
+
+            def touch(key: str) -> None:
+                views.forget()
+                publisher.touch(key)
+
             waiting = patience, interrupted
-            finished = _run_stage(ledger, home, address, tracker, console, *waiting)
-            if finished and study.confirm and interrupted():
-                finished = False
-            elif finished and study.confirm:
-                best = read_study(home.optuna_uri, study.name).ranked()[: study.confirm.trials]
-                stage = ConfirmationLedger(study, home.optuna_uri, best, patience)
-                finished = _run_stage(stage, home, address, tracker, console, *waiting)
+            try:
+                finished = _run_stage(ledger, home, address, touch, console, *waiting)
+                if finished and study.confirm and interrupted():
+                    finished = False
+                elif finished and study.confirm:
+                    best = read_study(home.optuna_uri, study.name).ranked()[: study.confirm.trials]
+                    stage = ConfirmationLedger(study, home.optuna_uri, best, patience)
+                    stage.keep_environment(environment_tags())
+                    finished = _run_stage(stage, home, address, touch, console, *waiting)
+            finally:
+                views.is_running = False
+                _register_best(study.name, home, views)
+                views.forget()
+                publisher.touch(*views.keys())
     return finished
+
+
+@contextmanager
+def _held(name: str, home: Home) -> Iterator[None]:
+    """Hold a study for this process: in its home, and in the storage, which homes may share.
+
+    Raises UserError where another process has it.
+    """
+    with only_once(f"study '{name}'", home.study(name)):
+        if not home.stored(name):
+            yield
+            return
+        with Lease(f"{home.stored(name)}/lease.json", f"gpm-tune run of study {name}").held(wait=False):
+            yield
+
+
+def _register_best(name: str, home: Home, views: StudyViews) -> None:
+    """Let the best trial's checkpoint be a version of the study's model, once nothing is left to be run."""
+    record = read_study(home.optuna_uri, name)
+    is_over = all(trial.state not in ("running", "interrupted") for trial in record.trials)
+    best = next(iter(record.ranked()), None)
+    if best and is_over:
+        views.registered = best.number
 
 
 def _run_stage(
     ledger: Ledger,
     home: Home,
     address: str,
-    tracker: Tracker,
+    touch: Callable[[str], object],
     console: Console,
     patience: Patience,
     is_interrupted: Callable[[], bool],
@@ -100,26 +147,20 @@ def _run_stage(
     if not ledger.remaining:
         console.print(f"all trials of {study.name} are done; --trials N adds some", highlight=False)
     with StudyProgress(study, ledger.remaining, console) as progress:
-        conductor = Conductor(ledger, tracker, progress)
+        conductor = Conductor(ledger, touch, progress)
         conductor.is_asked_to_stop = stop_file.exists
         patience.is_over = lambda: is_interrupted() or conductor.interrupted or stop_file.exists()
         if ledger.remaining:
             conductor.look_around()
         if ledger.remaining and not conductor.used_up:
-            parent = _open_parent(ledger, home, tracker)
-            conductor.report_to(parent)
-            ending = "FAILED"
             try:
                 _run_trials(study, home, address, conductor, console)
-                ending = "KILLED" if conductor.interrupted and not conductor.used_up else "FINISHED"
             finally:
                 conductor.close()
-                parent.end(ending)
             if conductor.scarcity:
                 raise ScarcityError(f"the study was interrupted: {first_line(conductor.scarcity)}")
             if conductor.refused:
                 raise UserError(f"the study was interrupted: {conductor.refused}")
-            _register_best(ledger, home, tracker, is_interrupted)
     if conductor.used_up:
         console.print(
             f"study {study.name} is stopped by its budget: {conductor.used_up}; {ledger.remaining} of "
@@ -130,45 +171,6 @@ def _run_stage(
     return not (conductor.interrupted and ledger.remaining) or conductor.used_up is not None
 
 
-def _open_parent(ledger: Ledger, home: Home, tracker: Tracker) -> RunLog:
-    """The run of a study, with all that its results depend on."""
-    study = ledger.study
-    tags = run_tags(study.experiment, ledger.data_fingerprint) | environment_tags()
-    tags["gpm.study"] = study.name
-    parent = tracker.open_run(ledger.id, name=study.name, tags=tags)
-    file = home.study(study.name.removesuffix(CONFIRMATION)) / "study.yaml"
-    parent.artifact("study.yaml", file.read_bytes())
-    parent.artifact("requirements.txt", requirements().encode())
-    return parent
-
-
-def _register_best(ledger: Ledger, home: Home, tracker: Tracker, is_interrupted: Callable[[], bool]) -> None:
-    """Upload the best checkpoint of a search, and register it as a model of the study's name."""
-    study = ledger.study
-    best = next(iter(read_study(home.optuna_uri, study.name).ranked()), None)
-    if best is None or best.checkpoint is None or study.name.endswith(CONFIRMATION):
-        return
-    checkpoint = best.checkpoint
-    try:
-        folder = locations.patiently(lambda: locations.local(checkpoint, home.cache), is_over=is_interrupted)
-    except OSError as error:
-        _log.warning("the best checkpoint is not registered in MLflow: %s", error)
-        return
-    if not folder.is_dir():
-        return
-    run = tracker.open_run(ledger.run_key(best.number), name=f"trial {best.number}", parent=ledger.id)
-    for file in sorted(folder.glob("[!.]*.*")):
-        run.artifact(f"checkpoint/{file.name}", file.read_bytes())
-    tags = {
-        "trial": str(best.number),
-        "step": str(best.best_step),
-        "metric": study.objective.metric,
-        "value": str(best.value),
-    }
-    run.register(study.name, tags)
-    run.end(STATUSES.get(best.state, "KILLED"))
-
-
 def _run_trials(study: Study, home: Home, address: str, conductor: Conductor, console: Console) -> None:
     # Around Ray, whose start would have its own handlers, and whose end must not be left halfway.
     with interruptible(conductor.interrupt), connected(address) as capacity:
@@ -176,7 +178,6 @@ def _run_trials(study: Study, home: Home, address: str, conductor: Conductor, co
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         from gpm_tune.study.running.ray_adapters import build_tuner
-        from gpm_tune.study.running.teaching import teach
         from gpm_tune.study.running.trainable import Switch
 
         if capacity().is_empty:
@@ -206,8 +207,29 @@ def _run_trials(study: Study, home: Home, address: str, conductor: Conductor, co
                 drain(node, reason, DRAIN_SECONDS)
 
         conductor.on_sick = exclude
-        if teach(study, home, switch, console):
-            _fit(build_tuner(study, home, conductor, switch, capacity, own), conductor)
+        terms = Terms(
+            study=study.name,
+            base=study.experiment,
+            data_fingerprint=conductor.data_fingerprint,
+            objective=study.objective,
+            wanted=study.wanted,
+            runs=home.runs,
+            storage=home.storage,
+            threads=study.resources.cpu,
+            device="cuda" if study.resources.gpu else "cpu",
+            time_limit=study.resources.time_limit,
+            hangs=_hangs(study.name, home),
+            expected=own,
+        )
+        with tempfile.TemporaryDirectory() as scratch:
+            _fit(build_tuner(study, terms, conductor, switch, capacity, Path(scratch)), conductor)
+
+
+def _hangs(name: str, home: Home) -> str:
+    """A folder, of this session, for what is left of processes that hang: on all nodes, or if need be each one's."""
+    stored = home.stored(name)
+    place = home.cache / "hangs" / name if stored and locations.is_bucket(stored) else stored or home.study(name)
+    return f"{place}/hangs/{time.time_ns()}"
 
 
 def _fit(tuner: Any, conductor: Conductor) -> None:

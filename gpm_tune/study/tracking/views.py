@@ -123,7 +123,6 @@ def trial_view(
         "gpm.forked_from": trial.forked_from,
         "gpm.note": trial.note,
         "gpm.reason": trial.reason,
-        "gpm.checkpoint": trial.checkpoint,
         "gpm.training_run": trial.run,
         "gpm.gpu": trial.gpus[-1] if trial.gpus else None,
     }
