@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from gpm_tune.config import GREATEST, MOST_STEPS, SMALLEST, Config
+from gpm_tune.config import MAX_MAGNITUDE, MAX_SAMPLING_STEPS, MIN_MAGNITUDE, Config
 from gpm_tune.models.configuration import ParticleModelConfig, TaxonomyRow
 from gpm_tune.models.flow import NO_INPUTS, FlowInputs
 from gpm_tune.models.flows.score import DataScore, Denoiser, TrainingNoise
@@ -27,8 +27,8 @@ class DenoiserPart(Config):
     )
     sigma_data: float = Field(
         0.5,
-        ge=SMALLEST,
-        le=GREATEST,
+        ge=MIN_MAGNITUDE,
+        le=MAX_MAGNITUDE,
         description="σ_data of the preconditioning: standard deviation of the data.",
     )
     network: DenoiserConfig = Field(
@@ -74,7 +74,7 @@ class EDMConfig(ParticleModelConfig):
     )
     sampling_noise: NoiseRange = Field(NoiseRange(), description="Noise levels of the grid in sampling.")
     sampling_steps: int = Field(
-        32, ge=1, le=MOST_STEPS, description="N: steps of the solver from σ_max to 0."
+        32, ge=1, le=MAX_SAMPLING_STEPS, description="N: steps of the solver from σ_max to 0."
     )
     solver: SolverConfig = Field(HeunConfig(name="heun"), description="How particles follow the flow.")
 

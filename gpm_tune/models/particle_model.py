@@ -11,7 +11,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from gpm_tune.config import GREATEST, SMALLEST, Config
+from gpm_tune.config import MAX_MAGNITUDE, MIN_MAGNITUDE, Config
 from gpm_tune.models.evaluations import count_evaluations
 from gpm_tune.models.flow import Flow, Particles, Terms
 from gpm_tune.sampling.schedules import NoiseRange, uniform_grid
@@ -129,8 +129,10 @@ class GaussianPrior(Config):
 
     paper: ClassVar[str] = "section 2, (1)"
 
-    mean: float = Field(0.0, ge=-GREATEST, le=GREATEST, description="Mean of each coordinate.")
-    std: float = Field(1.0, ge=SMALLEST, le=GREATEST, description="Standard deviation of each coordinate.")
+    mean: float = Field(0.0, ge=-MAX_MAGNITUDE, le=MAX_MAGNITUDE, description="Mean of each coordinate.")
+    std: float = Field(
+        1.0, ge=MIN_MAGNITUDE, le=MAX_MAGNITUDE, description="Standard deviation of each coordinate."
+    )
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from gpm_tune.config import GREATEST, WIDEST, Config
+from gpm_tune.config import MAX_MAGNITUDE, MAX_WIDTH, Config
 from gpm_tune.models.configuration import ParticleModelConfig, TaxonomyRow
 from gpm_tune.models.edm import DenoiserPart
 from gpm_tune.models.flow import NO_INPUTS, FlowInputs
@@ -58,11 +58,11 @@ class ScoreGANConfig(ParticleModelConfig):
         ge=1,
         description="K: score steps per generator step; training steps count the former (appendix C.4).",
     )
-    alpha: float = Field(1.0, ge=0, le=GREATEST, description="α: weight of the data's score (27).")
+    alpha: float = Field(1.0, ge=0, le=MAX_MAGNITUDE, description="α: weight of the data's score (27).")
     beta: float = Field(
         1.0,
         ge=0,
-        le=GREATEST,
+        le=MAX_MAGNITUDE,
         description="β: weight of the generated distribution's score (27); α = 2 with β = 1 provokes mode "
         "collapse (appendix C.2).",
     )
@@ -85,7 +85,7 @@ class ScoreGANConfig(ParticleModelConfig):
         DenoiserPart(network=UNetConfig(name="unet", channels=64, blocks=2, dropout=0.13)),
         description="The denoiser of the generated distribution.",
     )
-    latent: int = Field(128, ge=1, le=WIDEST, description="Dimension of z ~ N(0, I).")
+    latent: int = Field(128, ge=1, le=MAX_WIDTH, description="Dimension of z ~ N(0, I).")
     generator: GeneratorConfig = Field(DCGANGeneratorConfig(name="dcgan"), description="The network g(z).")
 
     @property

@@ -11,7 +11,7 @@ import torch
 from pydantic import TypeAdapter
 from torch import Tensor
 
-from gpm_tune.config import MOST_STEPS, nearest
+from gpm_tune.config import MAX_SAMPLING_STEPS, nearest
 from gpm_tune.errors import UserError
 from gpm_tune.models import FreeParticleModel, ParticleModel, Samples, Sampling
 from gpm_tune.sampling.interpolation import INTERPOLATIONS
@@ -62,8 +62,10 @@ class Sampler:
         if self.nfe is not None and self._solver().steps(self.nfe) < 1:
             raise UserError(f"NFE {self.nfe} does not suffice for a step of solver '{self.solver_name}'")
         steps = self.sampling_steps
-        if steps is not None and not 1 <= steps <= MOST_STEPS:
-            raise UserError(f"{steps:,} sampling steps; valid: 1 to {MOST_STEPS:,}. Change --nfe or --steps")
+        if steps is not None and not 1 <= steps <= MAX_SAMPLING_STEPS:
+            raise UserError(
+                f"{steps:,} sampling steps; valid: 1 to {MAX_SAMPLING_STEPS:,}. Change --nfe or --steps"
+            )
 
     def _check_generator(self) -> None:
         name = self.experiment.model.name
