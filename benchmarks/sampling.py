@@ -18,7 +18,7 @@ import torch
 from benchmarks.experiments import MODELS, shipped
 from benchmarks.machine import clock
 from benchmarks.table import Row, Table
-from gpm_tune.models import DiscrFlowConfig, EDMConfig, GeneratorModel, place
+from gpm_tune.models import DiscrFlowConfig, EDMConfig, GeneratorModel, to_device
 from gpm_tune.training.machine import keep_freed_memory
 from gpm_tune.training.trainer import draw
 
@@ -30,7 +30,7 @@ def alone(case: str, n: int, device: str) -> Callable[[], object]:
     """As many calls of the network as n samples, drawn together, take."""
     config: Any = shipped(case).model
     shape = shipped(case).data.shape
-    model = place(config.build(shape), device).eval()
+    model = to_device(config.build(shape), device).eval()
     if isinstance(model, GeneratorModel):
         z = torch.randn(n, model.latent, device=device)
 
@@ -63,7 +63,7 @@ def alone(case: str, n: int, device: str) -> Callable[[], object]:
 def sampling(case: str, n: int, device: str) -> Callable[[], object]:
     """Drawing n samples, as evaluations do."""
     experiment = shipped(case)
-    model = place(experiment.model.build(experiment.data.shape), device)
+    model = to_device(experiment.model.build(experiment.data.shape), device)
     rng = torch.Generator(device).manual_seed(0)
     return lambda: draw(model, n, rng, at_once=n)
 

@@ -27,7 +27,7 @@ from benchmarks.table import Row, Table
 from gpm_tune.training import Experiment
 from gpm_tune.training.description import describe
 from gpm_tune.training.machine import peak_memory
-from gpm_tune.training.rehearsal import Rehearsal
+from gpm_tune.training.profiling import Profiler
 
 SECONDS = 1.0  # of a turn, at least: many iterations of a small network
 GOALS = {"discr_flow": 0.45} | dict.fromkeys(MODELS[1:], 0.8)  # of the straightforward step's time
@@ -46,7 +46,7 @@ def ours(precision: str) -> Callable[[Experiment, str], Step]:
 
     def step(experiment: Experiment, device: str) -> Step:
         training = experiment.training.model_copy(update={"precision": precision})
-        return Rehearsal(experiment.model_copy(update={"training": training}), device=device).train_step
+        return Profiler(experiment.model_copy(update={"training": training}), device=device).train_step
 
     return step
 

@@ -22,7 +22,7 @@ from gpm_tune.models.particle_model import NoiseLevels
 from gpm_tune.study.storage.home import Home
 from gpm_tune.training import Trainer
 from gpm_tune.training.description import build_empty
-from gpm_tune.training.generation import Sampler
+from gpm_tune.training.generation import ModelSampler
 from gpm_tune.training.saved import load_model
 
 CROWD = 500  # a kernel flow's particles interact: so many are simulated, however few are shown
@@ -69,7 +69,7 @@ class Scene:
             "run": self.origin.name,
             "checkpoint": self.origin.checkpoint if free else None,
             "model": experiment.model.name,
-            "solver": Sampler(experiment, self.model).solver_name,
+            "solver": ModelSampler(experiment, self.model).solver_name,
             "sampling_steps": self.steps if free else None,
             "training_steps": experiment.training.steps,
             "training_seed": experiment.seed,

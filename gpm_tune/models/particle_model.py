@@ -27,7 +27,7 @@ class Samples(NamedTuple):
     x: Tensor  # (n, *shape)
 
 
-class Sampling(NamedTuple):
+class SamplingOptions(NamedTuple):
     """How samples are made, where that is not left to the model; a generator has no choice."""
 
     solver: Solver | None = None
@@ -36,10 +36,10 @@ class Sampling(NamedTuple):
     nfe: Sequence[int] = ()
 
 
-ITS_OWN = Sampling()
+DEFAULT_SAMPLING = SamplingOptions()
 
 
-def place(network: Network, device: torch.device | str) -> Network:
+def to_device(network: Network, device: torch.device | str) -> Network:
     """Move to a device, convolutions with their channels last in memory: faster on most."""
     return network.to(device).to(memory_format=torch.channels_last)
 
@@ -69,7 +69,9 @@ class ParticleModel(nn.Module, ABC):
         """Shape of the standard normal noise from which one sample is made."""
 
     @abstractmethod
-    def transport(self, noise: Tensor, rng: torch.Generator, how: Sampling = ITS_OWN) -> list[Samples]:
+    def transport(
+        self, noise: Tensor, rng: torch.Generator, options: SamplingOptions = DEFAULT_SAMPLING
+    ) -> list[Samples]:
         """Samples made from noise (n, *noise_shape): one entry per NFE that came out, ascending."""
 
     def noise(self, n: int, rng: torch.Generator) -> Tensor:
@@ -77,9 +79,11 @@ class ParticleModel(nn.Module, ABC):
         like = self.origin
         return torch.randn(n, *self.noise_shape, device=like.device, dtype=like.dtype, generator=rng)
 
-    def sample(self, n: int, rng: torch.Generator, how: Sampling = ITS_OWN) -> list[Samples]:
+    def sample(
+        self, n: int, rng: torch.Generator, options: SamplingOptions = DEFAULT_SAMPLING
+    ) -> list[Samples]:
         """n samples from fresh noise; see `transport`."""
-        return self.transport(self.noise(n, rng), rng, how)
+        return self.transport(self.noise(n, rng), rng, options)
 
 
 class GeneratorModel(ParticleModel):
@@ -116,9 +120,11 @@ class GeneratorModel(ParticleModel):
         """z ~ N(0, I)."""
         return (self.latent,)
 
-    def transport(self, noise: Tensor, rng: torch.Generator, how: Sampling = ITS_OWN) -> list[Samples]:
+    def transport(
+        self, noise: Tensor, rng: torch.Generator, options: SamplingOptions = DEFAULT_SAMPLING
+    ) -> list[Samples]:
         """g(z), for one evaluation of the generator per sample, whatever is asked for besides."""
-        del rng, how
+        del rng, options
         with count_evaluations(self.generator) as counter, torch.no_grad():
             x = self.generator(noise)
         return [Samples(counter.nfe(len(noise)), x)]
@@ -209,40 +215,44 @@ class FreeParticleModel(ParticleModel):
         """A point of the prior, standardised."""
         return tuple(self.origin.shape)
 
-    def transport(self, noise: Tensor, rng: torch.Generator, how: Sampling = ITS_OWN) -> list[Samples]:
+    def transport(
+        self, noise: Tensor, rng: torch.Generator, options: SamplingOptions = DEFAULT_SAMPLING
+    ) -> list[Samples]:
         """The particles at the end of their path, preceded by what they are at lower NFE.
 
-        Where the flow knows every grid, lower NFE come from coarser grids, unless `how.steps` fixes the
+        Where the flow knows every grid, lower NFE come from coarser grids, unless `options.steps` fixes the
         grid; else from stopping on the way (Figure 7a).
         """
-        if not self.schedule.any_grid or how.steps is not None:
-            return self._states(noise, rng, how)
+        if not self.schedule.any_grid or options.steps is not None:
+            return self._states(noise, rng, options)
         found: dict[int, Tensor] = {}
-        solver = how.solver or self.solver
-        lengths = {length for k in how.nfe if 0 < (length := solver.steps(k)) < self.steps}
+        solver = options.solver or self.solver
+        lengths = {length for k in options.nfe if 0 < (length := solver.steps(k)) < self.steps}
         for length in sorted({*lengths, self.steps}):
-            (end,) = self._states(noise, rng, Sampling(solver, length))
+            (end,) = self._states(noise, rng, SamplingOptions(solver, length))
             found[end.nfe] = end.x
         return [Samples(cost, x) for cost, x in found.items()]
 
-    def process(self, noise: Tensor, rng: torch.Generator, how: Sampling = ITS_OWN) -> Iterator[Samples]:
+    def process(
+        self, noise: Tensor, rng: torch.Generator, options: SamplingOptions = DEFAULT_SAMPLING
+    ) -> Iterator[Samples]:
         """The particles of noise (n, *noise_shape) on their path: NFE 0, and after every step.
 
         What lies beyond the last one taken is not computed.
         """
         x, rows = self._start(noise), 0
         yield Samples(0, x)
-        grid = self.schedule.grid(self.steps if how.steps is None else how.steps)
-        path = (how.solver or self.solver).path(lambda y, tau: self.velocity(y, tau, rng), x, grid, rng)
+        grid = self.schedule.grid(self.steps if options.steps is None else options.steps)
+        path = (options.solver or self.solver).path(lambda y, tau: self.velocity(y, tau, rng), x, grid, rng)
         for _ in grid[1:]:
             with count_evaluations(self.flow.network) as counter:  # not of what others do between the steps
                 x = next(path)
             rows += counter.rows
             yield Samples(round(rows / len(x)), x)
 
-    def _states(self, noise: Tensor, rng: torch.Generator, how: Sampling) -> list[Samples]:
+    def _states(self, noise: Tensor, rng: torch.Generator, options: SamplingOptions) -> list[Samples]:
         """The particles at the last states that the NFE asked for allow, and at the end of the grid."""
-        return list(last_within(self.process(noise, rng, how), (*how.nfe, None)))
+        return list(last_within(self.process(noise, rng, options), (*options.nfe, None)))
 
 
 def last_within(path: Iterable[Samples], asked: Sequence[int | None]) -> Iterator[Samples]:

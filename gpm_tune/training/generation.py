@@ -13,7 +13,7 @@ from torch import Tensor
 
 from gpm_tune.config import MAX_SAMPLING_STEPS, nearest
 from gpm_tune.errors import UserError
-from gpm_tune.models import FreeParticleModel, ParticleModel, Samples, Sampling
+from gpm_tune.models import FreeParticleModel, ParticleModel, Samples, SamplingOptions
 from gpm_tune.sampling.interpolation import INTERPOLATIONS
 from gpm_tune.sampling.solvers import Solver, SolverConfig
 from gpm_tune.training.experiment import Experiment
@@ -23,7 +23,7 @@ from gpm_tune.training.trainer import FRAMING, draw
 
 
 @dataclass(frozen=True)
-class Sampler:
+class ModelSampler:
     """A trained model, and how it is to be sampled.
 
     nfe: to be spent per sample; None for the model's full NFE. solver: the name of one, or None for
@@ -86,7 +86,7 @@ class Sampler:
     @property
     def sampling_steps(self) -> int | None:
         """N of the grid; None for a generator."""
-        return self.how.steps
+        return self.options.steps
 
     def _solver(self) -> Solver:
         """The solver asked for; with the experiment's options where it is the model's own."""
@@ -103,7 +103,7 @@ class Sampler:
         """
         self.check()
         rng = torch.Generator(self.model.origin.device).manual_seed(seed)
-        found = draw(self.model, n, rng, self.how)
+        found = draw(self.model, n, rng, self.options)
         nfe = max((cost for cost in found if self.nfe is None or cost <= self.nfe), default=None)
         if nfe is None:
             raise UserError(f"no state of the path is reached with NFE {self.nfe}; the first: {min(found)}")
@@ -113,7 +113,7 @@ class Sampler:
         """As `draw`, the samples (n, *shape) that are made from given noise (n, *noise_shape)."""
         self.check()
         rng = torch.Generator(self.model.origin.device).manual_seed(seed)
-        found = self.model.transport(noise.to(self.model.origin), rng, self.how)
+        found = self.model.transport(noise.to(self.model.origin), rng, self.options)
         return self._finish([state for state in found if self.nfe is None or state.nfe <= self.nfe][-1])
 
     def process(self, n: int, seed: int) -> list[Samples]:
@@ -130,7 +130,7 @@ class Sampler:
                 "of its generator turns noise of another shape into a sample"
             )
         rng = torch.Generator(model.origin.device).manual_seed(seed)
-        path = model.process(model.noise(n, rng), rng, self.how)
+        path = model.process(model.noise(n, rng), rng, self.options)
         return [self.check_finite(state) for state in path if self.nfe is None or state.nfe <= self.nfe]
 
     def check_finite(self, samples: Samples) -> Samples:
@@ -154,18 +154,18 @@ class Sampler:
         return Samples(nfe, x.clamp(-1, 1) if len(self.experiment.data.shape) == 3 else x)
 
     @property
-    def how(self) -> Sampling:
+    def options(self) -> SamplingOptions:
         """As the model takes it; nothing is simulated beyond what is asked for."""
         if not isinstance(self.model, FreeParticleModel):
-            return Sampling()
+            return SamplingOptions()
         solver = self._solver()
         if self.model.schedule.any_grid and self.steps is None and self.nfe is not None:
-            return Sampling(solver, solver.steps(self.nfe))
+            return SamplingOptions(solver, solver.steps(self.nfe))
         stops = (self.nfe,) if self.nfe is not None else ()
-        return Sampling(solver, self.model.steps if self.steps is None else self.steps, stops)
+        return SamplingOptions(solver, self.model.steps if self.steps is None else self.steps, stops)
 
 
-def interpolate(sampler: Sampler, *, rows: int, columns: int, seed: int, method: str) -> Samples:
+def interpolate(sampler: ModelSampler, *, rows: int, columns: int, seed: int, method: str) -> Samples:
     """Samples (rows, columns, *shape) between pairs of noises, by one of the four methods (appendix C.3).
 
     Raises UserError where the method is unknown or the model cannot be sampled like this.
@@ -193,14 +193,14 @@ def load_sampler(
     solver: str | None = None,
     steps: int | None = None,
     device: str = "cpu",
-) -> Sampler:
+) -> ModelSampler:
     """A checkpoint's best weights, ready to be sampled. Raises UserError where that is impossible."""
-    sampler = Sampler(*load_model(folder, device), nfe, solver, steps, folder)
+    sampler = ModelSampler(*load_model(folder, device), nfe, solver, steps, folder)
     sampler.check()
     return sampler
 
 
-def write_samples(sampler: Sampler, file: Path, *, n: int, seed: int) -> int:
+def write_samples(sampler: ModelSampler, file: Path, *, n: int, seed: int) -> int:
     """Write n samples as a picture (.png), or with their NFE and seed as arrays (.npz); returns the NFE.
 
     Raises UserError where the file has another ending, or they are too many for a picture, before anything
@@ -217,7 +217,7 @@ def write_samples(sampler: Sampler, file: Path, *, n: int, seed: int) -> int:
 
 
 def write_interpolation(
-    sampler: Sampler, file: Path, *, rows: int, columns: int, seed: int, method: str
+    sampler: ModelSampler, file: Path, *, rows: int, columns: int, seed: int, method: str
 ) -> None:
     """Write interpolations as a picture (.png), a row each, or as an array (.npz).
 
@@ -232,7 +232,7 @@ def write_interpolation(
         np.savez_compressed(file, samples=x.numpy(), seed=seed)
 
 
-def _check_shown(sampler: Sampler, file: Path, count: int) -> None:
+def _check_shown(sampler: ModelSampler, file: Path, count: int) -> None:
     """Raise UserError where a picture cannot show so many images; of points it shows any number."""
     shape = sampler.experiment.data.shape
     if file.suffix == ".png" and len(shape) == 3 and count > (most := most_images(shape)):

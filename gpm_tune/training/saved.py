@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from gpm_tune.data import DataConfig
 from gpm_tune.data.fingerprint import described, digest
 from gpm_tune.errors import OtherDataError, UserError
-from gpm_tune.models import ParticleModel, place
+from gpm_tune.models import ParticleModel, to_device
 from gpm_tune.training import checkpoint, fitting
 from gpm_tune.training.checkpoint import Record
 from gpm_tune.training.experiment import Experiment
@@ -95,7 +95,7 @@ def load_model(
     keep_freed_memory()
     limit_threads()
     experiment, model = _load(folder, torch.device(device), weights)
-    return experiment, place(model, device).eval()
+    return experiment, to_device(model, device).eval()
 
 
 def _load(

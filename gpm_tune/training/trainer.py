@@ -18,9 +18,9 @@ from gpm_tune.data.dataset import Batches
 from gpm_tune.data.fingerprint import read
 from gpm_tune.errors import DivergedError, UserError
 from gpm_tune.metrics import ImageMetrics, PointMetrics
-from gpm_tune.models import GeneratorModel, ParticleModel, Sampling, place
+from gpm_tune.models import GeneratorModel, ParticleModel, SamplingOptions, to_device
 from gpm_tune.models.flow import Denoise, FlowInputs, Terms, evaluating
-from gpm_tune.models.particle_model import ITS_OWN
+from gpm_tune.models.particle_model import DEFAULT_SAMPLING
 from gpm_tune.training import checkpoint, fitting
 from gpm_tune.training.experiment import Experiment, OptimizerConfig
 from gpm_tune.training.machine import Machine, has_bfloat16, keep_freed_memory, limit_threads
@@ -108,7 +108,7 @@ class Trainer:
         with torch.random.fork_rng():
             torch.manual_seed(experiment.seed)
             model = experiment.model.build(experiment.data.shape, inputs)
-        return place(model, self.device)
+        return to_device(model, self.device)
 
     def _build_optimizers(self) -> dict[str, torch.optim.Adam]:
         """One for each part of the model, flow and generator, that has parameters which are not frozen."""
@@ -215,8 +215,9 @@ class Trainer:
     def _evaluate(self) -> Evaluation:
         """Measure the model at every NFE asked for, with the same particles at each evaluation."""
         rng = torch.Generator(self.device).manual_seed(self.experiment.seed)
-        how, at_once = Sampling(nfe=self.experiment.evaluation.nfe), self.experiment.evaluation.batch_size
-        sets = draw(self.evaluated_model, self._samples, rng, how, at_once=at_once)
+        asked = self.experiment.evaluation
+        options = SamplingOptions(nfe=asked.nfe)
+        sets = draw(self.evaluated_model, self._samples, rng, options, at_once=asked.batch_size)
         metrics: dict[str, float] = {}
         for nfe, samples in sets.items():
             for name, value in self._metrics(samples).items():
@@ -381,7 +382,7 @@ def draw(
     model: ParticleModel,
     count: int,
     rng: torch.Generator,
-    how: Sampling = ITS_OWN,
+    options: SamplingOptions = DEFAULT_SAMPLING,
     *,
     at_once: int = SAMPLED_AT_ONCE,
 ) -> dict[int, Tensor]:
@@ -392,6 +393,6 @@ def draw(
     parts: dict[int, list[Tensor]] = {}
     with evaluating(model):
         for start in range(0, count, at_once):
-            for cost, x in model.sample(min(at_once, count - start), rng, how):
+            for cost, x in model.sample(min(at_once, count - start), rng, options):
                 parts.setdefault(cost, []).append(x)
     return {cost: torch.cat(x) for cost, x in parts.items()}

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gpm_tune.models import GANConfig, GeneratorModel, KernelFlowConfig, Sampling
+from gpm_tune.models import GANConfig, GeneratorModel, KernelFlowConfig, SamplingOptions
 from gpm_tune.models.flow import FlowInputs
 from gpm_tune.models.flows.adversarial import LOSSES, LossName
 from gpm_tune.models.flows.score import Denoiser, ScoreDifference
@@ -67,7 +67,7 @@ def test_a_fit_leaves_the_generator_without_gradients() -> None:
 
 
 def test_the_nfe_of_a_generator_is_one() -> None:
-    (samples,) = gan().sample(30, rng(), Sampling(steps=3, nfe=(4, 8)))
+    (samples,) = gan().sample(30, rng(), SamplingOptions(steps=3, nfe=(4, 8)))
     assert samples.nfe == 1
     assert samples.x.shape == (30, 2)
 
