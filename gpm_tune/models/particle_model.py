@@ -45,9 +45,19 @@ def to_device(network: Network, device: torch.device | str) -> Network:
 
 
 class ParticleModel(nn.Module, ABC):
-    """What trains and samples alike, whatever the flow, with a generator or without."""
+    """What trains and samples alike, whatever the flow, with a generator or without.
+
+    What differs between kinds of models is asked here.
+    """
 
     origin: Tensor
+    solver: Solver | None = (
+        None  # of the path from noise to samples; None where a generator makes them at once
+    )
+    steps: int = 0  # N, of that path's grid; 0 without a path
+    any_grid: bool = False  # whether fewer evaluations mean a coarser grid, not to stop early
+    time: str = ""  # what the grid counts: t, or sigma
+    flow_steps: int = 1  # fits of the flow's network per step of the generator
 
     def __init__(self, flow: Flow, shape: tuple[int, ...]) -> None:
         super().__init__()
@@ -55,9 +65,29 @@ class ParticleModel(nn.Module, ABC):
         # Where the model is: device, dtype and shape of its samples.
         self.register_buffer("origin", torch.zeros(shape), persistent=False)
 
+    @property
+    def parts(self) -> dict[str, nn.Module]:
+        """What is trained, each part by an optimiser of its own."""
+        return {"flow": self.flow}
+
+    @property
+    def solver_name(self) -> str:
+        """What samples: the solver, or the generator."""
+        return "generator" if self.solver is None else self.solver.name
+
     def fit(self, real: Tensor, rng: torch.Generator) -> Terms:
         """The terms of the flow's loss on a real batch (B, *shape); their sum is to be minimised."""
         return self.flow.fit(real, lambda: self.particles(len(real), rng), rng)
+
+    def generator_loss(self, n: int, rng: torch.Generator) -> Terms:
+        """The terms of the generator's loss on n of its samples; none without a generator."""
+        del n, rng
+        return {}
+
+    def grid(self, steps: int | None = None) -> list[float]:
+        """The times, or noise levels, of the path in so many steps, or in N; none without a path."""
+        del steps
+        return []
 
     @abstractmethod
     def particles(self, n: int, rng: torch.Generator) -> Particles:
@@ -69,10 +99,22 @@ class ParticleModel(nn.Module, ABC):
         """Shape of the standard normal noise from which one sample is made."""
 
     @abstractmethod
+    def process(
+        self, noise: Tensor, rng: torch.Generator, options: SamplingOptions = DEFAULT_SAMPLING
+    ) -> Iterator[Samples]:
+        """How samples come about from noise (n, *noise_shape): the last state is what they are.
+
+        A path begins with the prior's particles, at NFE 0; a generator's samples are there at once.
+        """
+
     def transport(
         self, noise: Tensor, rng: torch.Generator, options: SamplingOptions = DEFAULT_SAMPLING
     ) -> list[Samples]:
-        """Samples made from noise (n, *noise_shape): one entry per NFE that came out, ascending."""
+        """Samples made from noise (n, *noise_shape): one entry per NFE that came out, ascending.
+
+        Those at lower NFE come from stopping on the way (Figure 7a).
+        """
+        return list(last_within(self.process(noise, rng, options), (*options.nfe, None)))
 
     def noise(self, n: int, rng: torch.Generator) -> Tensor:
         """Standard normal noise for n samples: (n, *noise_shape)."""
@@ -98,12 +140,16 @@ class GeneratorModel(ParticleModel):
         self.latent = latent
         self.flow_steps = flow_steps
 
-    def generator_loss(self, n: int, rng: torch.Generator) -> Tensor:
+    @property
+    def parts(self) -> dict[str, nn.Module]:
+        """The flow, and the generator that follows it."""
+        return {"flow": self.flow, "generator": self.generator}
+
+    def generator_loss(self, n: int, rng: torch.Generator) -> Terms:
         """-⟨g(z), ∇h(g(z)).detach()⟩, summed over dimensions, averaged over n samples (12)(25)."""
         x = self._generate(self.noise(n, rng))
         direction = self.flow.direction(x.detach(), None, rng)
-        loss: Tensor = -(x * direction).flatten(1).sum(1).mean()
-        return loss
+        return {"generator": -(x * direction).flatten(1).sum(1).mean()}
 
     def particles(self, n: int, rng: torch.Generator) -> Particles:
         """g(z)."""
@@ -120,14 +166,14 @@ class GeneratorModel(ParticleModel):
         """z ~ N(0, I)."""
         return (self.latent,)
 
-    def transport(
+    def process(
         self, noise: Tensor, rng: torch.Generator, options: SamplingOptions = DEFAULT_SAMPLING
-    ) -> list[Samples]:
+    ) -> Iterator[Samples]:
         """g(z), for one evaluation of the generator per sample, whatever is asked for besides."""
         del rng, options
         with count_evaluations(self.generator) as counter, torch.no_grad():
             x = self.generator(noise)
-        return [Samples(counter.nfe(len(noise)), x)]
+        return iter([Samples(counter.nfe(len(noise)), x)])
 
 
 class GaussianPrior(Config):
@@ -148,6 +194,7 @@ class UniformTime:
     eta: float
     prior: GaussianPrior
     any_grid: bool = False  # else the flow was fitted on its grid: fewer evaluations mean to stop early
+    name = "t"
 
     @property
     def rate(self) -> float:
@@ -164,6 +211,7 @@ class NoiseLevels:
     """Particles move by dx = -σ s(x; σ) dσ (8) along decreasing noise levels, from N(0, σ_max² I)."""
 
     noise: NoiseRange
+    name = "sigma"
     rate = -1.0  # dx/dσ in units of ∇h = σ s(x; σ)
     any_grid = True  # the flow knows every noise level: fewer evaluations mean a coarser grid
 
@@ -180,6 +228,8 @@ class NoiseLevels:
 class FreeParticleModel(ParticleModel):
     """A flow without generator (PM): each particle follows it from the prior to the data (1)."""
 
+    solver: Solver
+
     def __init__(
         self,
         flow: Flow,
@@ -193,6 +243,12 @@ class FreeParticleModel(ParticleModel):
         self.schedule = schedule
         self.solver = solver
         self.steps = steps
+        self.any_grid = schedule.any_grid
+        self.time = schedule.name
+
+    def grid(self, steps: int | None = None) -> list[float]:
+        """From the prior to the data."""
+        return self.schedule.grid(self.steps if steps is None else steps)
 
     def velocity(self, x: Tensor, tau: Tensor, rng: torch.Generator) -> Tensor:
         """dx/dτ at particles x (B, *shape) and times, or noise levels, τ (B,)."""
@@ -202,7 +258,7 @@ class FreeParticleModel(ParticleModel):
         """Particles stopped at random times k/N, k ~ U{0, …, N-1} (Algorithm 3)."""
         start = self._start(self.noise(n, rng))
         stops = torch.randint(self.steps, (n,), device=rng.device, generator=rng)
-        grid = self.schedule.grid(self.steps)
+        grid = self.grid()
         x = self.solver.until(lambda y, t: self.velocity(y, t, rng), start, grid, stops, rng)
         return Particles(x, torch.tensor(grid, dtype=x.dtype, device=stops.device)[stops].to(x.device))
 
@@ -223,13 +279,13 @@ class FreeParticleModel(ParticleModel):
         Where the flow knows every grid, lower NFE come from coarser grids, unless `options.steps` fixes the
         grid; else from stopping on the way (Figure 7a).
         """
-        if not self.schedule.any_grid or options.steps is not None:
-            return self._states(noise, rng, options)
+        if not self.any_grid or options.steps is not None:
+            return super().transport(noise, rng, options)
         found: dict[int, Tensor] = {}
         solver = options.solver or self.solver
         lengths = {length for k in options.nfe if 0 < (length := solver.steps(k)) < self.steps}
         for length in sorted({*lengths, self.steps}):
-            (end,) = self._states(noise, rng, SamplingOptions(solver, length))
+            (end,) = super().transport(noise, rng, SamplingOptions(solver, length))
             found[end.nfe] = end.x
         return [Samples(cost, x) for cost, x in found.items()]
 
@@ -242,17 +298,13 @@ class FreeParticleModel(ParticleModel):
         """
         x, rows = self._start(noise), 0
         yield Samples(0, x)
-        grid = self.schedule.grid(self.steps if options.steps is None else options.steps)
+        grid = self.grid(options.steps)
         path = (options.solver or self.solver).path(lambda y, tau: self.velocity(y, tau, rng), x, grid, rng)
         for _ in grid[1:]:
             with count_evaluations(self.flow.network) as counter:  # not of what others do between the steps
                 x = next(path)
             rows += counter.rows
             yield Samples(round(rows / len(x)), x)
-
-    def _states(self, noise: Tensor, rng: torch.Generator, options: SamplingOptions) -> list[Samples]:
-        """The particles at the last states that the NFE asked for allow, and at the end of the grid."""
-        return list(last_within(self.process(noise, rng, options), (*options.nfe, None)))
 
 
 def last_within(path: Iterable[Samples], asked: Sequence[int | None]) -> Iterator[Samples]:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from gpm_tune.config import MAX_SAMPLING_STEPS, nearest
 from gpm_tune.errors import UserError
-from gpm_tune.models import FreeParticleModel, ParticleModel, Samples, SamplingOptions
+from gpm_tune.models import ParticleModel, Samples, SamplingOptions
 from gpm_tune.sampling.interpolation import INTERPOLATIONS
 from gpm_tune.sampling.solvers import Solver, SolverConfig
 from gpm_tune.training.experiment import Experiment
@@ -40,14 +40,14 @@ class ModelSampler:
 
     def check(self) -> None:
         """Raise UserError where the model cannot be sampled like this."""
-        if not isinstance(self.model, FreeParticleModel):
+        if not self.model.steps:
             self._check_generator()
             return
         name, valid = self.experiment.model.name, self.experiment.model.solvers
         if self.solver is not None and self.solver not in valid:
             raise UserError(f"model '{name}' has no solver '{self.solver}'; {nearest(self.solver, valid)}")
         trained = self.model.steps
-        if not self.model.schedule.any_grid:
+        if not self.model.any_grid:
             if self.steps not in (None, trained):
                 raise UserError(
                     f"model '{name}' knows the grid of {trained} sampling steps only, not one of "
@@ -59,7 +59,8 @@ class ModelSampler:
                     f"trained on; valid: 1 to {trained}"
                 )
             return
-        if self.nfe is not None and self._solver().steps(self.nfe) < 1:
+        solver = self._solver()
+        if solver is not None and self.nfe is not None and solver.steps(self.nfe) < 1:
             raise UserError(f"NFE {self.nfe} does not suffice for a step of solver '{self.solver_name}'")
         steps = self.sampling_steps
         if steps is not None and not 1 <= steps <= MAX_SAMPLING_STEPS:
@@ -79,19 +80,16 @@ class ModelSampler:
     @property
     def solver_name(self) -> str:
         """What samples: the solver, or the generator."""
-        if not isinstance(self.model, FreeParticleModel):
-            return "generator"
-        return self.solver or self.model.solver.name
+        return self.solver or self.model.solver_name
 
     @property
     def sampling_steps(self) -> int | None:
         """N of the grid; None for a generator."""
         return self.options.steps
 
-    def _solver(self) -> Solver:
+    def _solver(self) -> Solver | None:
         """The solver asked for; with the experiment's options where it is the model's own."""
-        assert isinstance(self.model, FreeParticleModel)
-        if self.solver in (None, self.model.solver.name):
+        if self.solver in (None, self.model.solver_name):
             return self.model.solver
         adapter: TypeAdapter[Solver] = TypeAdapter(SolverConfig)
         return adapter.validate_python({"name": self.solver})
@@ -124,7 +122,7 @@ class ModelSampler:
         """
         self.check()
         model = self.model
-        if not isinstance(model, FreeParticleModel):
+        if not model.steps:
             raise UserError(
                 f"model '{self.experiment.model.name}' has no process of generation: a single evaluation "
                 "of its generator turns noise of another shape into a sample"
@@ -156,13 +154,12 @@ class ModelSampler:
     @property
     def options(self) -> SamplingOptions:
         """As the model takes it; nothing is simulated beyond what is asked for."""
-        if not isinstance(self.model, FreeParticleModel):
-            return SamplingOptions()
         solver = self._solver()
-        if self.model.schedule.any_grid and self.steps is None and self.nfe is not None:
+        if solver is not None and self.model.any_grid and self.steps is None and self.nfe is not None:
             return SamplingOptions(solver, solver.steps(self.nfe))
         stops = (self.nfe,) if self.nfe is not None else ()
-        return SamplingOptions(solver, self.model.steps if self.steps is None else self.steps, stops)
+        own_steps = self.model.steps or None
+        return SamplingOptions(solver, own_steps if self.steps is None else self.steps, stops)
 
 
 def interpolate(sampler: ModelSampler, *, rows: int, columns: int, seed: int, method: str) -> Samples:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from gpm_tune.data import Dataset
-from gpm_tune.models import GeneratorModel, to_device
+from gpm_tune.models import to_device
 from gpm_tune.models.flow import Denoise
 from gpm_tune.training.description import untrained_teacher
 from gpm_tune.training.experiment import Experiment
@@ -95,7 +95,7 @@ class Profiler(Trainer):
 
     def time_steps(self) -> float:
         """Median seconds per step, over rounds of as many steps as a generator's turn takes."""
-        turn = self.model.flow_steps if isinstance(self.model, GeneratorModel) else 1
+        turn = self.model.flow_steps
 
         def take_turn() -> None:
             for _ in range(turn):

@@ -20,7 +20,7 @@ from gpm_tune.data import to_float
 from gpm_tune.data.fingerprint import described, fingerprint, read
 from gpm_tune.errors import OtherDataError, UserError
 from gpm_tune.metrics import ImageQuality, PointQuality, Quality
-from gpm_tune.models import FreeParticleModel, Samples
+from gpm_tune.models import Samples
 from gpm_tune.models.flow import evaluating
 from gpm_tune.models.particle_model import last_within
 from gpm_tune.training import checkpoint
@@ -84,8 +84,6 @@ class Simulation:
     def states(self, n: int, rng: torch.Generator) -> Iterator[Samples]:
         """n samples (n, *shape) at the highest NFE that each of those asked for allows, ascending."""
         model = self.sampler.model
-        if not isinstance(model, FreeParticleModel):
-            return iter(model.sample(n, rng))
         return last_within(model.process(model.noise(n, rng), rng, self.sampler.options), self.asked)
 
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from gpm_tune.errors import UserError
 from gpm_tune.models.flow import Denoise
-from gpm_tune.models.flows.score import DataScore
 from gpm_tune.paths import expand
 from gpm_tune.training import checkpoint
 from gpm_tune.training.experiment import Experiment
@@ -73,8 +71,7 @@ def load_teacher(
     if folder is None:
         return None
     _, model = load_model(folder, device)
-    denoiser = cast("DataScore", model.flow).network
-    return freeze(denoiser.train(experiment.model.teacher_dropout))
+    return freeze(model.flow.network.train(experiment.model.teacher_dropout))
 
 
 def freeze(denoiser: nn.Module) -> Denoise:
