@@ -25,7 +25,7 @@ from benchmarks.machine import finish
 from benchmarks.straightforward import straightforward
 from benchmarks.table import Row, Table
 from gpm_tune.training import Experiment
-from gpm_tune.training.description import describe
+from gpm_tune.training.description import build_empty, describe
 from gpm_tune.training.machine import peak_memory
 from gpm_tune.training.profiling import Profiler
 
@@ -37,8 +37,7 @@ Step = Callable[[], Any]
 
 def turn_of(experiment: Experiment) -> int:
     """Iterations that a generator's step belongs to."""
-    model: Any = experiment.model
-    return getattr(model, "score_steps", None) or getattr(model, "discriminator_steps", None) or 1
+    return build_empty(experiment)[0].flow_steps
 
 
 def ours(precision: str) -> Callable[[Experiment, str], Step]:
