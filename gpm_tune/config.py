@@ -11,10 +11,10 @@ from pydantic.config import JsonDict
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
-WIDEST = 2**14  # units of a layer, or size of a vector: what is beyond is taken for a slip
-MOST_STEPS = 10_000  # of sampling, likewise
-GREATEST = 1e6  # of quantities that are squared, likewise
-SMALLEST = 1e-6  # of quantities that are squared and divided by, likewise
+MAX_WIDTH = 2**14  # units of a layer, or size of a vector: what is beyond is taken for a slip
+MAX_SAMPLING_STEPS = 10_000  # of sampling, likewise
+MAX_MAGNITUDE = 1e6  # of quantities that are squared, likewise
+MIN_MAGNITUDE = 1e-6  # of quantities that are squared and divided by, likewise
 SEEDS = 2**32  # how many there are, from 0: what NumPy takes, and torch with a step beside it
 Seed = Annotated[int, Field(ge=0, lt=SEEDS)]
 NUMBERS = (int, float, int | None, float | None)

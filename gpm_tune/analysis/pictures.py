@@ -16,7 +16,7 @@ from torch import Tensor
 from gpm_tune.analysis.figures import COLORS, STYLE
 from gpm_tune.analysis.subjects import Subject, all_that_can_be_had
 from gpm_tune.errors import UserError
-from gpm_tune.training.generation import Sampler, interpolate, load_sampler
+from gpm_tune.training.generation import ModelSampler, interpolate, load_sampler
 from gpm_tune.training.pictures import frame, tile
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class Shown:
     """A trained model that is sampled for a figure."""
 
     subject: Subject
-    sampler: Sampler
+    sampler: ModelSampler
     real: Tensor | None  # points of the data (n, 2); None for images
 
     def simulated(self, n: int) -> int:

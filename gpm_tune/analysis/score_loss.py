@@ -24,7 +24,6 @@ from gpm_tune.config import nearest
 from gpm_tune.errors import DivergedError, UserError
 from gpm_tune.interrupts import interruptible
 from gpm_tune.metrics import ImageMetrics, PointMetrics
-from gpm_tune.models import ScoreGANConfig
 from gpm_tune.study.definition import space
 from gpm_tune.study.storage.home import Home
 from gpm_tune.study.storage.locks import only_once
@@ -45,7 +44,7 @@ def with_score_steps(origin: Origin, score_steps: int, updates: int) -> Experime
     What evaluations need is not loaded: none is made. Raises UserError where it is no Score GAN.
     """
     experiment = origin.experiment
-    if not isinstance(experiment.model, ScoreGANConfig):
+    if not experiment.model.scores_generated:
         raise UserError(
             f"{origin.name}: a '{experiment.model.name}' has no score of the generated distribution; "
             "give a 'score_gan'"
@@ -67,8 +66,6 @@ def follow(
     generator_updates, score_steps (made since the update, before the loss was taken), loss (their mean),
     standard_error, repeats. Raises UserError where data or teacher cannot be had.
     """
-    assert isinstance(experiment.model, ScoreGANConfig)
-    k = experiment.model.score_steps
     folder = kept_in(experiment, home)
     note = note_of_other_data(folder, experiment.data)
     if note:
@@ -76,6 +73,7 @@ def follow(
     frames = []
     with only_once(f"the training in {folder}", folder):
         trainer = start(experiment, home, device)
+        k = trainer.model.flow_steps
         for count in sorted(set(updates)):
             place = reach(trainer, count * k, folder)
             losses = np.array([_score_steps(trainer, place, seed + i, k) for i in range(repeats)])
@@ -144,7 +142,7 @@ def rates(score: float, generator: float) -> str:
 def learning_rates(experiment: Experiment) -> tuple[float, float]:
     """Of the score of the generated distribution, and of the generator."""
     training = experiment.training
-    return training.optimizer.lr, (training.generator_optimizer or training.optimizer).lr
+    return training.optimizer_of("flow").lr, training.optimizer_of("generator").lr
 
 
 def draw_losses(losses: pd.DataFrame, name: str) -> Figure:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from gpm_tune.errors import UnknownError, UserError
-from gpm_tune.models import FreeParticleModel, model_classes
+from gpm_tune.models import model_classes
 from gpm_tune.plugins import name_of
 from gpm_tune.study.accounts.runs import checkpoints_of
 from gpm_tune.study.storage.home import Home
@@ -47,13 +47,13 @@ class Subject:
     def sampling_steps(self) -> int:
         """N of the model's own grid; 0 for a generator."""
         model, _ = build_empty(self.experiment)
-        return model.steps if isinstance(model, FreeParticleModel) else 0
+        return model.steps
 
     @property
     def any_grid(self) -> bool:
         """Whether the model knows every grid, so that each NFE may have its own."""
         model, _ = build_empty(self.experiment)
-        return isinstance(model, FreeParticleModel) and model.schedule.any_grid
+        return model.any_grid
 
     @property
     def unseeded(self) -> str:

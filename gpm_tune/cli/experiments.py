@@ -31,7 +31,7 @@ from gpm_tune.cli.common import (
 from gpm_tune.cli.output import output
 
 if TYPE_CHECKING:
-    from gpm_tune.training.generation import Sampler
+    from gpm_tune.training.generation import ModelSampler
 
 RunArgument = Annotated[
     str,
@@ -230,7 +230,7 @@ def _weights(folder: Path) -> dict[str, object]:
 
 def _sampler(
     folder: Path, nfe: int | None, solver: str | None, steps: int | None, device: str | None
-) -> Sampler:
+) -> ModelSampler:
     """The best weights of a checkpoint, on the device that was chosen."""
     from gpm_tune.training.generation import load_sampler
     from gpm_tune.training.machine import choose_device

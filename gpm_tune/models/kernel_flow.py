@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from gpm_tune.config import GREATEST, INFERENCE_ONLY, MOST_STEPS, WIDEST
+from gpm_tune.config import INFERENCE_ONLY, MAX_MAGNITUDE, MAX_SAMPLING_STEPS, MAX_WIDTH
 from gpm_tune.models.configuration import ParticleModelConfig, TaxonomyRow
 from gpm_tune.models.flow import NO_INPUTS, FlowInputs
 from gpm_tune.models.flows.kernel import MMD, AnyFunctional, KernelFlow
@@ -51,14 +51,14 @@ class KernelFlowConfig(ParticleModelConfig):
     sampling_steps: int = Field(
         100,
         ge=1,
-        le=MOST_STEPS,
+        le=MAX_SAMPLING_STEPS,
         description="N: Euler steps, without a generator.",
         json_schema_extra=INFERENCE_ONLY,
     )
     eta: float = Field(
         10.0,
         gt=0,
-        le=GREATEST,
+        le=MAX_MAGNITUDE,
         description="η: the length of the flow, without a generator.",
         json_schema_extra=INFERENCE_ONLY,
     )
@@ -67,7 +67,7 @@ class KernelFlowConfig(ParticleModelConfig):
         description="Where particles start, without a generator.",
         json_schema_extra=INFERENCE_ONLY,
     )
-    latent: int = Field(128, ge=1, le=WIDEST, description="Dimension of z ~ N(0, I), with a generator.")
+    latent: int = Field(128, ge=1, le=MAX_WIDTH, description="Dimension of z ~ N(0, I), with a generator.")
     generator: GeneratorConfig | None = Field(None, description="The network g(z); null for free particles.")
 
     @property

@@ -6,7 +6,8 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from functools import cached_property
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 from torch import Tensor
@@ -18,7 +19,7 @@ from gpm_tune.documents import reason
 from gpm_tune.errors import UserError
 from gpm_tune.metrics import ImageMetrics, PointMetrics
 from gpm_tune.models import ModelConfig
-from gpm_tune.models.score_gan import TeacherConfig
+from gpm_tune.models.configuration import TeacherConfig
 from gpm_tune.paths import LocalPath
 from gpm_tune.training.objectives import WORDS, Mode, Objective, Reference, derive, direction
 
@@ -66,6 +67,11 @@ class TrainingConfig(Config):
         description="Decay per step of an average of the weights, which is then evaluated, at most "
         "(1 + step) / (10 + step); null for none, as in the paper (D.2).",
     )
+
+    def optimizer_of(self, part: str) -> OptimizerConfig:
+        """The optimiser of a part of the model, `flow` or `generator`."""
+        own = self.generator_optimizer if part == "generator" else None
+        return own or self.optimizer
 
 
 class EvaluationConfig(Config):
@@ -150,9 +156,9 @@ class Experiment(Config):
     @property
     def given_teacher(self) -> TeacherConfig | None:
         """Where the model's teacher is to be had; None for a model without one."""
-        return getattr(self.model, "teacher", None)
+        return self.model.given_teacher
 
-    @property
+    @cached_property
     def teacher(self) -> Experiment | None:
         """The experiment of the denoiser that a Score GAN follows, where it is given by one."""
         given = self.given_teacher
@@ -164,6 +170,12 @@ class Experiment(Config):
             first = error.errors()[0]
             where = ".".join(map(str, ("model.teacher.experiment", *first["loc"])))
             raise ValueError(f"{where}: {reason(first)}") from None
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """As pydantic's; the teacher is that of the copy's model."""
+        copied = super().model_copy(update=update, deep=deep)
+        copied.__dict__.pop("teacher", None)
+        return copied
 
     @property
     def fingerprints(self) -> dict[str, str]:

@@ -45,7 +45,9 @@ class Asker:
     on_note: Callable[[str], object] = _log.warning  # is told where the run goes on if not where it stood
     on_teacher: Callable[[Experiment, EvaluationRecord], object] = _nothing
     check: Callable[[Trainer], object] = _nothing  # raises what speaks against training
-    use_storage: Callable[..., Any] = _at_once  # calls what reads or writes the runs' place, which may be away
+    use_storage: Callable[..., Any] = (
+        _at_once  # calls what reads or writes the runs' place, which may be away
+    )
 
 
 class Training:

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from gpm_tune.data import DataConfig
 from gpm_tune.data.fingerprint import described
 from gpm_tune.errors import OtherDataError, UserError
-from gpm_tune.models import ParticleModel, place
+from gpm_tune.models import ParticleModel, to_device
 from gpm_tune.training import checkpoint, fitting
 from gpm_tune.training.checkpoint import Record
 from gpm_tune.training.experiment import Experiment
@@ -66,7 +66,7 @@ class SavedModel:
         except fitting.MisfitError as error:
             raise checkpoint.damaged(self.folder, error) from error
         model.load_state_dict(state)
-        return place(model, device).eval()
+        return to_device(model, device).eval()
 
     @property
     def record(self) -> Record:

@@ -20,12 +20,12 @@ from gpm_tune.data import to_float
 from gpm_tune.data.fingerprint import described, fingerprint, read
 from gpm_tune.errors import OtherDataError, UserError
 from gpm_tune.metrics import ImageQuality, PointQuality, Quality
-from gpm_tune.models import FreeParticleModel, Samples
+from gpm_tune.models import Samples
 from gpm_tune.models.flow import evaluating
 from gpm_tune.models.particle_model import last_within
 from gpm_tune.training import checkpoint
 from gpm_tune.training.experiment import Experiment
-from gpm_tune.training.generation import Sampler
+from gpm_tune.training.generation import ModelSampler
 from gpm_tune.training.saved import load_model
 from gpm_tune.training.trainer import SAMPLED_AT_ONCE
 from gpm_tune.version import __version__
@@ -78,20 +78,18 @@ class Conditions:
 class Simulation:
     """One run along a grid, and the NFE at which it is looked at; None stands for its end."""
 
-    sampler: Sampler
+    sampler: ModelSampler
     asked: tuple[int | None, ...]
 
     def states(self, n: int, rng: torch.Generator) -> Iterator[Samples]:
         """n samples (n, *shape) at the highest NFE that each of those asked for allows, ascending."""
         model = self.sampler.model
-        if not isinstance(model, FreeParticleModel):
-            return iter(model.sample(n, rng))
-        return last_within(model.process(model.noise(n, rng), rng, self.sampler.how), self.asked)
+        return last_within(model.process(model.noise(n, rng), rng, self.sampler.options), self.asked)
 
 
-def plan(samplers: Sequence[Sampler]) -> list[Simulation]:
+def plan(samplers: Sequence[ModelSampler]) -> list[Simulation]:
     """The fewest simulations that serve these requests: those with the same solver and grid share one."""
-    shared: dict[tuple[str, int | None], list[Sampler]] = {}
+    shared: dict[tuple[str, int | None], list[ModelSampler]] = {}
     for sampler in samplers:
         shared.setdefault((sampler.solver_name, sampler.sampling_steps), []).append(sampler)
     return [Simulation(group[0], tuple(sampler.nfe for sampler in group)) for group in shared.values()]
@@ -119,7 +117,7 @@ def evaluate(
     check_split(conditions.split)
     experiment, model = load_model(folder, device)
     wanted = [(solver, n) for solver in (solvers or (None,)) for n in (nfe or (None,))]
-    samplers = [Sampler(experiment, model, n, solver, steps, folder) for solver, n in wanted]
+    samplers = [ModelSampler(experiment, model, n, solver, steps, folder) for solver, n in wanted]
     for sampler in samplers:
         sampler.check()
     data = _look_at_data(folder, experiment)

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 import torch
 from torch import Tensor, nn
 
 from gpm_tune.errors import UserError
 from gpm_tune.models.flow import Denoise
-from gpm_tune.models.flows.score import DataScore
 from gpm_tune.training.experiment import Experiment
 from gpm_tune.training.saved import SavedModel, refuse_other_data
 
@@ -28,7 +25,7 @@ def load_teacher(
     if teacher is None:
         raise UserError("model.teacher: it has not been trained yet")
     refuse_other_data(teacher.folder, teacher.record, experiment.data, data)
-    denoiser = cast("DataScore", teacher.load(device).flow).network
+    denoiser = teacher.load(device).flow.network
     return freeze(denoiser.train(experiment.model.teacher_dropout))
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from gpm_tune.data import Dataset, to_float
@@ -18,11 +18,11 @@ from gpm_tune.data.dataset import Batches
 from gpm_tune.data.fingerprint import read
 from gpm_tune.errors import DivergedError
 from gpm_tune.metrics import ImageMetrics, PointMetrics
-from gpm_tune.models import GeneratorModel, ParticleModel, Sampling, place
+from gpm_tune.models import ParticleModel, SamplingOptions, to_device
 from gpm_tune.models.flow import Denoise, FlowInputs, Terms, evaluating
-from gpm_tune.models.particle_model import ITS_OWN
+from gpm_tune.models.particle_model import DEFAULT_SAMPLING
 from gpm_tune.training import checkpoint, fitting
-from gpm_tune.training.experiment import Experiment, OptimizerConfig
+from gpm_tune.training.experiment import Experiment
 from gpm_tune.training.machine import Machine, has_bfloat16, keep_freed_memory, limit_threads
 from gpm_tune.training.objectives import Objective
 from gpm_tune.training.pictures import picture
@@ -107,17 +107,14 @@ class Trainer:
         with torch.random.fork_rng():
             torch.manual_seed(experiment.seed)
             model = experiment.model.build(experiment.data.shape, inputs)
-        return place(model, self.device)
+        return to_device(model, self.device)
 
     def _build_optimizers(self) -> dict[str, torch.optim.Adam]:
         """One for each part of the model, flow and generator, that has parameters which are not frozen."""
         training = self.experiment.training
-        parts: dict[str, tuple[nn.Module, OptimizerConfig]] = {"flow": (self.model.flow, training.optimizer)}
-        if isinstance(self.model, GeneratorModel):
-            parts["generator"] = (self.model.generator, training.generator_optimizer or training.optimizer)
         return {
-            name: torch.optim.Adam(learning, lr=config.lr, betas=config.betas, fused=True)
-            for name, (part, config) in parts.items()
+            name: torch.optim.Adam(learning, **training.optimizer_of(name).model_dump(), fused=True)
+            for name, part in self.model.parts.items()
             if (learning := [parameter for parameter in part.parameters() if parameter.requires_grad])
         }
 
@@ -178,10 +175,10 @@ class Trainer:
         model = self.model
         if "flow" in self._optimizers:
             self.fit_flow()
-        if isinstance(model, GeneratorModel) and (self.step + 1) % model.flow_steps == 0:
+        if "generator" in self._optimizers and (self.step + 1) % model.flow_steps == 0:
             with self._precision():
-                loss = model.generator_loss(self.experiment.training.batch_size, self._rng)
-            self._descend("generator", {"generator": loss})
+                terms = model.generator_loss(self.experiment.training.batch_size, self._rng)
+            self._descend("generator", terms)
         if self._average:
             self._average.update_parameters(model)
         self.step += 1
@@ -214,8 +211,9 @@ class Trainer:
     def _evaluate(self) -> Evaluation:
         """Measure the model at every NFE asked for, with the same particles at each evaluation."""
         rng = torch.Generator(self.device).manual_seed(self.experiment.seed)
-        how, at_once = Sampling(nfe=self.experiment.evaluation.nfe), self.experiment.evaluation.batch_size
-        sets = draw(self.evaluated_model, self._samples, rng, how, at_once=at_once)
+        asked = self.experiment.evaluation
+        options = SamplingOptions(nfe=asked.nfe)
+        sets = draw(self.evaluated_model, self._samples, rng, options, at_once=asked.batch_size)
         metrics: dict[str, float] = {}
         for nfe, samples in sets.items():
             for name, value in self._metrics(samples).items():
@@ -388,7 +386,7 @@ def draw(
     model: ParticleModel,
     count: int,
     rng: torch.Generator,
-    how: Sampling = ITS_OWN,
+    options: SamplingOptions = DEFAULT_SAMPLING,
     *,
     at_once: int = SAMPLED_AT_ONCE,
 ) -> dict[int, Tensor]:
@@ -399,6 +397,6 @@ def draw(
     parts: dict[int, list[Tensor]] = {}
     with evaluating(model):
         for start in range(0, count, at_once):
-            for cost, x in model.sample(min(at_once, count - start), rng, how):
+            for cost, x in model.sample(min(at_once, count - start), rng, options):
                 parts.setdefault(cost, []).append(x)
     return {cost: torch.cat(x) for cost, x in parts.items()}

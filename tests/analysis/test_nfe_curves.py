@@ -144,5 +144,6 @@ def test_stops_reach_the_end_of_every_grid() -> None:
 
 def test_values_of_zero_or_less_have_a_linear_axis() -> None:
     point = {"metric": "kid", "value": -0.1, "error": np.nan, "seeds": 1}
-    points = with_front(pd.DataFrame([measured(**point), measured(**{**point, "nfe": 2, "value": 1.0})]))
+    rows = [measured(**point), measured(**{**point, "nfe": 2, "value": 1.0})]
+    points = with_front(pd.DataFrame(rows), [])
     assert draw(points).axes[0].get_yscale() == "linear"

@@ -12,7 +12,7 @@ import torch
 from examples import IMAGE_MODELS, IMAGES, MODELS, experiment_of
 from torch import Tensor, nn
 
-from gpm_tune.models import ParticleModel, place
+from gpm_tune.models import ParticleModel, to_device
 from gpm_tune.training import Experiment, Trainer, checkpoint
 from gpm_tune.training.pretraining import train_teacher
 
@@ -38,7 +38,7 @@ def gradients(model: ParticleModel, real: Tensor, network: nn.Module) -> list[Te
 def test_the_memory_format_changes_no_gradient(name: str) -> None:
     experiment = on_images(name)
     plain = experiment.model.build(experiment.data.shape).double()
-    placed = place(copy.deepcopy(plain), "cpu")
+    placed = to_device(copy.deepcopy(plain), "cpu")
     convolutions = [module for module in placed.modules() if isinstance(module, nn.Conv2d)]
     assert any(not m.weight.is_contiguous() for m in convolutions), "weights are in another format"
     real = torch.rand(6, *experiment.data.shape, dtype=torch.float64) * 2 - 1

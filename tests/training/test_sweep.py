@@ -16,7 +16,7 @@ from gpm_tune.errors import UserError
 from gpm_tune.metrics import PointMetrics
 from gpm_tune.models import Samples
 from gpm_tune.training import Trainer, sweep
-from gpm_tune.training.generation import Sampler, load_sampler
+from gpm_tune.training.generation import ModelSampler, load_sampler
 from gpm_tune.training.sweep import Conditions, Measurement, evaluate, last_within, plan
 
 
@@ -49,7 +49,7 @@ def test_nothing_is_simulated_beyond_the_last_nfe() -> None:
 def test_early_stops_share_one_simulation_and_grids_of_their_own_do_not(runs: dict[str, Path]) -> None:
     def simulations(run: str, **how: Any) -> list[tuple[int | None, ...]]:
         whole = load_sampler(runs[run])
-        samplers = [Sampler(whole.experiment, whole.model, n, **how) for n in (1, 2, 4)]
+        samplers = [ModelSampler(whole.experiment, whole.model, n, **how) for n in (1, 2, 4)]
         return [simulation.asked for simulation in plan(samplers)]
 
     assert simulations("discr_flow") == [(1, 2, 4)]

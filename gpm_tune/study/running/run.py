@@ -228,7 +228,9 @@ def _run_trials(study: Study, home: Home, address: str, conductor: Conductor, co
 def _hangs(name: str, home: Home) -> str:
     """A folder, of this session, for what is left of processes that hang: on all nodes, or if need be each one's."""
     stored = home.stored(name)
-    place = home.cache / "hangs" / name if stored and locations.is_bucket(stored) else stored or home.study(name)
+    place = (
+        home.cache / "hangs" / name if stored and locations.is_bucket(stored) else stored or home.study(name)
+    )
     return f"{place}/hangs/{time.time_ns()}"
 
 

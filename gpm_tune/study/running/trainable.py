@@ -133,7 +133,9 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
             return self._leaves(sickness, is_sick=True) if sickness else None
         for pause in PAUSES:
             time.sleep(pause)
-            here = look(ray.util.get_node_ip_address(), terms.base.model_dump(mode="json"), storage=terms.storage)
+            here = look(
+                ray.util.get_node_ip_address(), terms.base.model_dump(mode="json"), storage=terms.storage
+            )
             if not here.lacks:
                 break
         refusal = misfit(terms.expected, here)

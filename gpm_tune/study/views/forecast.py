@@ -21,7 +21,7 @@ from gpm_tune.study.storage.home import Home
 from gpm_tune.study.storage.inputs import check_data_here
 from gpm_tune.training import Experiment
 from gpm_tune.training.description import Description, count_costs
-from gpm_tune.training.rehearsal import Pace, measure_pace
+from gpm_tune.training.profiling import Pace, measure_pace
 from gpm_tune.training.teacher import is_trained
 
 TRIALS = 12  # sampled, for the mean of their costs

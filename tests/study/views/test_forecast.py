@@ -12,7 +12,7 @@ from gpm_tune.study.cluster.capacity import Capacity, Growth, Node
 from gpm_tune.study.definition.schedulers import ASHA, HyperBand, Median, NoScheduler
 from gpm_tune.study.storage.home import Home
 from gpm_tune.study.views.forecast import extrapolate, forecast
-from gpm_tune.training.rehearsal import GPUMemory, Pace, measure_pace
+from gpm_tune.training.profiling import GPUMemory, Pace, measure_pace
 
 
 def capacity_of(trials: int) -> Capacity:

@@ -1,4 +1,4 @@
-"""Rehearsal: how long steps and evaluations take on a device, without data and without a trained teacher."""
+"""The pace of an experiment on a device, measured without data and without a trained teacher."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from gpm_tune.data import Dataset
-from gpm_tune.models import GeneratorModel, place
+from gpm_tune.models import to_device
 from gpm_tune.models.flow import Denoise
 from gpm_tune.training.description import untrained_teacher
 from gpm_tune.training.experiment import Experiment
@@ -52,7 +52,7 @@ def measure_pace(experiment: Experiment, device: str, threads: int) -> Pace:
     full = experiment.evaluated_samples
     part = min(full, max(2, experiment.evaluation.batch_size))
     evaluation = experiment.evaluation.model_copy(update={"samples": part})
-    trainer = Rehearsal(experiment.model_copy(update={"evaluation": evaluation}), device=device)
+    trainer = Profiler(experiment.model_copy(update={"evaluation": evaluation}), device=device)
     step = trainer.time_steps() if experiment.training.steps else 0.0
     if trainer.device.type != "cuda":
         return Pace(
@@ -69,7 +69,7 @@ def measure_pace(experiment: Experiment, device: str, threads: int) -> Pace:
     return Pace(gpu.name, step, whole_evaluation, memory)
 
 
-class Rehearsal(Trainer):
+class Profiler(Trainer):
     """A trainer on noise, with an untrained teacher: what it computes is worthless, and takes as long."""
 
     def _load_data(self) -> tuple[Dataset, str]:
@@ -87,11 +87,15 @@ class Rehearsal(Trainer):
 
     def _load_teacher(self, cache: Path | None) -> Denoise | None:
         teacher = untrained_teacher(self.experiment)
-        return super()._load_teacher(cache) if teacher is None else freeze(place(teacher.eval(), self.device))
+        return (
+            super()._load_teacher(cache)
+            if teacher is None
+            else freeze(to_device(teacher.eval(), self.device))
+        )
 
     def time_steps(self) -> float:
         """Median seconds per step, over rounds of as many steps as a generator's turn takes."""
-        turn = self.model.flow_steps if isinstance(self.model, GeneratorModel) else 1
+        turn = self.model.flow_steps
 
         def take_turn() -> None:
             for _ in range(turn):
