@@ -238,8 +238,8 @@ class Lease:
             _create(claim, self._content())
         except FileExistsError:
             claimed = _read(str(claim))
-            if seen is None or not claimed or not self._is_stale(str(claim), claimed):
-                return  # its process goes on
+            if seen is None or claimed is None or not self._is_stale(str(claim), claimed):
+                return  # the process that has created it goes on
         if seen is not None:
             with suppress(FileNotFoundError):
                 if _read(str(path)) == seen:

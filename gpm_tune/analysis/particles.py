@@ -20,7 +20,6 @@ from gpm_tune.models.flow import Flow, evaluating
 from gpm_tune.study.storage.home import Home
 from gpm_tune.training import Trainer
 from gpm_tune.training.description import build_empty
-from gpm_tune.training.saved import load_model
 
 CROWD = 500  # a kernel flow's particles interact: so many are simulated, however few are shown
 DRAWS = 64  # a Score GAN's direction is an expectation over noise, of which this is the mean
@@ -68,7 +67,7 @@ class Scene:
         experiment = self.origin.experiment
         return {
             "run": self.origin.name,
-            "checkpoint": self.origin.checkpoint if self.is_free else None,
+            "checkpoint": (self.origin.saved and self.is_free and str(self.origin.saved.folder)) or None,
             "model": experiment.model.name,
             "solver": self.model.solver_name,
             "sampling_steps": self.steps if self.is_free else None,
@@ -148,8 +147,8 @@ def take(scene: Scene, steps: Sequence[int], home: Home, device: str) -> list[Sn
     origin = scene.origin
     if not scene.is_free:
         return list(over_training(start(origin.experiment, home, device), scene, steps))
-    if origin.checkpoint is not None:
-        _, model = load_model(origin.checkpoint, device)
+    if origin.saved is not None:
+        model = origin.saved.load(device)
     else:
         trainer = start(origin.experiment, home, device)
         train_to(trainer, origin.experiment.training.steps, origin.experiment.training.steps)

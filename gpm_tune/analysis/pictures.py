@@ -51,7 +51,7 @@ class Shown:
         return {
             "label": self.subject.label,
             "run": self.subject.origin,
-            "checkpoint": str(self.subject.folder),
+            "checkpoint": str(self.subject.saved.folder),
             "model": self.subject.model,
             "data": self.subject.experiment.data_label,
             "solver": self.sampler.solver_name,
@@ -78,7 +78,7 @@ def load_shown(subjects: Sequence[Subject], nfe: int | None, device: str) -> lis
 
 def _load(subject: Subject, nfe: int | None, device: str) -> Shown:
     experiment = subject.experiment
-    sampler = load_sampler(subject.folder, nfe=None if experiment.model.has_generator else nfe, device=device)
+    sampler = load_sampler(subject.saved, nfe=None if experiment.model.has_generator else nfe, device=device)
     points = len(experiment.data.shape) == 1
     real = experiment.data.load(experiment.seed).validation[:REAL_POINTS] if points else None
     return Shown(subject, sampler, real)

@@ -39,12 +39,12 @@ def trials(data: StudyData) -> pd.DataFrame:
             "seconds": _own_seconds(trial),
             "gpu_hours": None if data.gpu is None else _own_seconds(trial) * data.gpu / SECONDS_PER_HOUR,
             "reason": trial.reason,
-            "checkpoint": trial.checkpoint,
+            "training_run": trial.run,
         }
         for trial in record.trials
     ]
     columns = [*TRIAL, *record.search, *(goal.metric for goal in record.objectives)]
-    costs = ["nfe", "best_step", "steps", "seconds", "gpu_hours", "reason", "checkpoint"]
+    costs = ["nfe", "best_step", "steps", "seconds", "gpu_hours", "reason", "training_run"]
     return pd.DataFrame(rows, columns=list(dict.fromkeys([*columns, *costs])))
 
 

@@ -6,17 +6,16 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TypeVar
 
 from gpm_tune.errors import UnknownError, UserError
 from gpm_tune.models import model_classes
 from gpm_tune.plugins import name_of
-from gpm_tune.study.accounts.runs import checkpoints_of
+from gpm_tune.study.accounts.runs import models_of
 from gpm_tune.study.storage.home import Home
 from gpm_tune.training import Experiment
 from gpm_tune.training.description import build_empty
-from gpm_tune.training.saved import read_experiment
+from gpm_tune.training.saved import SavedModel
 
 Wanted = TypeVar("Wanted")
 Found = TypeVar("Found")
@@ -30,8 +29,12 @@ class Subject:
 
     label: str  # its name in the figure, unlike any other's
     origin: str  # what the person called it: a study and its trial, a run id, or a folder
-    folder: Path  # its checkpoint
-    experiment: Experiment
+    saved: SavedModel
+
+    @property
+    def experiment(self) -> Experiment:
+        """As what it is sampled and measured."""
+        return self.saved.experiment
 
     @property
     def model(self) -> str:
@@ -105,10 +108,7 @@ def all_that_can_be_had(wanted: Iterable[Wanted], find: Callable[[Wanted], Found
 def _find(home: Home, word: str) -> list[Subject]:
     before, given, after = word.partition("=")
     label, reference = (before, after) if given else ("", word)
-    return [
-        Subject(label, origin, folder, read_experiment(folder))
-        for origin, folder in checkpoints_of(reference, home).items()
-    ]
+    return [Subject(label, origin, saved) for origin, saved in models_of(reference, home).items()]
 
 
 def _distinguish(subjects: list[Subject], replicates: bool) -> list[Subject]:

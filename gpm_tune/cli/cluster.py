@@ -108,8 +108,9 @@ def fetch(
     tracking_uri: TrackingOption = None,
 ) -> None:
     """Bring a study's results here, from a cluster or a storage: its trials, MLflow's runs, checkpoints."""
-    from gpm_tune.study.cluster.fetching import deliver, from_storage
     from gpm_tune.study.cluster.fetching import fetch as fetch_study
+    from gpm_tune.study.cluster.fetching import from_storage
+    from gpm_tune.study.running.publishing import publish_study
     from gpm_tune.study.views.results import plain, report
 
     if checkpoints not in ("best", "all", "none"):
@@ -125,7 +126,7 @@ def fetch(
     else:
         raise UserError("where is the study? Name the cluster's file (--cluster), or its storage (--storage)")
     record = fetch_study(study, place, get, checkpoints=checkpoints)
-    deliver(study, place)
+    publish_study(study, place)
     output.result(plain(record), report(place.optuna_uri, record))
     output.advise(f"in {place.root}; open it in MLflow with", f"  gpm-tune ui --home {place.root}")
 

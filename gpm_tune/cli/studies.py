@@ -252,13 +252,14 @@ def best(
     from gpm_tune.study.accounts.records import read_study
     from gpm_tune.study.views.results import best_plain, best_yaml, trials_table
 
-    record = read_study(home_at(home).optuna_uri, study)
+    place = home_at(home)
+    record = read_study(place.optuna_uri, study)
     data = best_plain(record)
     output.result(
         data,
         [
             trials_table(record, limit=1),
-            f"checkpoint: {data['checkpoint']}, weights of step {data['best_step']}",
+            f"training run: {place.runs.location}/{data['run']}, weights of step {data['best_step']}",
         ],
     )
     if export:

@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, ValidationError, model_validator
 from torch import Tensor
@@ -171,7 +171,7 @@ class Experiment(Config):
             where = ".".join(map(str, ("model.teacher.experiment", *first["loc"])))
             raise ValueError(f"{where}: {reason(first)}") from None
 
-    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Experiment:
         """As pydantic's; the teacher is that of the copy's model."""
         copied = super().model_copy(update=update, deep=deep)
         copied.__dict__.pop("teacher", None)

@@ -18,7 +18,7 @@ from gpm_tune.sampling.interpolation import INTERPOLATIONS
 from gpm_tune.sampling.solvers import Solver, SolverConfig
 from gpm_tune.training.experiment import Experiment
 from gpm_tune.training.pictures import most_images, picture
-from gpm_tune.training.saved import load_model
+from gpm_tune.training.saved import SavedModel
 from gpm_tune.training.trainer import FRAMING, draw
 
 
@@ -28,7 +28,7 @@ class ModelSampler:
 
     nfe: to be spent per sample; None for the model's full NFE. solver: the name of one, or None for
     the model's own. steps: of the grid; None for the model's own, or where there are many grids for
-    the one that fits the NFE. A grid longer than the NFE is left early. checkpoint: where the model is from.
+    the one that fits the NFE. A grid longer than the NFE is left early. saved: where the model is from.
     """
 
     experiment: Experiment
@@ -36,7 +36,7 @@ class ModelSampler:
     nfe: int | None = None
     solver: str | None = None
     steps: int | None = None
-    checkpoint: Path | None = None
+    saved: SavedModel | None = None
 
     def check(self) -> None:
         """Raise UserError where the model cannot be sampled like this."""
@@ -137,7 +137,7 @@ class ModelSampler:
         lost = len(x) - int(x.isfinite().flatten(1).all(1).sum())
         if lost:
             model = f"model '{self.experiment.model.name}'" + (
-                f" of {self.checkpoint}" if self.checkpoint else ""
+                f" of {self.saved.folder}" if self.saved else ""
             )
             advice = "another NFE or solver, or another run" if self.sampling_steps else "another run"
             raise UserError(
@@ -184,15 +184,15 @@ def check_method(method: str) -> None:
 
 
 def load_sampler(
-    folder: Path,
+    saved: SavedModel,
     *,
     nfe: int | None = None,
     solver: str | None = None,
     steps: int | None = None,
     device: str = "cpu",
 ) -> ModelSampler:
-    """A checkpoint's best weights, ready to be sampled. Raises UserError where that is impossible."""
-    sampler = ModelSampler(*load_model(folder, device), nfe, solver, steps, folder)
+    """A trained model, ready to be sampled. Raises UserError where that is impossible."""
+    sampler = ModelSampler(saved.experiment, saved.load(device), nfe, solver, steps, saved)
     sampler.check()
     return sampler
 

@@ -14,10 +14,9 @@ import torch
 from gpm_tune import locations
 from gpm_tune.errors import DivergedError, OtherDataError, UserError
 from gpm_tune.lease import HeldError, Lease
-from gpm_tune.paths import expand
 from gpm_tune.training.experiment import Experiment
 from gpm_tune.training.objectives import Objective
-from gpm_tune.training.run import EvaluationRecord, TrainingRun
+from gpm_tune.training.run import EvaluationRecord, Runs, TrainingRun
 from gpm_tune.training.saved import SavedModel
 from gpm_tune.training.trainer import Evaluation, Trainer
 
@@ -37,11 +36,12 @@ def _nothing(*_: object) -> None:
 class Asker:
     """Who wants a training, and what it is to be told."""
 
-    name: str = "gpm-tune"  # in words, for others who want the same
+    user: str  # the study, or single experiment, as the run's folder notes it
+    name: str  # in words, for others who want the same
     nonce: str | None = None  # of its leases
     predecessors: Collection[str] = ()  # nonces of processes that were lost, whose leases it takes over
     should_stop: Callable[[], bool] = bool
-    on_wait: Callable[[str], object] = _log.warning  # is told who trains the run now
+    on_wait: Callable[[str], None] = _log.warning  # is told who trains the run now
     on_note: Callable[[str], object] = _log.warning  # is told where the run goes on if not where it stood
     on_teacher: Callable[[Experiment, EvaluationRecord], object] = _nothing
     check: Callable[[Trainer], object] = _nothing  # raises what speaks against training
@@ -86,19 +86,19 @@ class Training:
         being finite, OtherDataError where data have changed, LeaseLostError where another process took the
         run over, and UserError where something is missing.
         """
+        self._use(lambda: self.run.create(self.experiment, self._asker.user))
         for record in self._recorded(after):
             yield record
             after = record.step
         if self.is_done or self._asker.should_stop():
             return
-        teacher = self._teacher()
+        teacher = train_teacher(self.experiment, self.run.runs, self._asker, self._device)
         if self._asker.should_stop():
             return
         end = self.experiment.training.steps
         if self._use(lambda: self.run.newest(end)) == end:  # to measure, nobody has to wait
             yield from self._train(teacher, _nothing, after)
             return
-        self._use(lambda: self.run.create(self.experiment))
         lease = Lease(
             f"{self.run.location}/lease.json",
             self._asker.name,
@@ -135,83 +135,76 @@ class Training:
             teacher=teacher,
         )
         self._asker.check(trainer)
-        if not self._use(lambda: self._resume(trainer)):
+        if not self._use(lambda: self._continue(trainer)):
             for evaluation in trainer.judge_anew():
                 record = self._keep(evaluation)
                 if record.step > after:
                     yield record
         while not trainer.done and not self._asker.should_stop():
-            evaluation = trainer.run_interval(self._asker.should_stop)
+            measured = trainer.run_interval(self._asker.should_stop)
             check()
-            record = self._keep(evaluation) if evaluation else None
+            kept = self._keep(measured) if measured else None
             self._use(lambda: self.run.keep_checkpoint(trainer))
-            if record and record.step > after:
-                yield record
+            if kept and kept.step > after:
+                yield kept
 
     def _keep(self, evaluation: Evaluation) -> EvaluationRecord:
         return self._use(lambda: self.run.keep_evaluation(evaluation, self._judge, str(self._device)))
 
-    def _resume(self, trainer: Trainer) -> bool:
-        """Continue from the newest checkpoint that is whole; with none from step 0.
-
-        Returns False where its weights are to be judged anew. Says what had to be passed over.
-        """
-        passed: list[str] = []
-        with tempfile.TemporaryDirectory() as cache:
-            for place in self.run.checkpoints(self.experiment.training.steps):
-                try:
-                    is_own = trainer.restore(locations.local(place, Path(cache)))
-                except OtherDataError:
-                    raise
-                except UserError as error:
-                    passed.append(str(error))
-                else:
-                    where = f"continued from the one before, at step {trainer.step} in {place}"
-                    self._say_passed(passed, where)
-                    known = {record.step for record in self.run.evaluations(self._judge)}
-                    is_judged = is_own and trainer.evaluated_step in known
-                    return is_judged or trainer.best is None
-        self._say_passed(passed, "no earlier one is whole: started again from step 0")
-        return True
-
-    def _say_passed(self, passed: list[str], outcome: str) -> None:
-        if passed:
-            self._asker.on_note("; ".join([*passed, outcome]))
-
-    def _teacher(self) -> SavedModel | None:
-        """The experiment's teacher, trained if it is given by an experiment that is not trained yet."""
-        teacher = self.experiment.teacher
-        if teacher is None:
-            return given_teacher(self.experiment)
-        asker = replace(self._asker, name=f"{self._asker.name}, its teacher", nonce=None, check=_nothing)
-        training = Training(teacher, self.run.runs.of(teacher), asker, device=self._device)
-        try:
-            for record in training.evaluations():
-                self._asker.on_teacher(teacher, record)
-        except DivergedError as error:
-            raise DivergedError(f"the teacher: {error}") from error
-        if not training.is_done:
-            return None
-        return self._use(lambda: training.run.best(teacher))
+    def _continue(self, trainer: Trainer) -> bool:
+        """Continue where the run stands. Returns False where the weights are to be judged anew."""
+        is_own = resume(trainer, self.run, self.experiment.training.steps, self._asker.on_note)
+        known = {record.step for record in self.run.evaluations(self._judge)}
+        return trainer.best is None or (is_own and trainer.evaluated_step in known)
 
     def _use(self, use: Callable[[], T]) -> T:
         used: T = self._asker.use_storage(use)
         return used
 
 
-def given_teacher(experiment: Experiment) -> SavedModel | None:
-    """The teacher that is given by its checkpoint; None where there is none, or it is given otherwise.
+def train_teacher(
+    experiment: Experiment, runs: Runs, asker: Asker, device: torch.device | str
+) -> SavedModel | None:
+    """The experiment's teacher, where it is given by an experiment: trained, unless it is already.
 
-    Raises UserError where it cannot be loaded, or does not fit.
+    None where there is no such teacher, or it is asked to stop before. Raises DivergedError where the
+    teacher's numbers stop being finite, and as `Training.evaluations` does.
     """
-    given = experiment.given_teacher
-    if given is None or given.experiment is not None:
+    teacher = experiment.teacher
+    if teacher is None:
         return None
-    if given.checkpoint is None:
-        raise UserError(f"model.teacher.run: {given.run} is known to MLflow only; give its checkpoint")
-    found = SavedModel.at(expand(given.checkpoint))
+    asker = replace(asker, name=f"{asker.name}, its teacher", nonce=None, check=_nothing)
+    training = Training(teacher, runs.of(teacher), asker, device=device)
     try:
-        experiment.check_teacher(found.experiment)
-    except ValueError as error:
-        raise UserError(f"{found.folder}: {error}") from error
-    return found
+        for record in training.evaluations():
+            asker.on_teacher(teacher, record)
+    except DivergedError as error:
+        raise DivergedError(f"the teacher: {error}") from error
+    best: SavedModel | None = (
+        asker.use_storage(lambda: training.run.best(teacher)) if training.is_done else None
+    )
+    return best
+
+
+def resume(trainer: Trainer, run: TrainingRun, up_to: int, say: Callable[[str], object]) -> bool:
+    """Continue from a run's newest checkpoint up to a step that is whole; with none from step 0.
+
+    say: is told what had to be passed over, and why. Returns whether it was judged as the trainer does.
+    Raises OtherDataError where the data have changed since.
+    """
+    passed: list[str] = []
+    with tempfile.TemporaryDirectory() as cache:
+        for place in run.checkpoints(up_to):
+            try:
+                is_own = trainer.restore(locations.local(place, Path(cache)))
+            except OtherDataError:
+                raise
+            except UserError as error:
+                passed.append(str(error))
+                continue
+            if passed:
+                say(f"{'; '.join(passed)}; continued from the one before, at step {trainer.step} in {place}")
+            return is_own
+    if passed:
+        say(f"{'; '.join(passed)}; no earlier one is whole: started again from step 0")
+    return True

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
@@ -18,6 +17,7 @@ from gpm_tune.models.flow import Denoise
 from gpm_tune.training.description import untrained_teacher
 from gpm_tune.training.experiment import Experiment
 from gpm_tune.training.machine import CUDA_CONTEXT
+from gpm_tune.training.saved import SavedModel
 from gpm_tune.training.teacher import freeze
 from gpm_tune.training.trainer import Trainer
 
@@ -85,13 +85,11 @@ class Profiler(Trainer):
             return torch.randint(256, shape, generator=rng, dtype=torch.uint8)
         return torch.randn(shape, generator=rng)
 
-    def _load_teacher(self, cache: Path | None) -> Denoise | None:
-        teacher = untrained_teacher(self.experiment)
-        return (
-            super()._load_teacher(cache)
-            if teacher is None
-            else freeze(to_device(teacher.eval(), self.device))
-        )
+    def _load_teacher(self, teacher: SavedModel | None) -> Denoise | None:
+        untrained = untrained_teacher(self.experiment)
+        if untrained is None:
+            return super()._load_teacher(teacher)
+        return freeze(to_device(untrained.eval(), self.device))
 
     def time_steps(self) -> float:
         """Median seconds per step, over rounds of as many steps as a generator's turn takes."""

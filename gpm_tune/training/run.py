@@ -5,6 +5,7 @@ runs/edm-mnist-1a2b3c4d5e6f/
   evaluations/step_…    a JSON object each: what was measured at a step, and by which judge
   checkpoints/step_…    states of the one trajectory: the newest few, and where trainings came to their end
   samples/step_….png
+  users/                an empty file for each study, or single experiment, that needs the run
   lease.json            who writes here now
 
 A judge is how samples are made and measured, and the objective by which the best weights are chosen.
@@ -93,17 +94,26 @@ class TrainingRun:
         self.location = f"{runs.location}/{name}"
         self._records: dict[str, EvaluationRecord] = {}  # by file: they never change
 
-    def create(self, experiment: Experiment) -> None:
-        """Make the folder, unless it is there.
+    def create(self, experiment: Experiment, user: str) -> None:
+        """Make the folder, unless it is there, and note who uses it: deletion asks all users.
 
-        Raises UserError where it is another training's, OSError where the folder of all runs is not there.
+        Raises OSError where the folder of all runs is not there.
         """
         place = self.runs.location
         if not (locations.is_bucket(place) or locations.exists(place)):  # it may be on a disk that is away
             raise FileNotFoundError(f"{place} is not there")
-        file = f"{self.location}/experiment.yaml"
-        if not locations.exists(file):
-            locations.write(file, as_yaml(experiment.model_dump(mode="json")).encode())
+        text = as_yaml(experiment.model_dump(mode="json"))
+        for file, content in (("experiment.yaml", text), (f"users/{user}", "")):
+            if not locations.exists(f"{self.location}/{file}"):
+                locations.write(f"{self.location}/{file}", content.encode())
+
+    def leave(self, user: str) -> None:
+        """Delete the run, unless others use it, too."""
+        users = locations.children(f"{self.location}/users")
+        if users == [user]:
+            locations.delete(self.location)
+        elif user in users:
+            locations.delete_file(f"{self.location}/users/{user}")
 
     def evaluations(self, judge: str) -> list[EvaluationRecord]:
         """What one judge has measured, by step."""
@@ -132,7 +142,7 @@ class TrainingRun:
         before = self._read(f"{name}.json")
         if before:
             return before
-        locations.write(f"{self.location}/samples/{name}.png", evaluation.picture)
+        locations.write(self.picture(evaluation.step, judge), evaluation.picture)
         record = EvaluationRecord(
             step=evaluation.step,
             judge=judge,
@@ -144,14 +154,19 @@ class TrainingRun:
         self._records[f"{name}.json"] = record
         return record
 
-    def picture(self, record: EvaluationRecord) -> bytes:
-        """The samples of an evaluation, as a PNG."""
-        return locations.read(f"{self.location}/samples/{_step(record.step)}-{record.judge}.png")
+    def picture(self, step: int, judge: str) -> str:
+        """Where the samples of an evaluation are, as a PNG."""
+        return f"{self.location}/samples/{_step(step)}-{judge}.png"
 
-    def checkpoints(self, up_to: int) -> list[str]:
-        """The checkpoints up to a step, newest first, damaged ones included."""
-        names = locations.children(f"{self.location}/checkpoints")
-        return [f"{self.location}/checkpoints/{name}" for name in reversed(names) if name <= _step(up_to)]
+    def checkpoints(self, up_to: int | None = None) -> list[str]:
+        """The checkpoints, up to a step, newest first, damaged ones included."""
+        names = reversed(locations.children(f"{self.location}/checkpoints"))
+        found = [name for name in names if up_to is None or name <= _step(up_to)]
+        return [f"{self.location}/checkpoints/{name}" for name in found]
+
+    def checkpoint(self, step: int) -> str:
+        """Where the checkpoint of a step is, if there is one."""
+        return f"{self.location}/checkpoints/{_step(step)}"
 
     def newest(self, up_to: int) -> int:
         """The step of the newest whole checkpoint up to a step; -1 where there is none."""
@@ -165,7 +180,7 @@ class TrainingRun:
 
     def keep_checkpoint(self, trainer: Trainer) -> None:
         """Write a checkpoint, and delete those that are no longer needed."""
-        place = f"{self.location}/checkpoints/{_step(trainer.step)}"
+        place = self.checkpoint(trainer.step)
         if locations.is_bucket(place):
             with tempfile.TemporaryDirectory() as folder:
                 trainer.save(Path(folder))

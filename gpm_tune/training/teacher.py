@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from gpm_tune.errors import UserError
 from gpm_tune.models.flow import Denoise
+from gpm_tune.paths import expand
 from gpm_tune.training.experiment import Experiment
 from gpm_tune.training.saved import SavedModel, refuse_other_data
 
@@ -16,17 +17,36 @@ def load_teacher(
 ) -> Denoise | None:
     """D_data without gradients; None for a model that has no teacher.
 
-    In evaluation mode, unless its dropout is to act in the scores that the generator follows. data: the
-    fingerprint of what the experiment reads. Raises UserError where the teacher is missing, or damaged, and
+    In evaluation mode, unless its dropout is to act in the scores that the generator follows. teacher: one
+    that is given by its experiment. data: the fingerprint of what the experiment reads. Raises UserError where the teacher is missing, or damaged, and
     OtherDataError where the data have changed since it was trained.
     """
     if experiment.given_teacher is None:
         return None
+    teacher = teacher or given_teacher(experiment)
     if teacher is None:
         raise UserError("model.teacher: it has not been trained yet")
     refuse_other_data(teacher.folder, teacher.record, experiment.data, data)
     denoiser = teacher.load(device).flow.network
     return freeze(denoiser.train(experiment.model.teacher_dropout))
+
+
+def given_teacher(experiment: Experiment) -> SavedModel | None:
+    """The teacher that is given by its checkpoint; None where there is none, or it is given otherwise.
+
+    Raises UserError where it cannot be loaded, or does not fit.
+    """
+    given = experiment.given_teacher
+    if given is None or given.experiment is not None:
+        return None
+    if given.checkpoint is None:
+        raise UserError(f"model.teacher.run: {given.run} is known to MLflow only; give its checkpoint")
+    found = SavedModel.at(expand(given.checkpoint))
+    try:
+        experiment.check_teacher(found.experiment)
+    except ValueError as error:
+        raise UserError(f"{found.folder}: {error}") from error
+    return found
 
 
 def freeze(denoiser: nn.Module) -> Denoise:

@@ -216,6 +216,11 @@ def _record_of(study: optuna.Study, attributes: Mapping[str, Any]) -> StudyRecor
     )
 
 
+def run_user(identifier: str) -> str:
+    """What training runs that a study uses call it, by its id."""
+    return f"study-{identifier}"
+
+
 class StudyReader:
     """Reads a study again and again; what has ended is read once."""
 
@@ -225,7 +230,7 @@ class StudyReader:
         self._study: optuna.Study | None = None
 
     def read(self) -> StudyRecord | None:
-        """The study as it is now; None where there is none, or it is not whole yet. Raises UserError otherwise."""
+        """The study as it is now; None where there is none yet. Raises UserError where it cannot be read."""
         if self._study is None:
             opened = read_storage(self._storage)
             if opened is None or self._name not in optuna.get_all_study_names(opened):

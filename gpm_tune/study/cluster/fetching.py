@@ -126,7 +126,7 @@ def _replace(found: StudyRecord, home: Home, folder: Path) -> None:
 
 
 def _copy_plain(source: Path, target: Path) -> None:
-    """Copy a file, or the files of a folder, but no link: it would show, or write to, a file of this machine."""
+    """Copy a file, or those of a folder, but no link: it would show, or write to, a file of this machine."""
     root = source if source.is_dir() else source.parent
     for file in source.rglob("*") if source.is_dir() else [source]:
         if is_plain(file, root):

@@ -14,7 +14,7 @@ from gpm_tune import locations
 from gpm_tune.errors import UserError, first_line
 from gpm_tune.patience import Patience
 from gpm_tune.study.accounts.database import open_storage
-from gpm_tune.study.accounts.records import count_trials
+from gpm_tune.study.accounts.records import count_trials, run_user
 from gpm_tune.study.definition.specification import CONFIRMATION
 from gpm_tune.study.storage.home import Home
 from gpm_tune.study.storage.locks import is_held
@@ -62,11 +62,13 @@ def delete(home: Home, name: str, *, keep_runs: bool = False) -> list[str]:
     attributes = [optuna.load_study(study_name=found, storage=storage).user_attrs for found in stages]
     ids = {found["id"] for found in attributes if "id" in found}
     notes = [] if keep_runs else _delete_tracked(home, name, ids)
-    for stored in filter(None, (home.stored(name), home.stored(name + CONFIRMATION))):
+    for run in map(home.runs.named, home.runs.names()):
+        for identifier in ids:
+            run.leave(run_user(identifier))
+    if stored := home.stored(name):
         locations.delete(stored)
     if stage in optuna.get_all_study_names(storage):
         optuna.delete_study(study_name=stage, storage=storage)
-        shutil.rmtree(home.study(stage), ignore_errors=True)
     shutil.rmtree(home.study(name), ignore_errors=True)
     optuna.delete_study(study_name=name, storage=storage)  # last: until then it can be repeated
     return notes

@@ -16,6 +16,7 @@ class Terms:
     """What holds for all trials of a study."""
 
     study: str
+    user: str  # of training runs: the study
     base: Experiment
     data_fingerprint: str  # to which the study's results are bound
     objective: Objective

@@ -47,7 +47,7 @@ class StudyProgress:
         if number in self._bars:  # it had lost its process
             self._progress.remove_task(self._bars[number])
         self._bars[number] = self._progress.add_task(
-            f"trial {number}", total=total, completed=assignment.steps_done, note=""
+            f"trial {number}", total=total, completed=max(assignment.known_step, 0), note=""
         )
 
     def measured(self, number: int, step: int, metrics: Mapping[str, float]) -> None:

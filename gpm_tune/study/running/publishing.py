@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
+from gpm_tune import locations
 from gpm_tune.errors import UserError
 from gpm_tune.files import is_plain
 from gpm_tune.study.accounts.records import StudyReader, StudyRecord, TrialRecord
@@ -18,6 +19,7 @@ from gpm_tune.study.tracking.views import View, study_view, trial_key, trial_vie
 from gpm_tune.training import Experiment
 from gpm_tune.training.run import EvaluationRecord, TrainingRun
 
+DELIVERY_SECONDS = 600.0  # for MLflow to take what was fetched
 FILES = ("study.yaml", "requirements.txt")  # of a study's folder
 
 Content = Callable[[], bytes]
@@ -94,8 +96,8 @@ class StudyViews:
         is_registered = not record.name.endswith(CONFIRMATION) and trial.number == self.registered
         if run is not None and is_registered:
             files |= _checkpoint(run, experiment, trial)
-        wanted = dict.fromkeys([*record.objectives, *record.constraints])
-        derived = [_with_derived(e, experiment, [each.metric for each in wanted]) for e in evaluations]
+        wanted = [goal.metric for goal in record.objectives] + [bound.metric for bound in record.constraints]
+        derived = [_with_derived(evaluation, experiment, wanted) for evaluation in evaluations]
         return trial_view(record, trial, experiment, derived, files, is_registered=is_registered)
 
     def _run(self, trial: TrialRecord) -> TrainingRun | None:
@@ -112,7 +114,8 @@ def _with_derived(evaluation: EvaluationRecord, experiment: Experiment, names: l
 
 def _pictures(run: TrainingRun, evaluations: list[EvaluationRecord]) -> Iterator[tuple[str, Content]]:
     for evaluation in evaluations:
-        yield f"samples/step_{evaluation.step:07d}.png", partial(run.picture, evaluation)
+        place = run.picture(evaluation.step, evaluation.judge)
+        yield f"samples/step_{evaluation.step:07d}.png", partial(locations.read, place)
 
 
 def _checkpoint(run: TrainingRun, experiment: Experiment, trial: TrialRecord) -> dict[str, Content]:
@@ -122,3 +125,13 @@ def _checkpoint(run: TrainingRun, experiment: Experiment, trial: TrialRecord) ->
     except UserError:
         return {}
     return {f"checkpoint/{file.name}": file.read_bytes for file in sorted(Path(folder).glob("[!.]*.*"))}
+
+
+def publish_study(name: str, home: Home) -> None:
+    """Give MLflow all that a home has of a study. Raises UserError where that does not take everything."""
+    views = StudyViews(home, name, is_running=False)
+    with views.publisher() as publisher:
+        publisher.touch(*views.keys())
+        left = publisher.close(DELIVERY_SECONDS)
+    if left:
+        raise UserError(f"{left} runs of study '{name}' are not in {home.tracking_uri} yet; fetch it again")

@@ -21,7 +21,7 @@ from gpm_tune.lease import Lease
 from gpm_tune.patience import Patience
 from gpm_tune.study.accounts.confirmation import ConfirmationLedger
 from gpm_tune.study.accounts.ledger import Ledger
-from gpm_tune.study.accounts.records import read_study, study_names
+from gpm_tune.study.accounts.records import read_study, run_user, study_names
 from gpm_tune.study.accounts.runs import find_start_points, find_teacher
 from gpm_tune.study.cluster.capacity import Capacity, this_machine
 from gpm_tune.study.cluster.connection import connected, refuse_beside_other_use
@@ -209,6 +209,7 @@ def _run_trials(study: Study, home: Home, address: str, conductor: Conductor, co
         conductor.on_sick = exclude
         terms = Terms(
             study=study.name,
+            user=run_user(conductor.study_id),
             base=study.experiment,
             data_fingerprint=conductor.data_fingerprint,
             objective=study.objective,
@@ -226,11 +227,10 @@ def _run_trials(study: Study, home: Home, address: str, conductor: Conductor, co
 
 
 def _hangs(name: str, home: Home) -> str:
-    """A folder, of this session, for what is left of processes that hang: on all nodes, or if need be each one's."""
-    stored = home.stored(name)
-    place = (
-        home.cache / "hangs" / name if stored and locations.is_bucket(stored) else stored or home.study(name)
-    )
+    """A folder of this session for what is left of processes that hang; a node's own, beside a bucket."""
+    place = home.stored(name) or str(home.study(name))
+    if locations.is_bucket(place):
+        place = str(home.cache / name)
     return f"{place}/hangs/{time.time_ns()}"
 
 

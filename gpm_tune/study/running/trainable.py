@@ -217,6 +217,7 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
             limit_gpu_memory(ray.get_runtime_context().get_assigned_resources()["GPU"])
         trial = order.trial
         asker = Asker(
+            user=terms.user,
             name=f"trial {trial.number} of study {terms.study}",
             nonce=order.nonce,
             predecessors=order.predecessors,

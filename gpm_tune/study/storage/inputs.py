@@ -22,8 +22,8 @@ from gpm_tune.metrics import check_features
 from gpm_tune.metrics.features import inception_file
 from gpm_tune.study.storage.home import Home
 from gpm_tune.training import Experiment
-from gpm_tune.training.loop import given_teacher
 from gpm_tune.training.saved import refuse_other_data
+from gpm_tune.training.teacher import given_teacher
 
 PACKED = "data/packed"  # below the storage
 FINGERPRINT = re.compile(r"[0-9a-f]{16}")

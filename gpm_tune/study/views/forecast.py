@@ -22,7 +22,6 @@ from gpm_tune.study.storage.inputs import check_data_here
 from gpm_tune.training import Experiment
 from gpm_tune.training.description import Description, count_costs
 from gpm_tune.training.profiling import Pace, measure_pace
-from gpm_tune.training.teacher import is_trained
 
 TRIALS = 12  # sampled, for the mean of their costs
 HOUR = 3600
@@ -88,7 +87,7 @@ def forecast(study: Study, home: Home, address: str) -> Forecast:
 def _has_trained(teacher: Experiment, home: Home) -> bool:
     """Whether a teacher need not be trained; its data are not fetched to tell."""
     files: Path | None = getattr(teacher.data, "files", None)
-    return (files is None or files.exists()) and is_trained(teacher, home.cache)
+    return (files is None or files.exists()) and home.runs.of(teacher).is_trained(teacher)
 
 
 def _measure(experiments: Sequence[Experiment], resources: Resources) -> list[Pace]:
