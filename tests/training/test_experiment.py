@@ -127,7 +127,7 @@ EDM = experiment_of(model=MODELS["edm"])
     [
         ({"training__steps": 99}, True, True),
         ({"model__sampling_steps": 9}, True, False),
-        ({"model__solver__s_churn": 1.0}, True, False),
+        ({"model__solver": {"name": "euler"}}, True, False),
         ({"evaluation__every": 5}, True, False),
         ({"evaluation__batch_size": 50}, True, False),
         ({"training__batch_size": 8}, False, True),
@@ -185,10 +185,10 @@ def test_other_pictures_in_a_folder_are_another_training(
     monkeypatch.setenv("GPM_TUNE_DATA", str(tmp_path / "cache"))
     names = []
     for content in (1, 2):
-        data = write_pictures(tmp_path / "my pictures", content)
+        data = write_pictures(tmp_path, content)
         names.append(experiment_of(**{**IMAGES, "data": data.model_dump(mode="json")}).run_name)
     assert names[0] != names[1]
-    assert {re.sub("[0-9a-f]{12}$", "", name) for name in names} == {"discr_flow-folder_my_pictures-"}
+    assert {re.sub("[0-9a-f]{12}$", "", name) for name in names} == {"discr_flow-folder_pictures-"}
 
 
 @given(st.text())

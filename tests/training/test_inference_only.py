@@ -1,4 +1,4 @@
-"""Training does not depend on any inference-only key, bit for bit: of every model, every such key is changed."""
+"""Training depends on no inference-only key, bit for bit: of every model, every such key is changed."""
 
 from collections.abc import Iterator
 from pathlib import Path
