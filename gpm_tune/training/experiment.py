@@ -222,7 +222,7 @@ class Experiment(Config):
 
         Raises UserError where the data cannot be had.
         """
-        return f"{_in_a_name(self.model.name)}-{_in_a_name(self.data_label)}-{self.training_digest}"
+        return f"{folder_safe(self.model.name)}-{folder_safe(self.data_label)}-{self.training_digest}"
 
     @property
     def data_label(self) -> str:
@@ -307,6 +307,6 @@ def digest(plain: Any, digits: int) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()[:digits]
 
 
-def _in_a_name(label: str) -> str:
+def folder_safe(label: str) -> str:
     """A label as a part of a folder's name, on any file system, in ASCII."""
     return re.sub(r"[^A-Za-z0-9_.-]", "_", label)[:LONGEST_LABEL]

@@ -48,6 +48,20 @@ def test_describe_prints_parameters_flops_and_memory() -> None:
     assert found["networks"]["generator"]["parameters"] < 5000
 
 
+def test_models_and_describe_tell_which_keys_are_inference_only() -> None:
+    rows = {(row["model"], row["generator"]): row for row in json.loads(gpm_tune("models", "--json").stdout)}
+    assert rows["edm", False]["inference_only"] == rows["edm", False]["knobs"][:-2]
+    assert rows["discr_flow", False]["inference_only"] == []
+    assert "sampling_steps*" in gpm_tune("models").stdout
+    found = json.loads(gpm_tune("describe", "edm_gaussians.yaml", "--json").stdout)
+    assert found["inference_only"] == [
+        "evaluation",
+        "model.sampling_noise",
+        "model.sampling_steps",
+        "model.solver",
+    ]
+
+
 def test_sample_writes_a_grid_and_says_where_it_comes_from(
     best: Path, finished: Path, tmp_path: Path
 ) -> None:
