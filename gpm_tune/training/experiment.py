@@ -210,7 +210,8 @@ class Experiment(Config):
     def judge(self, objective: Objective | None = None) -> str:
         """8 hexadecimal digits: of how trained weights are measured, and for which objective chosen.
 
-        Where this and the training's digest are equal, evaluations at a step are, too, bit for bit on the CPU.
+        Where this and the training's digest are equal, evaluations at a step are, too: bit for bit on the
+        CPU.
         objective: the default one if None.
         """
         chosen = (objective or self.default_objective).model_dump(mode="json")

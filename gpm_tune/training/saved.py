@@ -45,9 +45,10 @@ class SavedModel:
         raise UserError(f"{folder}: the weights of step {step} are no longer kept")
 
     def load(self, device: torch.device | str = "cpu") -> ParticleModel:
-        """The model, ready to sample, in evaluation mode; of the last weights their average, where there is one.
+        """The model, ready to sample, in evaluation mode.
 
-        Raises UserError where the checkpoint is damaged.
+        Of the last weights it has the average, where there is one. Raises UserError where the checkpoint is
+        damaged.
         """
         keep_freed_memory()
         limit_threads()

@@ -258,7 +258,7 @@ class Trainer:
         return self.experiment.judge(self.objective)
 
     def judge_anew(self) -> Iterator[Evaluation]:
-        """Measure the weights that another judge kept in a checkpoint, its best and its last, by the own one."""
+        """Measure the weights that another judge has kept, its best and its last, by the own judge."""
         kept, step, evaluated_step, means = self.best, self.step, self.evaluated_step, self._means
         assert kept is not None, "a judge has kept them"
         last = {name: tensor.clone() for name, tensor in self.evaluated_model.state_dict().items()}
@@ -297,7 +297,8 @@ class Trainer:
     def restore(self, folder: Path) -> bool:
         """Continue from what `save` wrote, for the same experiment or one with the same networks.
 
-        Returns whether its best weights were chosen by the same judge. Raises UserError where the folder holds no whole checkpoint, OtherDataError where data have changed.
+        Returns whether its best weights were chosen by the same judge. Raises UserError where the folder
+        holds no whole checkpoint, OtherDataError where data have changed.
         """
         weights, state, record = checkpoint.read(folder, self.device)
         refuse_other_data(folder, record, self.experiment.data, self.data_fingerprint)

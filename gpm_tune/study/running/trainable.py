@@ -299,8 +299,8 @@ def check_data(trainer: Trainer, base: Experiment, expected: str) -> None:
     found = trainer.data_fingerprint if is_same else fingerprint(base.data)
     if found != expected:
         raise OtherDataError(
-            f"{described(base.data)} have changed since the study began: their fingerprint was {expected}, on "
-            f"{ray.util.get_node_ip_address()} it is now {found}. Trials on both could not be compared\n"
+            f"{described(base.data)} have changed since the study began: their fingerprint was {expected}, "
+            f"on {ray.util.get_node_ip_address()} it is now {found}. Trials on both could not be compared\n"
             "help: put the data back, and run the study again; or begin another one with --name"
         )
 

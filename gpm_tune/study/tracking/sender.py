@@ -7,15 +7,13 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from importlib import import_module
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from pkgutil import iter_modules
 from typing import Any
 
 from filelock import FileLock
 
 from gpm_tune.errors import UserError
-from gpm_tune.files import is_plain
-from gpm_tune.study.tracking.spool import Event, Spool
 from gpm_tune.uris import URI, sqlite_file, without_secrets
 
 KEY_TAG = "gpm.run"
@@ -166,111 +164,6 @@ class Store:
             if found is None:
                 raise
             return found
-
-
-class Sender(Store):
-    """Delivers the events of spools."""
-
-    def __init__(self, tracking_uri: URI, experiment: str, artifact_root: str | None) -> None:
-        super().__init__(tracking_uri, experiment, artifact_root)
-        self._run_ids: dict[str, str] = {}
-
-    def forget(self) -> None:
-        """Look everything up again, because a server that comes back may have lost something."""
-        super().forget()
-        self._run_ids.clear()
-
-    def run_id(self, key: str, spools: Mapping[str, Spool]) -> str:
-        """The MLflow run of a key: found by its tag, or made from its spool."""
-        if key not in self._run_ids:
-            self._connect()
-            run_id = self._find_run(key)
-            if run_id is None:
-                spools[key].rewind()
-                run_id = self._create_run(key, spools)
-            self._run_ids[key] = run_id
-        return self._run_ids[key]
-
-    def send(self, run_id: str, spool: Spool, batch: Sequence[Event]) -> None:
-        """Send events of METRICS together, or one event of another kind; sending again is harmless."""
-        event = batch[0]
-        payload = event.payload
-        match event.kind:
-            case "metrics" | "best":
-                values = [(e, name, y) for e in batch for name, y in e.payload["values"].items()]
-                self._send_metrics(run_id, [(name, y, e.time, e.payload["step"]) for e, name, y in values])
-            case "curve":
-                points = payload["points"].items()
-                self._send_metrics(run_id, [(payload["name"], y, event.time, int(x)) for x, y in points])
-            case "open":
-                self._client.update_run(run_id, status="RUNNING")
-                self._send_tags(run_id, payload["tags"])
-                self._send_params(run_id, payload["params"])
-            case "tags":
-                self._send_tags(run_id, payload["tags"])
-            case "artifact":
-                self._send_file(run_id, spool, payload["path"])
-            case "model":
-                self.register(run_id, payload["model"], payload["tags"])
-            case "end":
-                self._client.set_terminated(run_id, payload["status"], event.time)
-            case _:
-                raise RejectedError("the spool's line is unreadable")
-
-    def _send_metrics(self, run_id: str, values: Sequence[tuple[str, float, int, int]]) -> None:
-        """values: name, value, time and step of each."""
-        from mlflow.entities import Metric
-
-        self._send_parts(run_id, "metrics", [Metric(*value) for value in values], METRICS_A_BATCH)
-
-    def _send_params(self, run_id: str, params: Mapping[str, str]) -> None:
-        from mlflow.entities import Param
-
-        entities = [Param(name, value[:LONGEST_PARAM]) for name, value in params.items()]
-        self._send_parts(run_id, "params", entities, PARAMS_A_BATCH)
-
-    def _send_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
-        from mlflow.entities import RunTag
-
-        self._send_parts(run_id, "tags", [RunTag(*tag) for tag in tags.items()], TAGS_A_BATCH)
-
-    def _send_parts(self, run_id: str, kind: str, entities: Sequence[object], size: int) -> None:
-        for start in range(0, len(entities), size):
-            self._client.log_batch(run_id, **{kind: entities[start : start + size]})
-
-    def _send_file(self, run_id: str, spool: Spool, path: str) -> None:
-        file, folder = spool.artifact(path), str(PurePosixPath(path).parent)
-        if not is_plain(file, spool.folder):
-            raise RejectedError(f"{file} is missing, or no plain file")
-        self._client.log_artifact(run_id, str(file), None if folder == "." else folder)
-
-    def _find_run(self, key: str) -> str | None:
-        runs = self._client.search_runs(
-            [self._experiment_id],
-            f"tags.`{KEY_TAG}` = '{key}'",
-            max_results=1,
-            order_by=["attributes.start_time ASC"],
-        )
-        return str(runs[0].info.run_id) if runs else None
-
-    def _create_run(self, key: str, spools: Mapping[str, Spool]) -> str:
-        opening = spools[key].opening
-        assert opening is not None, "a run is asked for when it has events"
-        tags = {KEY_TAG: key}
-        parent = opening.payload["parent"]
-        if parent is not None:
-            parent_id = self.run_id(parent, spools) if parent in spools else self._find_run(parent)
-            if parent_id is None:
-                _log.warning("run %s is tracked without its parent %s: no such run", key, parent)
-            else:
-                tags["mlflow.parentRunId"] = parent_id
-        run = self._client.create_run(
-            self._experiment_id,
-            start_time=opening.time,
-            tags=tags,
-            run_name=opening.payload["name"],
-        )
-        return str(run.info.run_id)
 
 
 class RejectedError(Exception):
