@@ -120,7 +120,7 @@ class Lease:
         self._watched: dict[str, tuple[bytes, float, float]] = {}  # content, seconds unchanged, latest look
         self._beats = 0
         self._last_beat = 0.0
-        self._lost_to: Holder | None = None
+        self._lost_to: str | None = None
 
     @contextmanager
     def held(
@@ -175,7 +175,7 @@ class Lease:
                 self._is_lost(_read(self.location))
         if self._lost_to is not None:
             raise LeaseLostError(
-                f"{self.location}: this process was thought to be gone; now it is held by {self._lost_to}\n"
+                f"{self.location}: this process was thought to be gone; the lease went to {self._lost_to}\n"
                 "help: nothing is lost; let that process go on, or end it and give the same command again"
             )
 
@@ -196,7 +196,9 @@ class Lease:
                 file.seek(0)
                 file.write(self._content())
                 file.truncate()
-        except FileNotFoundError:  # someone has deleted it
+        except FileNotFoundError:  # someone has deleted it, or the storage is away
+            if self._is_lost(None):
+                return
             _create(path, self._content())
         # A process that takes it over has seen the beat, or is seen: by its claim first, then in the place.
         if not _claim(path, self.nonce).exists() and not self._is_lost(_read(self.location)):
@@ -272,10 +274,13 @@ class Lease:
         return holder is not None and holder.nonce == self.nonce
 
     def _is_lost(self, content: bytes | None) -> bool:
-        """Note whether the lease is another's now."""
+        """Note whether another has taken the lease over; content: what is in its place."""
         holder = _parsed(content)
+        is_there = locations.is_bucket(self.location) or Path(self.location).parent.is_dir()
         if holder and holder.nonce != self.nonce:
-            self._lost_to = holder
+            self._lost_to = str(holder)
+        elif content is None and is_there and self._clock.now() - self._last_beat > STALE_SECONDS:
+            self._lost_to = "another one that has ended since"
         return self._lost_to is not None
 
     def _content(self) -> bytes:
