@@ -186,6 +186,10 @@ class Lease:
             if self._is_lost(_read(self.location)) or self._clock.now() - before > SETTLE_SECONDS:
                 return
             locations.write(self.location, self._content())
+            if before - self._last_beat > STALE_SECONDS / 2:  # another may just write, too
+                self._clock.sleep(SETTLE_SECONDS)
+                if self._is_lost(_read(self.location)):
+                    return
             self._last_beat = before
             return
         path = Path(self.location)
