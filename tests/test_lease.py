@@ -349,12 +349,12 @@ def test_of_many_processes_one_holds_it_at_a_time(
 
 def test_two_never_hold_it_in_a_bucket_whose_calls_are_quick_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     """A look and the write after it take SETTLE_SECONDS at most, but for some to acquire it."""
-    monkeypatch.setattr(module, "LOOK_SECONDS", 4.0)
+    monkeypatch.setattr(module, "LOOK_SECONDS", 8.0)
     events: Counter[str] = Counter()
-    for seed in range(150):
+    for seed in range(30):
         simulate(World(seed, SETTLE_SECONDS / 2.01), monkeypatch, events)
-    assert min(events[name] for name in ("acquired", "lost", "released", "crashed", "slow")) > 200, events
-    assert sum(events.values()) > 5000, events
+    assert min(events[name] for name in ("acquired", "lost", "released", "crashed", "slow")) > 30, events
+    assert events["beat"] > 1000, events
 
 
 def simulate(world: World, monkeypatch: pytest.MonkeyPatch, events: Counter[str]) -> None:
@@ -391,6 +391,7 @@ def simulate(world: World, monkeypatch: pytest.MonkeyPatch, events: Counter[str]
                     how = "lost"
                     break
                 lease.beat()
+                events["beat"] += 1
             else:
                 how = world.random.choice(["crashed", "released"])
             del holding[me]
@@ -400,7 +401,9 @@ def simulate(world: World, monkeypatch: pytest.MonkeyPatch, events: Counter[str]
             world.sleep(world.random.uniform(0, 20))
 
     def look() -> None:
-        assert sum(map(passes, holding.values())) <= 1, f"seed {world.seed}: two hold it at {world.now()}"
+        assert len(holding) < 2 or sum(map(passes, holding.values())) < 2, (
+            f"seed {world.seed}: two hold it at {world.now()}"
+        )
 
     world.run([live] * 3, look)
 
