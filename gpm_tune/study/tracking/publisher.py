@@ -128,19 +128,24 @@ class Publisher:
                     self._is_away = False
                     _log.info("the tracking server %s is back: all is delivered", self._store.address)
                 return True
-            try:
-                self._deliver(key)
-            except Exception as error:  # whatever MLflow raises, the study goes on
-                self._say_failed(error)
-                self._store.forget()
-                self._run_ids.clear()
-                with self._lock:  # the next attempt starts with the others
-                    self._touched[key] = self._touched.pop(key)
-                return False
+            is_delivered = self._try_to_deliver(key)
             with self._lock:
-                if self._touched[key] is touch:
-                    del self._touched[key]
+                latest = self._touched.pop(key)
+                if not is_delivered or latest is not touch:
+                    self._touched[key] = latest  # after the others
+            if not is_delivered:
+                return False
         return False
+
+    def _try_to_deliver(self, key: str) -> bool:
+        try:
+            self._deliver(key)
+            return True
+        except Exception as error:  # whatever MLflow raises, the study goes on
+            self._say_failed(error)
+            self._store.forget()
+            self._run_ids.clear()
+            return False
 
     def _deliver(self, key: str) -> str | None:
         """Bring a run up to date, after its parent. Returns its id in MLflow, None where it has none."""

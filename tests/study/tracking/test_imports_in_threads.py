@@ -38,6 +38,21 @@ with Tracker(folder / "spool", store, "study", str(folder / "artifacts")) as tra
     run.tags({"x": "y"})
     run.end("FINISHED")
 """
+PUBLISHES = """
+from gpm_tune.study.tracking.publisher import publish
+from gpm_tune.study.tracking.views import Point, Version, View
+from gpm_tune.uris import URI
+views = {
+    "run": View(
+        key="run", name="run", parent=None, started=1, ended=2, status="FINISHED", params={"a": 1},
+        tags={"b": "c"}, points=[Point("fid", 1.0, 1, 1)], files={"checkpoint/x.txt": lambda: b"1"},
+        versions=[Version("model", {"a": "b"})],
+    ),
+    "trial": View("trial", "trial", "run", 1, None, "RUNNING", {}, {}, [], {}),
+}
+store = URI(f"sqlite:///{folder}/mlflow.db")
+assert publish(store, "study", views.get, views, str(folder / "artifacts")) == 0
+"""
 DECODES = """
 from gpm_tune.data.images import decode_all
 decode_all(sorted(folder.glob("*.tif")), 1, 8, folder / "pictures.npy")
@@ -59,7 +74,9 @@ print(*sorted(name for name in asked if name in sys.modules))  # others are not 
 """
 
 
-@pytest.mark.parametrize("work", [TRACKS, DECODES, MIRRORS], ids=["tracks", "decodes", "mirrors"])
+@pytest.mark.parametrize(
+    "work", [TRACKS, PUBLISHES, DECODES, MIRRORS], ids=["tracks", "publishes", "decodes", "mirrors"]
+)
 def test_what_threads_use_was_imported_before_they_began(work: str, tmp_path: Path) -> None:
     for number, mode in enumerate(("RGB", "LAB", "CMYK")):
         Image.new(mode, (9, 9)).save(tmp_path / f"{number}.tif")
