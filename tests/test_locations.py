@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from examples import POINTS, study_of
+from gpm_tune.study.storage.trial_checkpoints import candidates, drop_old
 from mlflow.tracking import MlflowClient
 from program import COMMAND, write_study
 
@@ -24,7 +25,6 @@ from gpm_tune.study.cluster.fetching import fetch, from_storage
 from gpm_tune.study.definition import space
 from gpm_tune.study.storage.home import Home
 from gpm_tune.study.storage.mirror import Mirror
-from gpm_tune.study.storage.trial_checkpoints import candidates, drop_old
 from gpm_tune.training.checkpoint import VOUCHED
 
 PLANTED = {  # secrets that a user has around a study

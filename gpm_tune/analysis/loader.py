@@ -12,7 +12,7 @@ from gpm_tune.config import nearest
 from gpm_tune.errors import UserError
 from gpm_tune.study.definition.specification import CONFIRMATION
 from gpm_tune.study.storage.home import Home
-from gpm_tune.study.tracking.tracker import BEST, BY_NFE
+from gpm_tune.study.tracking.views import BEST, BY_NFE
 from gpm_tune.training.objectives import AT_NFE
 
 if TYPE_CHECKING:

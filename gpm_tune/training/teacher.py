@@ -18,8 +18,10 @@ def load_teacher(
     """D_data without gradients; None for a model that has no teacher.
 
     In evaluation mode, unless its dropout is to act in the scores that the generator follows. teacher: one
-    that is given by its experiment. data: the fingerprint of what the experiment reads. Raises UserError where
-    the teacher is missing, or damaged, and OtherDataError where the data have changed since it was trained.
+    that is given by its experiment. data: the fingerprint of what the experiment reads.
+
+    Raises UserError where the teacher is missing, or damaged, and OtherDataError where the data have changed
+    since it was trained.
     """
     if experiment.given_teacher is None:
         return None

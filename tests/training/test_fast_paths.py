@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import torch
 from examples import IMAGE_MODELS, IMAGES, MODELS, experiment_of
+from gpm_tune.training.pretraining import train_teacher
 from torch import Tensor, nn
 
 from gpm_tune.models import ParticleModel, to_device
 from gpm_tune.training import Experiment, Trainer, checkpoint
-from gpm_tune.training.pretraining import train_teacher
 
 GLIBC = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="malloc is glibc's")
 PENALISED = {**IMAGE_MODELS["gan"], "loss": "ipm", "gradient_penalty": {"weight": 1.0, "center": 1.0}}

@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 import torch
 from examples import IMAGE_MODELS, IMAGES, KERNEL_FLOW, MODELS, POINTS, TEACHER
+from gpm_tune.training.pretraining import train_teacher
 from plugin_models import StraightConfig
 
 from gpm_tune.models import model_classes
 from gpm_tune.plugins import name_of
 from gpm_tune.study.definition import space
 from gpm_tune.training import Experiment, Trainer
-from gpm_tune.training.pretraining import train_teacher
 
 STEPS = {"training.steps": 5, "training.ema": 0.9}
 CHURNED = {"model.solver": {"name": "heun", "s_churn": 5.0}}

@@ -22,6 +22,8 @@ import optuna
 import pytest
 import yaml
 from examples import MODELS, POINTS, TEACHER, study_data, study_of
+from gpm_tune.study.tracking.spool import Spool
+from gpm_tune.study.tracking.tracker import Tracker
 from optuna.storages import RDBStorage
 from program import COMMAND, gpm_tune, write_study
 
@@ -37,8 +39,6 @@ from gpm_tune.study.running.manage import delete
 from gpm_tune.study.storage.database import has_tables
 from gpm_tune.study.storage.home import Home
 from gpm_tune.study.storage.locks import only_once
-from gpm_tune.study.tracking.spool import Spool
-from gpm_tune.study.tracking.tracker import Tracker
 from gpm_tune.uris import sqlite_uri
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
