@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from examples import IMAGE_MODELS, IMAGES, KERNEL_FLOW, MODELS, POINTS, TEACHER, experiment_of
+from gpm_tune.training.pretraining import train_teacher
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -14,7 +15,6 @@ from torch import nn
 from gpm_tune.errors import DivergedError, UserError
 from gpm_tune.models import ParticleModel
 from gpm_tune.training import Evaluation, Experiment, Objective, Trainer
-from gpm_tune.training.pretraining import train_teacher
 from gpm_tune.training.trainer import draw
 
 
