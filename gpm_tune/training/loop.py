@@ -44,7 +44,7 @@ class Asker:
     on_wait: Callable[[str], None] = _log.warning  # is told who trains the run now
     on_note: Callable[[str], object] = _log.warning  # is told where the run goes on if not where it stood
     on_teacher: Callable[[Experiment, EvaluationRecord], object] = _nothing  # is told how its training goes
-    on_trained: Callable[[Experiment, EvaluationRecord], object] = _nothing  # likewise, of the training itself
+    on_trained: Callable[[Experiment, EvaluationRecord], object] = _nothing  # likewise, of its own
     check: Callable[[Trainer], object] = _nothing  # raises what speaks against training
     use_storage: Callable[..., Any] = (
         _at_once  # calls what reads or writes the runs' place, which may be away
