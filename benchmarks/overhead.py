@@ -302,8 +302,8 @@ def main() -> None:
             found,
             "sharing",
             rows,
-            f"Seconds, for {arguments.trials} trials, one at a time, the start of Ray and the loading of data "
-            f"included. Goal: ratio <= {SHARING_GOAL:g}.",
+            f"Seconds, for {arguments.trials} trials, one at a time, the start of Ray and the loading of "
+            f"data included. Goal: ratio <= {SHARING_GOAL:g}.",
         )
         return
     rows = []

@@ -30,6 +30,7 @@ OF_DATABASES = (
     "alembic.command",
     "alembic.config",
     "mako.template",
+    "mlflow.utils.search_logged_model_utils",
     "mlflow.store.tracking.sqlalchemy_workspace_store",
     "mlflow.store.model_registry.sqlalchemy_workspace_store",
 )
