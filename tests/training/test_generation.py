@@ -31,7 +31,9 @@ from gpm_tune.training.sweep import Conditions, evaluate
         ("kernel", {"nfe": 3}, 3),
     ],
 )
-def test_the_nfe_asked_for_is_spent(runs: dict[str, SavedModel], run: str, how: dict[str, Any], nfe: int) -> None:
+def test_the_nfe_asked_for_is_spent(
+    runs: dict[str, SavedModel], run: str, how: dict[str, Any], nfe: int
+) -> None:
     found, x = load_sampler(runs[run], **how).draw(20, seed=0)
     assert found == nfe
     assert x.shape == (20, 2)
@@ -166,7 +168,9 @@ def test_points_are_not_clamped(runs: dict[str, SavedModel]) -> None:
 
 
 @pytest.mark.parametrize("run", ["edm", "gan", "images"])
-def test_samples_that_are_not_finite_are_refused(runs: dict[str, SavedModel], tmp_path: Path, run: str) -> None:
+def test_samples_that_are_not_finite_are_refused(
+    runs: dict[str, SavedModel], tmp_path: Path, run: str
+) -> None:
     folder = spoilt(runs[run].folder, tmp_path / "spoilt")
     saved = SavedModel.at(folder)
     chosen = load_sampler(saved)

@@ -130,7 +130,9 @@ def test_metrics_that_are_no_numbers_are_refused(runs: dict[str, SavedModel], tm
             broken.check_finite()
 
 
-def test_an_evaluation_measures_every_solver_at_every_nfe(runs: dict[str, SavedModel], tmp_path: Path) -> None:
+def test_an_evaluation_measures_every_solver_at_every_nfe(
+    runs: dict[str, SavedModel], tmp_path: Path
+) -> None:
     found = measure(runs["edm"], tmp_path, nfe=[4, 8], solvers=["euler", "heun"])
     assert [(m.solver, m.nfe) for m in found] == [("euler", 4), ("euler", 8), ("heun", 3), ("heun", 7)]
     assert all(set(m.metrics) >= {"sliced_wasserstein", "frechet"} for m in found)
