@@ -129,7 +129,7 @@ def killed_at(place: int) -> Iterator[list[str]]:
 def killed_and_gone_on_with(
     experiment: Experiment, runs: Runs, place: int
 ) -> tuple[bool, list[EvaluationRecord]]:
-    """Train in a process that is killed at a place, and in one that takes over; tell whether it was killed."""
+    """Train in a process that is killed at a place, if it gets there, and in one that takes over."""
     run, seen = runs.of(experiment), []
 
     def go_on(**asker: Any) -> None:
@@ -154,9 +154,17 @@ def test_a_run_killed_between_any_two_writes_comes_out_as_an_undisturbed_one(tmp
         is_killed, seen = killed_and_gone_on_with(TINY, runs, place)
         assert [record.step for record in seen] == [1, 2, 3]
         assert scores(seen) == scores(expected.evaluations(TINY.judge()))
-        assert content(runs.of(TINY)) == content(expected)
+        assert_same_but_for_leftovers(runs.of(TINY), expected)
         place += 1
-    assert place > 25, "there are so many places"
+    assert place > 20, "there are so many places"
+
+
+def assert_same_but_for_leftovers(run: TrainingRun, expected: TrainingRun) -> None:
+    """A process killed after its last checkpoint leaves its lease, and older checkpoints, to who goes on."""
+    found, wanted = content(run), content(expected)
+    assert {name: found.get(name) for name in wanted} == wanted
+    left = {name.split("/")[0] for name in {*found} - {*wanted}}
+    assert left <= {"lease.json", "checkpoints"}
 
 
 @pytest.mark.parametrize("left", ["checkpoint.json", "weights.safetensors", "state.pt"])
@@ -328,7 +336,7 @@ def test_who_goes_on_with_another_judge_may_be_killed_anywhere(tmp_path: Path) -
     while is_killed:
         runs = begun(str(place))
         is_killed, _ = killed_and_gone_on_with(other, runs, place)
-        assert content(runs.of(other)) == content(expected.of(other))
+        assert_same_but_for_leftovers(runs.of(other), expected.of(other))
         place += 1
     assert place > 12
 
