@@ -1,4 +1,4 @@
-"""The folder of a training run: what is kept, found again, passed over and deleted; on disks and in buckets."""
+"""The folder of a training run: what is kept, found again, passed over and deleted, and where it lies."""
 
 from __future__ import annotations
 
@@ -189,6 +189,16 @@ def test_what_does_not_belong_to_a_run_disturbs_nothing(tmp_path: Path) -> None:
     assert steps(run) == [12, 8]
     assert (Path(run.location) / "experiment.yaml").read_text() == "mine"
     assert (Path(run.location) / "checkpoints" / ".DS_Store").exists()
+
+
+def test_a_folder_in_place_of_a_file_is_named(tmp_path: Path) -> None:
+    runs = runs_at(tmp_path)
+    run = trained(SHORT, runs)
+    file = Path(run.location) / "evaluations" / f"step_000000012-{SHORT.judge()}.json"
+    file.unlink()
+    file.mkdir()
+    with pytest.raises(OSError, match=f"{file.name}' is a directory"):
+        train(SHORT, runs)
 
 
 # Buckets
