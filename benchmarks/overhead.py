@@ -181,10 +181,10 @@ class Meter:
         """Look on at the ledger and the progress of this process's next study."""
         assign, ended = Ledger.next, StudyProgress.ended
 
-        def timed_next(ledger: Ledger) -> Assignment | None:
+        def timed_next(ledger: Ledger, places: int = 1) -> Assignment | None:
             start = time.process_time()
             try:
-                return assign(ledger)
+                return assign(ledger, places)
             finally:
                 self.asked.append(time.process_time() - start)
 
