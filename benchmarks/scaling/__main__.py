@@ -96,8 +96,8 @@ COLUMNS += [*(f"{name} calls" for name in CALLS), "s until all ran"]
 NOTE = f"""Per evaluation, but for columns that say otherwise; a trial has {EVALUATIONS} evaluations. ms:
 milliseconds of CPU. The driver's are those from Tune to other threads: Tune and Ray in the main thread,
 asking Optuna for values and telling it, touching what MLflow is to show, and two threads: delivery to
-MLflow, mirroring to the bucket. Trials pause so that all together measure {Case(1).rate:g} times a second, half as often with
-the bucket; or they do not pause, where the case says so."""
+MLflow, mirroring to the bucket. Trials pause so that all together measure {Case(1).rate:g} times a second,
+half as often with the bucket; or they do not pause, where the case says so."""
 
 
 def write(record: dict[str, Any]) -> None:

@@ -238,7 +238,7 @@ class TrainingRun:
         found = [e for e in self.evaluations(experiment.judge()) if e.step <= experiment.training.steps]
         choose = min if objective.mode == "min" else max  # of equal ones the first, as training does
         best = choose(found, key=lambda record: record.metrics[objective.metric], default=None)
-        return self.saved(experiment, best and best.step)
+        return self.saved(experiment, best.step if best else None)
 
     def note_of_other_data(self, experiment: Experiment) -> str | None:
         """A sentence where this run, not begun yet, has a sister of the same training on other data."""
