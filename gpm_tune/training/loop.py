@@ -121,6 +121,8 @@ class Training:
         """The evaluations on record; what was measured after the newest checkpoint is to be trained again."""
         end = self.experiment.training.steps
         newest = self._use(lambda: self.run.newest(end))
+        if newest == end:
+            self._use(lambda: self.run.keep_end(end))  # it may be one of a longer training
         found = self._use(lambda: self.run.evaluations(self._judge))
         return [record for record in found if after < record.step <= newest]
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import logging
 import platform
+import re
 import shutil
 import tempfile
 import time
@@ -37,6 +38,7 @@ from gpm_tune.training.trainer import Evaluation, Trainer
 
 KEPT = 2  # of the newest checkpoints, besides those at the end of a training
 
+_STEP = re.compile(r"step_\d{9,}")
 _log = logging.getLogger("gpm_tune")
 
 
@@ -160,7 +162,7 @@ class TrainingRun:
 
     def checkpoints(self, up_to: int | None = None) -> list[str]:
         """The checkpoints, up to a step, newest first, damaged ones included."""
-        names = reversed(locations.children(f"{self.location}/checkpoints"))
+        names = filter(_STEP.fullmatch, reversed(locations.children(f"{self.location}/checkpoints")))
         found = [name for name in names if up_to is None or name <= _step(up_to)]
         return [f"{self.location}/checkpoints/{name}" for name in found]
 
@@ -178,6 +180,14 @@ class TrainingRun:
         end, judge = experiment.training.steps, experiment.judge(objective)
         return self._read(f"{_step(end)}-{judge}.json") is not None and self.newest(end) == end
 
+    def keep_end(self, step: int) -> None:
+        """Keep a checkpoint for good, if it is there: a training comes to its end with it."""
+        place = self.checkpoint(step)
+        record = _record(place)
+        if record and not record.is_end:
+            record = record.model_copy(update={"is_end": True})
+            locations.write(f"{place}/checkpoint.json", record.model_dump_json(indent=2).encode())
+
     def keep_checkpoint(self, trainer: Trainer) -> None:
         """Write a checkpoint, and delete those that are no longer needed."""
         place = self.checkpoint(trainer.step)
@@ -194,10 +204,13 @@ class TrainingRun:
     def _drop_old(self, step: int) -> None:
         found = self.checkpoints(step)
         whole = [index for index, place in enumerate(found) if is_whole(place)][:KEPT]
+        newest = {record.judge for index in whole if (record := _record(found[index]))}
         for place in found[whole[-1] + 1 :] if len(whole) == KEPT else ():
             record = _record(place)
-            if record is None or not record.is_end:
+            if record is None or not (record.is_end or record.judge not in newest):
                 locations.delete(place)
+            elif not record.is_end:
+                newest.add(record.judge)  # no later one has the best weights of this judge
 
     def here(self, place: str) -> Path:
         """A checkpoint on this machine: itself, or a copy of what is in a bucket."""
@@ -223,9 +236,9 @@ class TrainingRun:
         """The trained model of an experiment with the weights that its default objective finds the best."""
         objective = experiment.default_objective
         found = [e for e in self.evaluations(experiment.judge()) if e.step <= experiment.training.steps]
-        order = sorted(found, key=lambda record: record.metrics[objective.metric])
-        best = order[0 if objective.mode == "min" else -1].step if order else None
-        return self.saved(experiment, best)
+        choose = min if objective.mode == "min" else max  # of equal ones the first, as training does
+        best = choose(found, key=lambda record: record.metrics[objective.metric], default=None)
+        return self.saved(experiment, best.step if best else None)
 
     def note_of_other_data(self, experiment: Experiment) -> str | None:
         """A sentence where this run, not begun yet, has a sister of the same training on other data."""

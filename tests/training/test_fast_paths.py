@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 from examples import IMAGE_MODELS, IMAGES, MODELS, experiment_of
-from gpm_tune.training.pretraining import train_teacher
 from torch import Tensor, nn
+from training_runs import teacher_of
 
 from gpm_tune.models import ParticleModel, to_device
 from gpm_tune.training import Experiment, Trainer, checkpoint
@@ -79,9 +79,7 @@ def test_bfloat16_steps_go_the_way_of_float32_steps(name: str, tmp_path: Path) -
     """With the same draws, losses and gradients differ by rounding to 8 bits only."""
     trainers = []
     for experiment in in_both(name):
-        if experiment.teacher:
-            train_teacher(experiment.teacher, tmp_path, "cpu")
-        trainers.append(Trainer(experiment, cache=tmp_path))
+        trainers.append(Trainer(experiment, teacher=teacher_of(experiment, tmp_path)))
         for _ in range(3):  # the third is a generator's turn
             trainers[-1].train_step()
     full, low = trainers

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 import torch
-from examples import IMAGE_MODELS, IMAGES, KERNEL_FLOW, MODELS, POINTS, TEACHER
-from gpm_tune.training.pretraining import train_teacher
+from examples import IMAGE_MODELS, IMAGES, KERNEL_FLOW, MODELS, POINTS
 from plugin_models import StraightConfig
+from training_runs import teacher_of
 
 from gpm_tune.models import model_classes
 from gpm_tune.plugins import name_of
@@ -66,16 +66,15 @@ CASES = [
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """With the Score GAN's teacher."""
-    folder = tmp_path_factory.mktemp("cache")
-    assert train_teacher(Experiment.model_validate(TEACHER), folder, "cpu")
-    return folder
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the Score GAN's teacher is kept."""
+    return tmp_path_factory.mktemp("teachers")
 
 
-def trained(tree: dict[str, Any], cache: Path) -> dict[str, torch.Tensor]:
+def trained(tree: dict[str, Any], folder: Path) -> dict[str, torch.Tensor]:
     """Everything that training has changed: weights, averages, the optimisers' moments, random numbers."""
-    trainer = Trainer(Experiment.model_validate(tree), cache=cache)
+    experiment = Experiment.model_validate(tree)
+    trainer = Trainer(experiment, teacher=teacher_of(experiment, folder))
     while not trainer.done:
         trainer.run_interval()
     found = {**trainer.model.state_dict(prefix="last."), "rng": trainer._rng.get_state()}
@@ -91,20 +90,20 @@ def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 
 
 @pytest.fixture(scope="module")
-def of_base(cache: Path) -> dict[str, dict[str, torch.Tensor]]:
+def of_base(folder: Path) -> dict[str, dict[str, torch.Tensor]]:
     """What the training of each base comes to."""
-    return {base: trained(tree, cache) for base, tree in BASES.items()}
+    return {base: trained(tree, folder) for base, tree in BASES.items()}
 
 
 @pytest.mark.parametrize(("base", "path"), CASES, ids=str)
 def test_training_does_not_depend_on_an_inference_only_key(
-    base: str, path: str, of_base: dict[str, dict[str, torch.Tensor]], cache: Path
+    base: str, path: str, of_base: dict[str, dict[str, torch.Tensor]], folder: Path
 ) -> None:
     changed = space.put(BASES[base], {path: OTHERS[path]})
     one, other = (Experiment.model_validate(tree) for tree in (BASES[base], changed))
     assert one.inference_part() != other.inference_part()
     assert one.trained_part() == other.trained_part()
-    assert equal(trained(changed, cache), of_base[base])
+    assert equal(trained(changed, folder), of_base[base])
 
 
 @pytest.mark.parametrize(
@@ -121,12 +120,12 @@ def test_training_does_not_depend_on_an_inference_only_key(
     ids=str,
 )
 def test_training_depends_on_keys_without_the_mark(
-    base: str, changes: dict[str, Any], of_base: dict[str, dict[str, torch.Tensor]], cache: Path
+    base: str, changes: dict[str, Any], of_base: dict[str, dict[str, torch.Tensor]], folder: Path
 ) -> None:
     changed = space.put(BASES[base], changes)
     one, other = (Experiment.model_validate(tree) for tree in (BASES[base], changed))
     assert one.trained_part() != other.trained_part()
-    assert not equal(trained(changed, cache), of_base[base])
+    assert not equal(trained(changed, folder), of_base[base])
 
 
 def test_every_model_is_among_them() -> None:
