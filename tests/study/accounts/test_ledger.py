@@ -11,6 +11,7 @@ from ledgers import record, take
 
 from gpm_tune.errors import UserError
 from gpm_tune.study.accounts.ledger import Assignment, Ledger, Verdict
+from gpm_tune.study.accounts.records import read_study, study_names
 from gpm_tune.study.definition import space
 from gpm_tune.study.definition.specification import Study
 
@@ -191,7 +192,9 @@ def test_those_held_back_are_left_to_the_next_run(storage: str) -> None:
 
 SPACES = st.lists(st.sampled_from([SAMPLING, TRAINED, LENGTHS]), min_size=1, max_size=3)
 ACTIONS = st.lists(
-    st.sampled_from(["next", "next", "report", "complete", "prune", "fail", "lose", "pause", "reopen", "kill"]),
+    st.sampled_from(
+        ["next", "next", "report", "complete", "prune", "fail", "lose", "pause", "reopen", "kill"]
+    ),
     max_size=30,
 )
 
@@ -199,16 +202,17 @@ ACTIONS = st.lists(
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(SPACES, ACTIONS, st.integers(1, 4), st.randoms(use_true_random=False))
 def test_trials_asked_are_trials_told(
-    tmp_path_factory: pytest.TempPathFactory,
+    storage: str,
     spaces: list[dict[str, Any]],
     actions: list[str],
     places: int,
     random: Any,
 ) -> None:
     """Any order of events, with restarts in between: each trial has one ending, each training one trial."""
-    storage = f"sqlite:///{tmp_path_factory.mktemp('ledger') / 'optuna.db'}"
+    name = f"study-{len(study_names(storage))}"  # in one storage, whose tables take a second to make
     search = {path: values for found in spaces for path, values in found.items()}
     study = study_of(experiment=EDM, search=search, sampler={"name": "random"}, budget={"trials": 5})
+    study = study.model_copy(update={"name": name})
     live: dict[int, Assignment] = {}
     steps: dict[int, int] = {}
     endings: dict[int, str] = {}
@@ -251,7 +255,9 @@ def test_trials_asked_are_trials_told(
                 for number in live:
                     ledger.suspend(number)
                 ledger.close()
-                assert {t.state for t in record(storage).trials if t.number not in endings} <= {"interrupted"}
+                assert {t.state for t in read_study(storage, name).trials if t.number not in endings} <= {
+                    "interrupted"
+                }
             ledger = Ledger(study, storage)
             live, trained = {}, set()
         elif live:
@@ -267,7 +273,7 @@ def test_trials_asked_are_trials_told(
         if len(live) == places or random.random() < 0.5:
             end(next(iter(live)), "complete")
     assert ledger.remaining == 0
-    states = {trial.number: trial.state for trial in record(storage).trials}
+    states = {trial.number: trial.state for trial in read_study(storage, name).trials}
     expected = {"complete": "complete", "prune": "pruned", "fail": "fail"}
     assert states == {number: expected[ending] for number, ending in endings.items()}
     assert len(states) == study.budget.trials
