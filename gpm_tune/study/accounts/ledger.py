@@ -274,7 +274,7 @@ class Ledger:
         except OSError:
             return None  # the storage is away: the member goes on as it is
         params = population.perturb(forked.params, self.study.search, number, step)
-        origin = {"trial": donor, "step": step}
+        origin = {"trial": donor, "step": step, "best": progress["best"]}
         attributes = {"forked_from": origin, "replaces": number, "run": run.name, "progress": progress}
         # In one write: a process that ends here leaves either no fork, or one that is to be run.
         fork = optuna.create_trial(

@@ -127,7 +127,7 @@ def test_maximised_objectives_keep_the_highest(storage: str) -> None:
 
 
 SAMPLING = {"model.sampling_steps": {"choice": [2, 3, 4]}}  # of a denoiser: its training is one
-TRAINED = {"training.optimizer.lr": {"choice": [1e-4, 1e-3]}}
+TRAINED = {"training.optimizer.lr": {"choice": [2e-4, 1e-3]}}
 LENGTHS = {"training.steps": {"choice": [8, 12]}}
 EDM = {**POINTS, "model": MODELS["edm"]}
 
