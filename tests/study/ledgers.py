@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
+import torch
 from examples import POINTS
 
 from gpm_tune.study.accounts.ledger import Ledger
 from gpm_tune.study.accounts.records import StudyRecord, read_study
 from gpm_tune.study.definition import space
-from gpm_tune.training.checkpoint import FORMAT, VOUCHED
+from gpm_tune.training import checkpoint
+from gpm_tune.training.run import TrainingRun
 
 PBT: dict[str, Any] = {
     "scheduler": {"name": "pbt", "interval_steps": 4, "quantile": 0.25},
@@ -36,19 +37,16 @@ def record(storage: str) -> StudyRecord:
     return read_study(storage, "small")
 
 
-def write_checkpoint(folder: Path, step: int, best: dict[str, Any]) -> str:
-    """What the ledger reads of a trial's checkpoint."""
-    folder.mkdir(parents=True)
-    file = {"size": 1, "crc32": 1}
+def keep_checkpoint(run: TrainingRun, step: int) -> None:
+    """What a training run has at a step, for forks to start from."""
     record = {
-        "format": FORMAT,
-        "files": dict.fromkeys(VOUCHED, file),
         "experiment": POINTS,
         "data": "",
         "step": step,
         "evaluated_step": step,
         "seconds": 1.0,
-        "best": best,
+        "is_end": False,
+        "judge": "",
+        "best": None,
     }
-    (folder / "checkpoint.json").write_text(json.dumps(record))
-    return str(folder)
+    checkpoint.write(Path(run.checkpoint(step)), {"last": {"weight": torch.zeros(1)}}, {}, record)

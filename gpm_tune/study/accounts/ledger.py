@@ -85,12 +85,12 @@ class Ledger:
             t.number: optuna.Trial(self._optuna, t._trial_id) for t in own if t.state == TrialState.RUNNING
         }
         self._held: dict[int, Assignment] = {}  # while another trial trains what they need
-        self._trained: set[str] = set()  # trainings that have come to their end
+        self._trained: set[tuple[str, int]] = set()  # trainings, and steps at which they came to an end
         self._asked = sum("forked_from" not in trial.user_attrs for trial in own)
         self._waiting = sum(trial.state == TrialState.WAITING for trial in trials)
         self._proposals = self._not_yet_asked(trials)
         self._live: dict[int, optuna.Trial] = {}
-        self._trainings: dict[int, str] = {}  # of live and held trials
+        self._trainings: dict[int, tuple[str, int]] = {}  # of live trials: which, and up to which step
         self._population = None
         if isinstance(study.scheduler, PBT):
             steps = study.experiment.training.steps
@@ -205,10 +205,12 @@ class Ledger:
         return drawn
 
     def _is_being_trained(self, spec: Assignment) -> bool:
-        return spec.training in self._trainings.values() and spec.training not in self._trained
+        """Tell whether a live trial is at a trial's training, which has not come to its end before."""
+        is_live = any(training == spec.training for training, _ in self._trainings.values())
+        return is_live and (spec.training, spec.experiment.training.steps) not in self._trained
 
     def _hand_out(self, spec: Assignment) -> Assignment:
-        self._trainings[spec.number] = spec.training
+        self._trainings[spec.number] = spec.training, spec.experiment.training.steps
         return spec
 
     def _pick(self) -> tuple[optuna.Trial, None] | None:
@@ -280,11 +282,15 @@ class Ledger:
         except OSError:
             return None  # the storage is away: the member goes on as it is
         params = population.perturb(forked.params, self.study.search, number, step)
-        origin = {"trial": donor, "step": step}
+        origin = {"trial": donor, "step": step, "best": progress["best"]}
         attributes = {"forked_from": origin, "replaces": number, "run": run.name, "progress": progress}
-        self._optuna.enqueue_trial(params, attributes)
+        # In one write: a process that ends here leaves either no fork, or one that is to be run.
+        fork = optuna.create_trial(
+            state=TrialState.RUNNING, user_attrs=attributes, system_attrs={"fixed_params": params}
+        )
+        self._optuna.add_trial(fork)
         population.drop(number)
-        return self._optuna.ask()
+        return optuna.Trial(self._optuna, self._optuna.get_trials(deepcopy=False)[-1]._trial_id)
 
     def _assign(self, trial: optuna.Trial, replaces: int | None) -> Assignment | None:
         """The assignment of a trial, or None where its values make no experiment, or one out of bounds."""

@@ -45,6 +45,7 @@ class TrialRecord:
     confirms: int | None  # in a confirmation: the trial of the search that is trained again
     gpus: Sequence[str] = ()  # the kinds on which it was trained
     run: str | None = None  # the name of its training run's folder
+    inherited: Mapping[str, Any] | None = None  # a fork's best evaluation when it began: step and metrics
     note: str | None = None  # where it went on, if its latest checkpoint was damaged
     started: int = 0  # ms since the epoch, as `ended`
     ended: int | None = None
@@ -295,6 +296,7 @@ def _record(trial: FrozenTrial, constraints: list[Constraint]) -> TrialRecord:
         confirms=attributes.get("confirms"),
         gpus=attributes.get("gpus", ()),
         run=attributes.get("run"),
+        inherited=forked.get("best") if forked else None,
         note=attributes.get("note"),
         started=_milliseconds(trial.datetime_start) or 0,
         ended=_milliseconds(trial.datetime_complete),

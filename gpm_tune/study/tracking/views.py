@@ -52,6 +52,15 @@ class Evaluation(Protocol):
 
 
 @dataclass(frozen=True)
+class Inherited:
+    """The best evaluation of the training that a fork left; the time is that of the fork's beginning."""
+
+    step: int
+    time: int  # ms since the epoch
+    metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True)
 class Point:
     """A value of a metric. Name, time and step tell a run's points apart."""
 
@@ -126,6 +135,7 @@ def trial_view(
         "gpm.training_run": trial.run,
         "gpm.gpu": trial.gpus[-1] if trial.gpus else None,
     }
+    best = trial.inherited
     version = {
         "trial": str(trial.number),
         "step": str(trial.best_step),
@@ -144,6 +154,7 @@ def trial_view(
         evaluations,
         files,
         (Version(study.name, version),) if is_registered else (),
+        inherited=Inherited(best["step"], trial.started, best["metrics"]) if best else None,
     )
 
 
@@ -250,9 +261,11 @@ def _view_of_training(
     evaluations: Sequence[Evaluation],
     files: Files,
     versions: Sequence[Version] = (),
+    *,
+    inherited: Inherited | None = None,
 ) -> View:
     plain, (started, ended) = experiment.model_dump(mode="json"), times
-    points, best = _course(objectives, evaluations)
+    points, best = _course(objectives, evaluations, inherited)
     if best and STATUSES[state] == "FINISHED":
         points += _curve(objectives[0], experiment, best)
     if ended is None and state != "running":
@@ -273,10 +286,12 @@ def _view_of_training(
 
 
 def _course(
-    objectives: Sequence[Objective], evaluations: Iterable[Evaluation]
+    objectives: Sequence[Objective], evaluations: Iterable[Evaluation], inherited: Evaluation | None
 ) -> tuple[list[Point], Evaluation | None]:
     """The points of evaluations, and the best one: that where the first objective was best."""
-    first, points, best = objectives[0], list[Point](), None
+    first, points, best = objectives[0], list[Point](), inherited
+    if best is not None:
+        points += _best_points(objectives, best.metrics, best.time, best.step)
     for found in evaluations:
         points += (Point(name, y, found.time, found.step) for name, y in found.metrics.items())
         value = found.metrics.get(first.metric, math.nan)

@@ -4,13 +4,14 @@ from typing import Any
 
 import optuna
 import pytest
-from examples import POINTS, study_of
+from examples import MODELS, POINTS, study_of
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from ledgers import record, take
 
 from gpm_tune.errors import UserError
-from gpm_tune.study.accounts.ledger import Ledger, Verdict
+from gpm_tune.study.accounts.ledger import Assignment, Ledger, Verdict
+from gpm_tune.study.accounts.records import read_study, study_names
 from gpm_tune.study.definition import space
 from gpm_tune.study.definition.specification import Study
 
@@ -54,7 +55,6 @@ def test_a_restart_continues_unfinished_trials_first_and_repeats_no_draw(storage
     for number in range(4):
         assert take(before) == number
         before.report(number, 4, measure(1.0))
-    before.keep_checkpoint(2, "somewhere/checkpoint")
     for number in (0, 1, 3):
         before.complete(number)
     values = {trial.number: trial.values for trial in record(storage).trials}
@@ -62,7 +62,7 @@ def test_a_restart_continues_unfinished_trials_first_and_repeats_no_draw(storage
     assert after.remaining == 5
     resumed = after.next()
     assert resumed is not None
-    assert (resumed.number, resumed.checkpoint, resumed.steps_done) == (2, "somewhere/checkpoint", 4)
+    assert (resumed.number, resumed.known_step) == (2, 4)
     assert resumed.values == values[2]
     new = [after.next() for _ in range(4)]
     assert [assignment and assignment.number for assignment in new] == [4, 5, 6, 7]
@@ -126,43 +126,154 @@ def test_maximised_objectives_keep_the_highest(storage: str) -> None:
     assert [(t.number, t.value) for t in record(storage).ranked()] == [(0, 0.8), (1, 0.6)]
 
 
-ACTIONS = st.lists(st.sampled_from(["next", "report", "complete", "prune", "fail", "restart"]), max_size=25)
+SAMPLING = {"model.sampling_steps": {"choice": [2, 3, 4]}}  # of a denoiser: its training is one
+TRAINED = {"training.optimizer.lr": {"choice": [2e-4, 1e-3]}}
+LENGTHS = {"training.steps": {"choice": [8, 12]}}
+EDM = {**POINTS, "model": MODELS["edm"]}
 
 
-@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(ACTIONS, st.randoms(use_true_random=False))
+def of_one_training(**changes: Any) -> Study:
+    """A study whose trials share their training: they differ in how it is sampled."""
+    parts = {"experiment": EDM, "search": SAMPLING, "sampler": {"name": "brute_force"}, "start_from": []}
+    return study_of(**{**parts, "budget": {"trials": 3}, **changes})
+
+
+def handed_out(ledger: Ledger, places: int = 4) -> list[int]:
+    """The numbers of the trials that may start now."""
+    return [assignment.number for assignment in iter(lambda: ledger.next(places), None)]
+
+
+def test_trials_wait_at_a_place_for_the_one_that_trains_what_they_need(storage: str) -> None:
+    ledger = Ledger(of_one_training(), storage)
+    assert handed_out(ledger, places=2) == [0]
+    assert len(record(storage).trials) == 3, "two are held back, each at a place"
+    assert ledger.remaining == 2
+    ledger.report(0, 12, measure(1.0))
+    ledger.complete(0)
+    assert handed_out(ledger) == [1, 2], "what is trained needs nobody's time"
+    assert ledger.remaining == 0
+
+
+@pytest.mark.parametrize("ending", ["prune", "fail", "pause", "suspend", "requeue"])
+def test_a_training_that_one_trial_leaves_is_taken_up_by_the_next(storage: str, ending: str) -> None:
+    ledger = Ledger(of_one_training(), storage)
+    assert handed_out(ledger) == [0]
+    getattr(ledger, ending)(0, *(["why"] if ending == "fail" else []))
+    assert handed_out(ledger) == [1], "one at a time"
+
+
+def test_a_training_of_fewer_steps_does_not_end_one_of_more(storage: str) -> None:
+    ledger = Ledger(of_one_training(search=LENGTHS | SAMPLING, budget={"trials": 6}), storage)
+    specs = {}
+    while (spec := ledger.next(6)) is not None:
+        specs[spec.number] = spec
+    (first,) = specs
+    ledger.report(first, 4, measure(1.0))
+    ledger.complete(first)
+    ended = specs[first].experiment.training.steps
+    while (spec := ledger.next(6)) is not None:
+        specs[spec.number] = spec
+    others = [spec for number, spec in specs.items() if number != first]
+    lengths = [spec.experiment.training.steps for spec in others]
+    assert lengths.count(ended) == 2, "all of that length"
+    assert len(lengths) == 3, "and one that trains on"
+
+
+def test_those_held_back_are_left_to_the_next_run(storage: str) -> None:
+    ledger = Ledger(of_one_training(), storage)
+    assert handed_out(ledger) == [0]
+    ledger.suspend(0)
+    ledger.close()
+    assert [trial.state for trial in record(storage).trials] == ["interrupted"] * 3
+    again = Ledger(of_one_training(), storage)
+    assert again.remaining == 3
+    assert handed_out(again) == [0]
+
+
+SPACES = st.lists(st.sampled_from([SAMPLING, TRAINED, LENGTHS]), min_size=1, max_size=3)
+ACTIONS = st.lists(
+    st.sampled_from(
+        ["next", "next", "report", "complete", "prune", "fail", "lose", "pause", "reopen", "kill"]
+    ),
+    max_size=30,
+)
+
+
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(SPACES, ACTIONS, st.integers(1, 4), st.randoms(use_true_random=False))
 def test_trials_asked_are_trials_told(
-    tmp_path_factory: pytest.TempPathFactory, actions: list[str], random: Any
+    storage: str,
+    spaces: list[dict[str, Any]],
+    actions: list[str],
+    places: int,
+    random: Any,
 ) -> None:
-    """Any order of events, with restarts in between: in the end each trial has one ending."""
-    storage = f"sqlite:///{tmp_path_factory.mktemp('ledger') / 'optuna.db'}"
-    study: Study = study_of(sampler={"name": "random"})
-    ledger, live, endings = Ledger(study, storage), {}, {}
-    for action in [*actions, "restart"]:
-        if action == "restart":
-            ledger, live = Ledger(study, storage), {}
-        elif action == "next":
-            assignment = ledger.next()
-            if assignment:
-                assert assignment.number not in live
-                assert assignment.number not in endings
-                live[assignment.number] = assignment.steps_done
+    """Any order of events, with restarts in between: each trial has one ending, each training one trial."""
+    name = f"study-{len(study_names(storage))}"  # in one storage, whose tables take a second to make
+    search = {path: values for found in spaces for path, values in found.items()}
+    study = study_of(experiment=EDM, search=search, sampler={"name": "random"}, budget={"trials": 5})
+    study = study.model_copy(update={"name": name})
+    live: dict[int, Assignment] = {}
+    steps: dict[int, int] = {}
+    endings: dict[int, str] = {}
+    trained: set[tuple[str, int]] = set()  # since the ledger was opened
+    ledger = Ledger(study, storage)
+
+    def take_next() -> bool:
+        spec = ledger.next(places - len(live)) if len(live) < places else None
+        if spec is None:
+            return False
+        assert spec.number not in live
+        assert spec.number not in endings
+        assert spec.known_step == steps.get(spec.number, -1)
+        rivals = [other for other in live.values() if other.training == spec.training]
+        assert not rivals or (spec.training, spec.experiment.training.steps) in trained
+        live[spec.number] = spec
+        return True
+
+    def evaluate(number: int) -> None:
+        steps[number] = steps.get(number, 0) + 1
+        ledger.report(number, steps[number], measure(random.random()))
+
+    def end(number: int, how: str) -> None:
+        if how == "complete":
+            evaluate(number)
+            ledger.complete(number)
+            trained.add((live[number].training, live[number].experiment.training.steps))
+        elif how == "prune":
+            ledger.prune(number)
+        else:
+            ledger.fail(number, "why")
+        endings[number] = how
+        del live[number]
+
+    for action in [*actions, "reopen"]:
+        if action == "next":
+            take_next()
+        elif action in ("reopen", "kill"):
+            if action == "reopen":
+                for number in live:
+                    ledger.suspend(number)
+                ledger.close()
+                assert {t.state for t in read_study(storage, name).trials if t.number not in endings} <= {
+                    "interrupted"
+                }
+            ledger = Ledger(study, storage)
+            live, trained = {}, set()
         elif live:
             number = random.choice(list(live))
-            if action == "report" or (action == "complete" and not live[number]):
-                live[number] += 1
-                ledger.report(number, live[number], measure(random.random()))
-            else:
-                end = {"complete": ledger.complete, "prune": ledger.prune}.get(action)
-                end(number) if end else ledger.fail(number, "why")
-                endings[number] = action
+            if action == "report":
+                evaluate(number)
+            elif action in ("lose", "pause"):
+                (ledger.requeue if action == "lose" else ledger.pause)(number)
                 del live[number]
-    while (assignment := ledger.next()) is not None:
-        assert assignment.number not in endings
-        ledger.report(assignment.number, assignment.steps_done + 1, measure(1.0))
-        ledger.complete(assignment.number)
-        endings[assignment.number] = "complete"
-    states = {trial.number: trial.state for trial in record(storage).trials}
+            else:
+                end(number, action)
+    while take_next() or live:  # nothing waits for ever
+        if len(live) == places or random.random() < 0.5:
+            end(next(iter(live)), "complete")
+    assert ledger.remaining == 0
+    states = {trial.number: trial.state for trial in read_study(storage, name).trials}
     expected = {"complete": "complete", "prune": "pruned", "fail": "fail"}
     assert states == {number: expected[ending] for number, ending in endings.items()}
     assert len(states) == study.budget.trials

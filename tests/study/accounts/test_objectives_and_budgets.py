@@ -1,19 +1,22 @@
 """Several objectives, constraints, budgets, confirmation: what the ledger makes of them."""
 
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
 from examples import POINTS, study_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ledgers import PBT, record, take, write_checkpoint
+from ledgers import PBT, keep_checkpoint, record, take
 
+from gpm_tune import locations
 from gpm_tune.config import SEEDS
 from gpm_tune.study.accounts.confirmation import ConfirmationLedger, best_shares, confirmed, rank_agreement
-from gpm_tune.study.accounts.ledger import Ledger, Verdict
+from gpm_tune.study.accounts.ledger import Assignment, Ledger, Verdict
 from gpm_tune.study.accounts.records import read_study
 from gpm_tune.study.definition import space
+from gpm_tune.training.run import Runs
 
 
 def measured(value: float, **more: float) -> dict[str, float]:
@@ -204,33 +207,133 @@ def test_overlapping_seeds_share_the_first_place() -> None:
     assert sum(unclear) == pytest.approx(1.0)
 
 
-def test_forks_of_the_best_replace_the_worst(storage: str, tmp_path: Path) -> None:
-    ledger = Ledger(study_of(**PBT), storage, str(tmp_path / "study"))
-    assignments = [ledger.next() for _ in range(4)]
-    assert ledger.next() is None
-    for assignment in assignments:
-        assert assignment is not None
-        number = assignment.number
-        assert ledger.report(number, 4, measured(float(number))) is Verdict.PAUSE
-        best = {"step": 4, "metrics": measured(float(number))}
-        ledger.keep_checkpoint(number, write_checkpoint(tmp_path / f"checkpoint_{number}", 4, best))
-        ledger.pause(number)
-    ledger = Ledger(study_of(**PBT), storage, str(tmp_path / "study"))  # a restart in between changes nothing
-    following = [ledger.next() for _ in range(4)]
-    assert [a.number for a in following if a] == [0, 1, 2, 4]
-    fork = following[3]
-    assert fork is not None
-    assert fork.forked_from == {"trial": 0, "step": 4}
-    assert (fork.replaces, fork.steps_done) == (3, 4)
-    assert fork.checkpoint is not None
-    assert Path(fork.checkpoint, "checkpoint.json").is_file()
-    assert fork.checkpoint != str(tmp_path / "checkpoint_0"), "a copy: the donor drops its own"
-    assert fork.values != assignments[0].values if assignments[0] else False
-    for assignment in following:
-        assert assignment is not None
-        assert ledger.report(assignment.number, 12, measured(0.5)) is Verdict.PAUSE
-        ledger.complete(assignment.number)
-    states = {trial.number: trial.state for trial in record(storage).trials}
+class Population:
+    """The ledger of a study by PBT, whose trials have training runs."""
+
+    def __init__(self, folder: Path) -> None:
+        self.runs = Runs(str(folder / "runs"), folder / "cache")
+        self.storage = f"sqlite:///{folder / 'optuna.db'}"
+        self.reopen()
+
+    def reopen(self) -> None:
+        self.ledger = Ledger(study_of(**PBT), self.storage, self.runs)
+
+    def start(self, count: int) -> list[Assignment]:
+        found = [self.ledger.next() for _ in range(count)]
+        assert None not in found
+        return [spec for spec in found if spec]
+
+    def measure(self, spec: Assignment, step: int, value: float) -> Verdict:
+        """Up to a step; a trial has a checkpoint before it is heard of."""
+        name = spec.run or f"edm-points-{spec.number}"
+        keep_checkpoint(self.runs.named(name), step)
+        self.ledger.keep_run(spec.number, name)
+        return self.ledger.report(spec.number, step, measured(value))
+
+    def pause_all(self) -> None:
+        """Four trials come to the first interval's end: 0 is the best, 3 the worst."""
+        for spec in self.start(4):
+            assert self.measure(spec, 4, float(spec.number)) is Verdict.PAUSE
+            self.ledger.pause(spec.number)
+
+
+@pytest.fixture
+def population(tmp_path: Path) -> Population:
+    return Population(tmp_path)
+
+
+def test_forks_of_the_best_replace_the_worst(population: Population) -> None:
+    population.pause_all()
+    population.reopen()  # a restart in between changes nothing
+    following = population.start(4)
+    assert [spec.number for spec in following] == [0, 1, 2, 4]
+    first, *_, fork = following
+    assert (fork.replaces, fork.known_step) == (3, 4)
+    assert fork.run is not None
+    assert population.runs.named(fork.run).newest(4) == 4, "a copy: the donor drops its own"
+    assert fork.run != "edm-points-0"
+    assert fork.values != first.values
+    for spec in following:
+        assert population.measure(spec, 12, 0.5) is Verdict.PAUSE
+        population.ledger.complete(spec.number)
+    trials = record(population.storage).trials
+    states = {trial.number: trial.state for trial in trials}
     assert states == {0: "complete", 1: "complete", 2: "complete", 3: "pruned", 4: "complete"}
-    assert record(storage).trials[4].forked_from == "trial 0, step 4"
-    assert Ledger(study_of(**PBT), storage).next() is None, "forks do not count as members"
+    assert (trials[4].forked_from, trials[4].run) == ("trial 0, step 4", fork.run)
+    population.reopen()
+    assert population.ledger.next() is None, "forks do not count as members"
+
+
+class Ended(BaseException):
+    """Stands for the end of the process."""
+
+
+def end_before(target: Any, name: str, patch: pytest.MonkeyPatch) -> None:
+    """Let the process end before something is written."""
+
+    def ends(*_: Any, **__: Any) -> None:
+        raise Ended
+
+    patch.setattr(target, name, ends)
+
+
+@pytest.mark.parametrize("write", ["copy", "add_trial", "set_trial_user_attr", "tell"])
+def test_a_process_that_ends_within_a_fork_leaves_one_fork_in_the_end(
+    population: Population, write: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    population.pause_all()
+    population.start(3)
+    study = population.ledger._optuna
+    places = {"copy": locations, "set_trial_user_attr": study._storage}
+    with monkeypatch.context() as patch:
+        end_before(places.get(write, study), write, patch)
+        with pytest.raises(Ended):
+            population.ledger.next()
+    population.reopen()
+    specs = {spec.number: spec for spec in population.start(4)}
+    assert population.ledger.next() is None
+    trials = optuna.load_study(study_name="small", storage=population.storage).trials
+    (fork,) = (trial for trial in trials if trial.user_attrs.get("replaces") == 3)
+    run = specs[fork.number].run
+    assert run is not None
+    assert population.runs.named(run).newest(12) == specs[fork.number].known_step == 4
+    assert (trials[3].state.name, trials[3].user_attrs["reason"]) == (
+        "PRUNED",
+        f"replaced by trial {fork.number}, a fork of trial 0",
+    )
+    running = [trial.number for trial in trials if trial.state.name == "RUNNING"]
+    assert running == sorted(specs), "none waits that nobody will ask for"
+
+
+def test_a_fork_is_made_though_a_start_point_waits_beyond_the_budget(tmp_path: Path) -> None:
+    starts = [{"model.eta": eta, "model.loss": "vanilla"} for eta in (1.0, 2.0, 3.0, 4.0, 5.0)]
+    population = Population(tmp_path)
+    population.ledger = Ledger(study_of(**PBT, name="more", start_from=starts), None, population.runs)
+    population.pause_all()
+    *_, fork = population.start(4)
+    assert (fork.replaces, fork.known_step) == (3, 4)
+
+
+@pytest.mark.parametrize("ended", range(4))
+def test_a_process_that_ends_as_it_asks_confirms_no_pair_twice(
+    storage: str, ended: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = study_of(confirm={"trials": 2, "seeds": 2})
+    ledger = Ledger(study, storage)
+    for value in (1.0, 2.0):
+        run(ledger, take(ledger), measured(value))
+    best = record(storage).ranked()[:2]
+    stage = ConfirmationLedger(study, storage, best)
+    for _ in range(ended):
+        run(stage, take(stage), measured(1.0))
+    with monkeypatch.context() as patch:
+        end_before(stage._optuna, "ask", patch)
+        with pytest.raises(Ended):
+            stage.next()
+    stage = ConfirmationLedger(study, storage, best)
+    while (spec := stage.next()) is not None:
+        run(stage, spec.number, measured(1.0))
+    found = read_study(storage, "small.confirm").trials
+    pairs = [(trial.confirms, trial.values["seed"]) for trial in found]
+    assert sorted(pairs) == [(0, 1), (0, 2), (1, 1), (1, 2)]
+    assert {trial.state for trial in found} == {"complete"}

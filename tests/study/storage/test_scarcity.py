@@ -22,8 +22,6 @@ import optuna
 import pytest
 import yaml
 from examples import MODELS, POINTS, TEACHER, study_data, study_of
-from gpm_tune.study.tracking.spool import Spool
-from gpm_tune.study.tracking.tracker import Tracker
 from optuna.storages import RDBStorage
 from program import COMMAND, gpm_tune, write_study
 
@@ -39,6 +37,8 @@ from gpm_tune.study.running.manage import delete
 from gpm_tune.study.storage.database import has_tables
 from gpm_tune.study.storage.home import Home
 from gpm_tune.study.storage.locks import only_once
+from gpm_tune.training.run import Runs
+from gpm_tune.training.trainer import Evaluation
 from gpm_tune.uris import sqlite_uri
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
@@ -191,23 +191,29 @@ def test_a_wait_ends_where_it_is_told_to(home: Home) -> None:
 def test_a_full_disk_is_waited_for_and_nothing_of_a_run_is_lost(
     full_disk: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    spools = full_disk / "spool"
-    run = Tracker(spools, "sqlite:///unused", "small").open_run("key", name="run")
-    ledger = Ledger(study_of(), f"sqlite:///{full_disk / 'optuna.db'}")
+    run = Runs(str(full_disk / "runs"), full_disk / "cache").named("edm-digits-1")
+    own, ledger = Patience(), Ledger(study_of(), f"sqlite:///{full_disk / 'optuna.db'}")
+
+    def keep(step: int) -> None:
+        evaluation = Evaluation(step, {"fid": 1.0}, b"0" * 100_000)
+        own.use(lambda: run.keep_evaluation(evaluation, "judge", "cpu"), Path(run.location))
+
     filler = fill(full_disk)
     with once_waiting(filler.unlink):
-        run.artifact("picture.png", b"0" * 100_000)
+        keep(1)
     assert caplog.text.count("no space is left on the disk of") == 1
     monkeypatch.setattr(patience, "PATIENCE", 0)
     fill(full_disk)
     with pytest.raises(ScarcityError, match="no space is left on the disk of"):
-        run.artifact("other.png", b"0" * 100_000)
+        keep(2)
     with pytest.raises(ScarcityError, match=r"no space is left on the disk of .*optuna\.db"):
         ledger._optuna.set_user_attr("large", "0" * 5_000_000)
+    assert [found.step for found in run.evaluations("judge")] == [1], "what is not whole is not there"
     filler.unlink()
-    run.artifact("other.png", b"0" * 100_000)
-    events = Spool(Spool.folder_of(spools, "key")).pending(10)
-    assert [event.kind for event in events] == ["open", "artifact", "artifact"]
+    keep(2)
+    assert [found.step for found in run.evaluations("judge")] == [1, 2]
+    for step in (1, 2):
+        assert len(Path(run.picture(step, "judge")).read_bytes()) == 100_000
 
 
 def cut(size: int) -> Callable[[Path], None]:
@@ -432,7 +438,7 @@ from pathlib import Path
 from examples import study_of
 from gpm_tune.study.accounts.ledger import Ledger
 from gpm_tune.study.storage.home import Home
-from gpm_tune.study.tracking.sender import Sender, import_mlflow
+from gpm_tune.study.tracking.sender import Store, import_mlflow
 
 import_mlflow()
 for folder in sys.argv[2:]:
@@ -440,7 +446,7 @@ for folder in sys.argv[2:]:
     print("ready", flush=True)
     sys.stdin.readline()
     Ledger(study_of(name=name), home.optuna_uri)
-Sender(home.tracking_uri, name, None)._connect()  # once: its tables take seconds
+Store(home.tracking_uri, name, None).find("key")  # once: its tables take seconds
 """
 
 
@@ -496,7 +502,7 @@ def test_a_training_on_a_full_disk_is_a_sentence_and_goes_on(full_disk: Path, tm
     command = [COMMAND[0], "-c", IMPATIENT, "train", str(file), *options]
     full = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert full.returncode == 1, full.stdout + full.stderr
-    assert re.search(r"error: no space is left on the disk of .*step_000000004\nhelp: ", full.stderr)
+    assert re.search(r"error: no space is left on the disk of .*runs.*\nhelp: ", full.stderr)
     assert full.stderr.count("waiting up to") == 1
     assert "bug of gpm-tune" not in full.stderr
     filler.unlink()
@@ -536,16 +542,17 @@ def test_a_full_disk_is_said_with_advice_once() -> None:
 @pytest.mark.slow
 def test_the_training_of_a_teacher_on_a_full_disk_is_a_sentence(full_disk: Path, tmp_path: Path) -> None:
     experiment = {**POINTS, "model": {**MODELS["score_gan"], "teacher": {"experiment": TEACHER}}}
-    study = write_study(
-        tmp_path, budget={"trials": 1}, experiment=experiment, search={"model.score_steps": {"int": [1, 4]}}
-    )
+    file = tmp_path / "pupil.yaml"
+    file.write_text(yaml.safe_dump(experiment))
     home = tmp_path / "home"
     home.mkdir()
-    (home / "cache").symlink_to(full_disk)
-    fill(full_disk)
-    full = gpm_tune("run", study, home=home)
+    (home / "runs").symlink_to(full_disk)
+    filler = fill(full_disk)
+    os.truncate(filler, 4 * 2**20 - 2**15)  # room for the experiment
+    command = [COMMAND[0], "-c", IMPATIENT, "train", str(file), "--home", str(home)]
+    full = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert full.returncode == 1, full.stdout + full.stderr
-    assert re.search(r"error: the teacher: no space is left on the disk of .*\nhelp: ", full.stderr)
+    assert re.search(r"error: no space is left on the disk of .*runs.*\nhelp: ", full.stderr)
     assert "bug of gpm-tune" not in full.stderr
 
 
