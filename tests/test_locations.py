@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from examples import POINTS, study_of
-from gpm_tune.study.storage.trial_checkpoints import candidates, drop_old
+
 from mlflow.tracking import MlflowClient
 from program import COMMAND, write_study
 
