@@ -75,13 +75,13 @@ class Case:
         """The reports of all machines that trials would run on."""
         return [node for node in self.nodes if not node.error] or [self.own]
 
-    def apart(self, *, about_data: bool) -> list[tuple[str, Finding]]:
-        """What nodes have otherwise than this process: of the data, or of all else."""
+    def apart(self, *about: str) -> list[tuple[str, Finding]]:
+        """What nodes have otherwise than this process, as `Difference.about` says."""
         return [
             (node.node, fail(found.sentence, found.advice))
             for node in self.nodes
             for found in differences(self.own, node)
-            if (found.about == "data") is about_data
+            if found.about in about
         ]
 
 
@@ -126,7 +126,7 @@ def join(address: str, stack: ExitStack) -> Findings[Capacity]:
 def check_versions(case: Case) -> Findings[None]:
     """Whether all nodes answer, with the versions of this process."""
     own = case.own
-    wrong = case.apart(about_data=False)
+    wrong = case.apart("node", "versions")
     yield from _of_nodes(wrong)
     names = f"gpm-tune {own.gpm_tune} (code {own.code}), Ray {own.ray}, torch {own.torch}"
     if not case.nodes:
@@ -224,7 +224,7 @@ def check_data(case: Case) -> Findings[None]:
     """Whether the study's data, and the network of its features, are on every machine, and the same."""
     if case.study is None:
         return
-    wrong = case.apart(about_data=True)
+    wrong = case.apart("data")
     yield from _of_nodes(wrong)
     if case.own.lacks and case.own.lacks not in [finding.found for _, finding in wrong]:
         yield fail(case.own.lacks, "")
@@ -268,13 +268,11 @@ def check_home(case: Case) -> Findings[None]:
 def check_storage(case: Case) -> Findings[None]:
     """Whether this process and every node can write, read and delete in the storage, and it is the same."""
     if case.home.storage is None:
-        if len(case.nodes) > 1:
-            yield warn(
-                f"none is set, and there are {_count(case.nodes)}",
-                "Set GPM_TUNE_STORAGE to a bucket (s3://…, gs://…) or a folder that all nodes share: a trial "
-                "whose node vanishes continues from there on another one",
-            )
-        else:
+        wrong = case.apart("storage")
+        yield from _of_nodes(
+            (node, replace(found, found=f"none is set: {found.found}")) for node, found in wrong
+        )
+        if not wrong:
             yield ok("none is set: everything stays in the home")
         return
     import pyarrow.fs  # noqa: F401 (not in the thread, which may be left behind with it)
