@@ -236,15 +236,16 @@ def check_data(case: Case) -> Findings[None]:
 
 
 def check_home(case: Case) -> Findings[None]:
-    """Whether the home can be written, lies on a disk of this machine, and its database opens."""
+    """Whether the home, and runs in it, can be written, on a disk of this machine; and its database opens."""
     root = case.home.root
     place = existing(root)
     try:
-        with tempfile.TemporaryFile(dir=place):
-            pass
+        for folder in (place, existing(Path(case.home.alone.runs.location))):
+            with tempfile.TemporaryFile(dir=folder):
+                pass
     except OSError as error:
         yield fail(
-            f"{root}: {error.strerror}", "Name a folder that can be written with --home, or GPM_TUNE_HOME"
+            f"{folder}: {error.strerror}", "Name a folder that can be written with --home, or GPM_TUNE_HOME"
         )
         return
     kind = file_system(place)
@@ -266,7 +267,7 @@ def check_home(case: Case) -> Findings[None]:
 
 
 def check_storage(case: Case) -> Findings[None]:
-    """Whether this process and every node can write, read and delete in the storage, and it is the same."""
+    """Whether this process and every node can write, read and delete runs in the storage; it is the same."""
     if case.home.storage is None:
         wrong = case.apart("storage")
         yield from _of_nodes(
@@ -277,10 +278,10 @@ def check_storage(case: Case) -> Findings[None]:
         return
     import pyarrow.fs  # noqa: F401 (not in the thread, which may be left behind with it)
 
-    name, mark = case.home.storage, f"gpm-tune-doctor-{uuid.uuid4().hex}"
+    name, runs, mark = case.home.storage, case.home.runs.location, f"gpm-tune-doctor-{uuid.uuid4().hex}"
     try:
-        speed = within(PROBE_SECONDS, round_trip, case.home.storage)
-        place = place_of(case.home.storage, mark)
+        speed = within(PROBE_SECONDS, round_trip, runs)
+        place = place_of(runs, mark)
         within(PROBE_SECONDS, locations.write, place, b"written by gpm-tune doctor")
     except Exception as error:
         yield fail(f"{name}: {first_line(error)}", _storage_advice(case.home.storage))
@@ -288,7 +289,7 @@ def check_storage(case: Case) -> Findings[None]:
     try:
         yield ok(f"{name}: {speed}")
         if case.nodes:
-            answers = ask_every_node(round_trip, case.home.storage, mark, seconds=PROBE_SECONDS)
+            answers = ask_every_node(round_trip, runs, mark, seconds=PROBE_SECONDS)
             broken = {node.node for node in case.nodes if node.error}  # has been said
             yield from _of_nodes(
                 (answer.node, fail(f"{name}: {answer.error}", _storage_advice(case.home.storage)))
