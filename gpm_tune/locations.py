@@ -160,7 +160,4 @@ def patiently(
     note: is told each time why it is thought to be away. is_over: ends the wait. Raises what the last
     attempt raised.
     """
-    # Ray has no exception of its own where it misses its marker.
-    return patience.patiently(
-        use, lambda error: isinstance(error, OSError) or "cluster storage" in str(error), note, is_over
-    )
+    return patience.patiently(use, lambda error: isinstance(error, OSError), note, is_over)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from examples import POINTS, experiment_of, study_of
 from hands import run_a_part, run_trials
 from mlflow import MlflowClient
@@ -46,16 +47,16 @@ ONE = study_of(name="one", budget={"trials": 1})
 
 
 class Run:
-    """`gpm-tune run` of the study beside a home."""
+    """A command with the study beside a home."""
 
-    def __init__(self, home: Path, storage: str) -> None:
-        words = ["run", home.parent / "study.yaml", "--home", home, "--storage", storage]
+    def __init__(self, home: Path, storage: str, command: str = "run") -> None:
+        words = [command, home.parent / "study.yaml", "--home", home]
         self._process = subprocess.Popen(
             [*COMMAND, *map(str, words)],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            env={**os.environ, "PYTHONUNBUFFERED": "1", "GPM_TUNE_STORAGE": storage},
         )
         self.output = ""
 
@@ -314,3 +315,23 @@ def test_a_lease_is_not_taken_in_the_place_of_a_disk_that_is_away(tmp_path: Path
     with pytest.raises(FileNotFoundError), Lease(str(place), "one").held():
         pass
     assert not place.parent.exists()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_training_alone_waits_for_its_storage_too(tmp_path: Path) -> None:
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(LONG))
+    storage, aside, home = tmp_path / "storage", tmp_path / "aside", Home(tmp_path / "home")
+    run = Run(home.root, str(storage), command="train")
+    run.until("step 300/")
+    storage.rename(aside)
+    run.until("waiting for it")
+    assert not storage.exists()
+    aside.rename(storage)
+    assert run.ends() == 0, run.output
+    client = MlflowClient(home.tracking_uri.secret())
+    experiment: Any = client.get_experiment_by_name("study")
+    (tracked,) = client.search_runs([experiment.experiment_id])
+    history = client.get_metric_history(tracked.info.run_id, "sliced_wasserstein")
+    assert [point.step for point in history] == STEPS
+    assert "the storage was away" in tracked.data.tags["gpm.note"]
