@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -29,6 +30,8 @@ from gpm_tune.study.storage.home import STUDY_FILES, Home
 from gpm_tune.study.storage.locks import only_once
 from gpm_tune.training.run import Runs
 from gpm_tune.uris import sqlite_uri
+
+PLAIN = re.compile(r"[\w+-][\w.+-]*")  # names of folders
 
 _log = logging.getLogger("gpm_tune")
 
@@ -60,8 +63,7 @@ def fetch(name: str, home: Home, get: Get, *, checkpoints: str) -> StudyRecord:
         raise UserError(f"'{name}' is no study's name")
     home.check()
     with only_once(f"study '{name}'", home.study(name)), _fetched(name, home, get) as (found, folder):
-        here = present(name, home)
-        if here and _events(here) > _events(found):
+        if present(name, home) and _events(home.optuna_uri, name) > _events(_ledger(folder), name):
             raise UserError(
                 f"{home.root} has more of study '{name}' than is to be fetched: it was continued here"
             )
@@ -79,8 +81,8 @@ def take_over(name: str, home: Home) -> None:
     try:
         if home.storage and locations.exists(f"{home.stored(name)}/optuna.db"):
             with _fetched(name, home, from_storage(home.storage)) as (found, folder):
-                here = present(name, home)
-                if here is None or _events(here) < _events(found):
+                is_here = present(name, home) is not None
+                if not is_here or _events(home.optuna_uri, name) < _events(_ledger(folder), name):
                     _replace(found, home, folder)
     except OSError as error:
         raise UserError(
@@ -118,7 +120,11 @@ def _fetched(name: str, home: Home, get: Get) -> Iterator[tuple[StudyRecord, Pat
             raise UserError(
                 f"study '{name}' cannot be fetched: {error}. If it has just begun, try again in a minute"
             ) from None
-        found = read_study(sqlite_uri(folder / "optuna.db"), name)
+        found = read_study(_ledger(folder), name)
+        for record in _records(_ledger(folder), name):
+            for place in (record.id, *(trial.run for trial in record.trials if trial.run)):
+                if not PLAIN.fullmatch(place):  # who has written it may have meant another place
+                    raise UserError(f"study '{name}' cannot be fetched: '{place}' is no name of a folder")
         here = present(name, home)
         if here and here.id != found.id:
             raise UserError(
@@ -139,7 +145,11 @@ def _replace(found: StudyRecord, home: Home, folder: Path) -> None:
     """Put what was fetched in place of what the home has of the study."""
     for file in STUDY_FILES:
         _copy_plain(folder / file, home.study(found.name) / file)
-    _copy_trials(sqlite_uri(folder / "optuna.db"), found.name, home)
+    _copy_trials(_ledger(folder), found.name, home)
+
+
+def _ledger(folder: Path) -> str:
+    return sqlite_uri(folder / "optuna.db")
 
 
 def _copy_plain(source: Path, target: Path, *, keep: bool = False) -> None:
@@ -149,9 +159,7 @@ def _copy_plain(source: Path, target: Path, *, keep: bool = False) -> None:
     """
     root = source if source.is_dir() else source.parent
     files = source.rglob("*") if source.is_dir() else [source]
-    for file in sorted(
-        files, key=lambda file: file.suffix == ".json"
-    ):  # `checkpoint.json` vouches for others
+    for file in sorted(files, key=lambda file: file.name == "checkpoint.json"):  # it vouches for the others
         place = target / file.relative_to(source)
         if is_plain(file, root) and not (keep and place.exists()):
             locations.send(file, str(place))
@@ -160,9 +168,9 @@ def _copy_plain(source: Path, target: Path, *, keep: bool = False) -> None:
 def _take_runs(name: str, home: Home, get: Get, chosen: set[int]) -> None:
     """Bring the training runs of a study's trials here, those of the chosen trials with their checkpoints."""
     runs, wanted, users = home.open_runs(), set(), dict[str, str]()
-    for record in (read_study(home.optuna_uri, name), read_confirmation(home.optuna_uri, name)):
-        for trial in record.trials if record else ():
-            if record and trial.run:
+    for record in _records(home.optuna_uri, name):
+        for trial in record.trials:
+            if trial.run:
                 users[trial.run] = run_user(record.id)
                 if record.name == name and trial.number in chosen:
                     wanted.add(trial.run)
@@ -187,9 +195,16 @@ def _take_part(path: str, runs: Runs, get: Get, *, keep: bool) -> None:
         _copy_plain(fetched, Path(runs.location) / path, keep=keep)
 
 
-def _events(record: StudyRecord) -> int:
+def _records(storage: str, name: str) -> list[StudyRecord]:
+    """Of both stages, as far as they are there."""
+    confirmation = read_confirmation(storage, name)
+    return [read_study(storage, name), *([confirmation] if confirmation else [])]
+
+
+def _events(storage: str, name: str) -> int:
     """A number that grows with all that happens to a study: trials begin, are trained, and end."""
-    return sum(1 + trial.step + (trial.ended is not None) for trial in record.trials)
+    trials = [trial for record in _records(storage, name) for trial in record.trials]
+    return sum(1 + trial.step + (trial.ended is not None) for trial in trials)
 
 
 def _chosen(record: StudyRecord, checkpoints: str) -> set[int]:
@@ -203,9 +218,9 @@ def _copy_trials(source: str, name: str, home: Home) -> None:
     """The studies of both stages."""
     there, here = read_storage(source), open_storage(home.optuna_uri, Patience())
     assert there is not None, "the study was read from it"
-    present = optuna.get_all_study_names(there)
+    names = optuna.get_all_study_names(there)
     for stage in (name, name + CONFIRMATION):
-        if stage not in present:
+        if stage not in names:
             continue
         old = optuna.load_study(study_name=stage, storage=there)
         trials = old.get_trials()

@@ -13,8 +13,9 @@ from mlflow import MlflowClient
 
 from gpm_tune import locations
 from gpm_tune.errors import UserError
+from gpm_tune.study.accounts.confirmation import ConfirmationLedger
 from gpm_tune.study.accounts.ledger import Ledger
-from gpm_tune.study.accounts.records import read_study
+from gpm_tune.study.accounts.records import read_confirmation, read_study
 from gpm_tune.study.accounts.runs import model_of
 from gpm_tune.study.cluster.fetching import fetch, from_storage, take_over
 from gpm_tune.study.running.manage import delete
@@ -170,6 +171,36 @@ def test_links_and_pipes_are_not_fetched(tmp_path: Path, there: Home, here: Home
     assert not [name for name in found if "link" in name or "folder" in name or "pipe" in name]
     assert not (here.root / "runs" / run / "experiment.yaml").exists()
     assert len([name for name in found if name.startswith("evaluations/")]) == 3
+
+
+@pytest.mark.parametrize("run", ["../../mine", "/mine", ".."])
+def test_a_run_with_a_place_for_a_name_is_not_fetched(there: Home, here: Home, run: str) -> None:
+    ledger = begin(STUDY, there)
+    assignment = ledger.next()
+    assert assignment is not None
+    ledger.keep_run(assignment.number, run)
+    get = from_storage(str(mirrored(there).storage))
+    with pytest.raises(UserError, match="is no name of a folder"):
+        fetch("made", here, get, checkpoints="all")
+    assert not here.runs.names()
+
+
+def test_new_seeds_that_were_tried_elsewhere_are_taken_over(tmp_path: Path, there: Home) -> None:
+    study = study_of(name="made", budget={"trials": 1}, confirm={"trials": 1, "seeds": 2})
+    run_trials(study, there)
+    mirrored(there)
+    other = Home(tmp_path / "other", storage=there.storage)
+    take_over("made", other)
+    stage = ConfirmationLedger(study, other.optuna_uri, read_study(other.optuna_uri, "made").ranked())
+    assignment = stage.next()
+    assert assignment is not None
+    begin(study, other)
+    train(stage, other, assignment)
+    mirrored(other)
+    take_over("made", there)
+    confirmed = read_confirmation(there.optuna_uri, "made")
+    assert confirmed is not None
+    assert [trial.state for trial in confirmed.trials] == ["complete"]
 
 
 def test_a_part_that_cannot_be_read_is_said_and_comes_with_the_next_fetch(
