@@ -45,13 +45,15 @@ decode_all(sorted(folder.glob("*.tif")), 1, 8, folder / "pictures.npy")
 MIRRORS = """
 import time
 from gpm_tune.study.storage import mirror
-from gpm_tune.study.storage.home import Home
+from gpm_tune.study.storage.home import STUDY_FILES, Home
 home = Home(folder / "home", storage=str(folder / "storage"))
+home.open_runs()
 home.study("small").mkdir(parents=True)
-(home.study("small") / "study.yaml").touch()
+for name in STUDY_FILES:
+    (home.study("small") / name).touch()
 mirror.PUSH_EVERY = 0.01
 with mirror.Mirror(home, "small"):
-    while not list(folder.glob("storage/**/study.yaml")):
+    while not list(folder.glob("storage/**/optuna.db")):
         time.sleep(0.1)
 """
 ENDING = """
