@@ -142,7 +142,7 @@ def test_of_two_homes_one_runs_and_each_goes_on_where_the_other_stopped(
     assert checkpoints(storage) == kept
 
     records = [read_study(Home(home).optuna_uri, "far") for home in (one, two)]
-    assert records[0] == records[1]
+    assert (records[0].id, records[0].trials) == (records[1].id, records[1].trials)
     assert [trial.state for trial in records[0].trials] == ["complete", "complete"]
     for home in (one, two):
         assert shown(Home(home), "far") == dict.fromkeys(("0", "1"), ("FINISHED", STEPS))
