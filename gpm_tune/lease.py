@@ -1,5 +1,7 @@
 """A lease on a folder, of a file system or of a bucket: one process at a time works there, on any machine.
 
+The folder is there before: one that a lease makes could be in the place of a disk that is away.
+
 The lease is a small file, which its holder changes every BEAT_SECONDS: a beat. Another process takes it over
 once it has itself seen no beat for STALE_SECONDS, so the clocks of two machines are never compared; or at
 once, where the holder ran on this host and does not any more. A holder that was suspended finds out by
@@ -236,7 +238,6 @@ class Lease:
         return self._is_own()
 
     def _take_in_folder(self, path: Path, seen: bytes | None) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
         holder = _parsed(seen)
         digest = hashlib.sha256(seen or b"").hexdigest()[:32]  # of what has no nonce
         claim = path if seen is None else _claim(path, holder.nonce if holder else digest)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import tempfile
 from collections.abc import Callable, Collection, Generator
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -107,7 +108,12 @@ class Training:
             predecessors=self._asker.predecessors,
         )
         try:
-            with lease.held(is_over=self._asker.should_stop, on_wait=self._asker.on_wait):
+            with ExitStack() as stack:
+                self._use(
+                    lambda: stack.enter_context(
+                        lease.held(is_over=self._asker.should_stop, on_wait=self._asker.on_wait)
+                    )
+                )
                 for record in self._recorded(after):  # by who held it meanwhile
                     yield record
                     after = record.step
@@ -163,7 +169,11 @@ class Training:
         return trainer.best is None or (is_own and trainer.evaluated_step in known)
 
     def _use(self, use: Callable[[], T]) -> T:
-        used: T = self._asker.use_storage(use)
+        def use_if_there() -> T:
+            self.run.runs.check()
+            return use()
+
+        used: T = self._asker.use_storage(use_if_there)
         return used
 
 

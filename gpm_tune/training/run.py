@@ -61,6 +61,14 @@ class Runs:
     location: str
     cache: Path
 
+    def check(self) -> None:
+        """Raise FileNotFoundError where the folder is not there: it may be on a disk that is away.
+
+        Nothing is read or written there before, or it would be taken for a new one.
+        """
+        if not (locations.is_bucket(self.location) or locations.exists(self.location)):
+            raise FileNotFoundError(f"{self.location} is not there")
+
     def of(self, experiment: Experiment) -> TrainingRun:
         """The run of an experiment. Raises UserError where its data cannot be had."""
         return self.named(experiment.run_name)
@@ -73,6 +81,7 @@ class Runs:
         """
         name = f"{donor.rpartition('-')[0]}-{digest([donor, step, why], 12)}"
         run, place = self.named(name), f"checkpoints/{_step(step)}"
+        self.check()
         if not is_whole(f"{run.location}/{place}"):
             # A copy: the other one goes on, and drops what it no longer needs.
             locations.copy(f"{self.location}/{donor}/{place}", f"{run.location}/{place}")
@@ -101,9 +110,7 @@ class TrainingRun:
 
         Raises OSError where the folder of all runs is not there.
         """
-        place = self.runs.location
-        if not (locations.is_bucket(place) or locations.exists(place)):  # it may be on a disk that is away
-            raise FileNotFoundError(f"{place} is not there")
+        self.runs.check()
         text = as_yaml(experiment.model_dump(mode="json"))
         for file, content in (("experiment.yaml", text), (f"users/{user}", "")):
             if not locations.exists(f"{self.location}/{file}"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-import shutil
+import re
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -22,12 +22,16 @@ from gpm_tune.study.accounts.records import (
     UnfinishedError,
     read_confirmation,
     read_study,
+    run_user,
     study_names,
 )
 from gpm_tune.study.definition.specification import CONFIRMATION
-from gpm_tune.study.storage.home import Home
+from gpm_tune.study.storage.home import STUDY_FILES, Home
 from gpm_tune.study.storage.locks import only_once
+from gpm_tune.training.run import Runs
 from gpm_tune.uris import sqlite_uri
+
+PLAIN = re.compile(r"[\w+-][\w.+-]*")  # names of folders
 
 _log = logging.getLogger("gpm_tune")
 
@@ -49,33 +53,36 @@ def from_storage(storage: str) -> Get:
 
 
 def fetch(name: str, home: Home, get: Get, *, checkpoints: str) -> StudyRecord:
-    """Bring a study here: its trials, what was tracked, and `best`, `all` or `none` of its checkpoints.
+    """Bring a study into a home: its trials, and their training runs.
 
-    Fetched again it is brought up to date. Raises UserError where there is no such study, the home has
-    another one of this name, or has trained more of it.
+    checkpoints: those of the `best`, `all` or `none` of the trials come, too. Fetched again it is brought up
+    to date. Raises UserError where there is no such study, the home has another one of this name, or has more
+    of it.
     """
-    with _fetched(name, home, get) as (found, folder):
-        here = _present(name, home)
-        if here and _trained(here) > _trained(found):
+    if not name or "/" in name or name.startswith("."):
+        raise UserError(f"'{name}' is no study's name")
+    home.check()
+    with only_once(f"study '{name}'", home.study(name)), _fetched(name, home, get) as (found, folder):
+        if present(name, home) and _events(home.optuna_uri, name) > _events(_ledger(folder), name):
             raise UserError(
                 f"{home.root} has more of study '{name}' than is to be fetched: it was continued here"
             )
         _replace(found, home, folder)
-        _take_runs(name, home, get, _chosen(found, checkpoints))
+        _take_runs(name, home.alone, get, _chosen(found, checkpoints))
     return read_study(home.optuna_uri, name)
 
 
 def take_over(name: str, home: Home) -> None:
-    """Bring a study here that another machine has continued further, as far as the home's storage has it.
+    """Bring a study that another machine has continued into its home, as far as the home's storage has it.
 
-    Raises UserError where the storage cannot be read, or has another study of this name.
+    The study must be held, in the home and in the storage. Raises UserError where the storage cannot be read,
+    or has another study of this name.
     """
     try:
         if home.storage and locations.exists(f"{home.stored(name)}/optuna.db"):
-            get = from_storage(home.storage)
-            with _fetched(name, home, get) as (found, folder):
-                here = _present(name, home)
-                if here is None or _trained(here) < _trained(found):
+            with _fetched(name, home, from_storage(home.storage)) as (found, folder):
+                is_here = present(name, home) is not None
+                if not is_here or _events(home.optuna_uri, name) < _events(_ledger(folder), name):
                     _replace(found, home, folder)
     except OSError as error:
         raise UserError(
@@ -83,36 +90,51 @@ def take_over(name: str, home: Home) -> None:
         ) from None
 
 
+def stored_id(name: str, home: Home) -> str | None:
+    """The id of the study that has a name in a home's storage; None where it has none, or no whole one.
+
+    Raises OSError where the storage is away.
+    """
+    place = f"{home.stored(name)}/optuna.db"
+    if not home.storage or not locations.exists(place):
+        return None
+    with tempfile.TemporaryDirectory() as folder, suppress(UserError):
+        file = Path(folder) / "optuna.db"
+        file.write_bytes(locations.read(place))
+        return read_study(sqlite_uri(file), name).id
+    return None
+
+
 @contextmanager
 def _fetched(name: str, home: Home, get: Get) -> Iterator[tuple[StudyRecord, Path]]:
-    """A study as it is elsewhere, and a folder with its database and file; held for this process.
+    """A study as it is elsewhere, and a folder with its database and files.
 
     Raises UserError where there is none, or the home has another one of this name.
     """
-    if not name or "/" in name or name.startswith("."):
-        raise UserError(f"'{name}' is no study's name")
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         try:
-            for path in ("optuna.db", "study.yaml"):
+            for path in ("optuna.db", *STUDY_FILES):
                 get(f"studies/{name}/{path}", folder / path)
         except OSError as error:
             raise UserError(
                 f"study '{name}' cannot be fetched: {error}. If it has just begun, try again in a minute"
             ) from None
-        found = read_study(sqlite_uri(folder / "optuna.db"), name)
-        home.check()
-        with only_once(f"study '{name}'", home.study(name)):
-            here = _present(name, home)
-            if here and here.id != found.id:
-                raise UserError(
-                    f"{home.root} has another study named '{name}'; use another folder (--home), or delete "
-                    f"it: gpm-tune delete {name}"
-                )
-            yield found, folder
+        found = read_study(_ledger(folder), name)
+        for record in _records(_ledger(folder), name):
+            for place in (record.id, *(trial.run for trial in record.trials if trial.run)):
+                if not PLAIN.fullmatch(place):  # who has written it may have meant another place
+                    raise UserError(f"study '{name}' cannot be fetched: '{place}' is no name of a folder")
+        here = present(name, home)
+        if here and here.id != found.id:
+            raise UserError(
+                f"{home.root} has another study named '{name}'; use another folder (--home), or delete "
+                f"it: gpm-tune delete {name}"
+            )
+        yield found, folder
 
 
-def _present(name: str, home: Home) -> StudyRecord | None:
+def present(name: str, home: Home) -> StudyRecord | None:
     """The study as the home has it; None where it has none, or one whose copying was interrupted."""
     with suppress(UnfinishedError):
         return read_study(home.optuna_uri, name) if name in study_names(home.optuna_uri) else None
@@ -121,40 +143,68 @@ def _present(name: str, home: Home) -> StudyRecord | None:
 
 def _replace(found: StudyRecord, home: Home, folder: Path) -> None:
     """Put what was fetched in place of what the home has of the study."""
-    _copy_plain(folder / "study.yaml", home.study(found.name) / "study.yaml")
-    _copy_trials(sqlite_uri(folder / "optuna.db"), found.name, home)
+    for file in STUDY_FILES:
+        _copy_plain(folder / file, home.study(found.name) / file)
+    _copy_trials(_ledger(folder), found.name, home)
 
 
-def _copy_plain(source: Path, target: Path) -> None:
-    """Copy a file, or those of a folder, but no link: it would show, or write to, a file of this machine."""
+def _ledger(folder: Path) -> str:
+    return sqlite_uri(folder / "optuna.db")
+
+
+def _copy_plain(source: Path, target: Path, *, keep: bool = False) -> None:
+    """Copy a file, or those of a folder, but no link: it would show, or write to, a file of this machine.
+
+    keep: what is at the target stays as it is.
+    """
     root = source if source.is_dir() else source.parent
-    for file in source.rglob("*") if source.is_dir() else [source]:
-        if is_plain(file, root):
-            place = target / file.relative_to(source)
-            place.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(file, place)
+    files = source.rglob("*") if source.is_dir() else [source]
+    for file in sorted(files, key=lambda file: file.name == "checkpoint.json"):  # it vouches for the others
+        place = target / file.relative_to(source)
+        if is_plain(file, root) and not (keep and place.exists()):
+            locations.send(file, str(place))
 
 
 def _take_runs(name: str, home: Home, get: Get, chosen: set[int]) -> None:
     """Bring the training runs of a study's trials here, those of the chosen trials with their checkpoints."""
-    records = [read_study(home.optuna_uri, name), read_confirmation(home.optuna_uri, name)]
-    trials = [trial for record in records if record for trial in record.trials if trial.run]
-    wanted = {trial.run for trial in records[0].trials if trial.number in chosen} if records[0] else set()
-    for run in dict.fromkeys(trial.run for trial in trials):
-        parts = ["experiment.yaml", "evaluations", "samples", *(["checkpoints"] if run in wanted else [])]
-        for part in parts:
-            with tempfile.TemporaryDirectory() as folder:
-                fetched = Path(folder) / part
-                try:
-                    get(f"runs/{run}/{part}", fetched)
-                except OSError as error:
-                    _log.warning("%s of %s is left out: %s; fetch again", part, run, error)
-                else:
-                    _copy_plain(fetched, home.root / "runs" / str(run) / part)
+    runs, wanted, users = home.open_runs(), set(), dict[str, str]()
+    for record in _records(home.optuna_uri, name):
+        for trial in record.trials:
+            if trial.run:
+                users[trial.run] = run_user(record.id)
+                if record.name == name and trial.number in chosen:
+                    wanted.add(trial.run)
+    for run, user in users.items():
+        locations.write(f"{runs.location}/{run}/users/{user}", b"")  # for deletion
+        for part in ("experiment.yaml", "evaluations", "samples", "checkpoints"):
+            if part != "checkpoints" or run in wanted:
+                _take_part(f"{run}/{part}", runs, get, keep=part != "checkpoints")
 
 
-def _trained(record: StudyRecord) -> int:
-    return sum(trial.step for trial in record.trials)
+def _take_part(path: str, runs: Runs, get: Get, *, keep: bool) -> None:
+    """Bring a part of a training run here, if there is one yet; a warning says what is left out."""
+    with tempfile.TemporaryDirectory() as folder:
+        fetched = Path(folder) / Path(path).name
+        try:
+            get(f"runs/{path}", fetched)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            _log.warning("%s is left out: %s; fetch again", path, error)
+            return
+        _copy_plain(fetched, Path(runs.location) / path, keep=keep)
+
+
+def _records(storage: str, name: str) -> list[StudyRecord]:
+    """Of both stages, as far as they are there."""
+    confirmation = read_confirmation(storage, name)
+    return [read_study(storage, name), *([confirmation] if confirmation else [])]
+
+
+def _events(storage: str, name: str) -> int:
+    """A number that grows with all that happens to a study: trials begin, are trained, and end."""
+    trials = [trial for record in _records(storage, name) for trial in record.trials]
+    return sum(1 + trial.step + (trial.ended is not None) for trial in trials)
 
 
 def _chosen(record: StudyRecord, checkpoints: str) -> set[int]:
@@ -168,9 +218,9 @@ def _copy_trials(source: str, name: str, home: Home) -> None:
     """The studies of both stages."""
     there, here = read_storage(source), open_storage(home.optuna_uri, Patience())
     assert there is not None, "the study was read from it"
-    present = optuna.get_all_study_names(there)
+    names = optuna.get_all_study_names(there)
     for stage in (name, name + CONFIRMATION):
-        if stage not in present:
+        if stage not in names:
             continue
         old = optuna.load_study(study_name=stage, storage=there)
         trials = old.get_trials()

@@ -242,13 +242,17 @@ class Cluster:
         def get(path: str, to: Path) -> None:
             source = f"{storage}/{path}"
             is_file = bool(Path(path).suffix)
-            with _reported(self._file):
-                self._launcher.rsync(
-                    str(self._file),
-                    source=source if is_file else f"{source}/",
-                    target=str(to) if is_file else f"{to}/",
-                    down=True,
-                )
+            try:
+                with _reported(self._file):
+                    self._launcher.rsync(
+                        str(self._file),
+                        source=source if is_file else f"{source}/",
+                        target=str(to) if is_file else f"{to}/",
+                        down=True,
+                    )
+            except UserError:
+                if self._answer(f"test -e {quote(source)} || echo gpm-tune=none=") != "none":
+                    raise
             if not to.exists():
                 raise FileNotFoundError(f"{source} is not on the cluster")
 

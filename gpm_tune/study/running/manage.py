@@ -16,6 +16,7 @@ from gpm_tune.lease import holder_of
 from gpm_tune.patience import Patience
 from gpm_tune.study.accounts.database import open_storage
 from gpm_tune.study.accounts.records import count_trials, run_user
+from gpm_tune.study.cluster.fetching import stored_id
 from gpm_tune.study.definition.specification import CONFIRMATION
 from gpm_tune.study.storage.home import Home
 from gpm_tune.study.storage.locks import is_held, lease_of
@@ -67,22 +68,44 @@ def delete(home: Home, name: str, *, keep_runs: bool = False) -> list[str]:
     count_trials(home.optuna_uri, name)
     if is_running(home, name):
         raise UserError(f"study '{name}' is running; stop it first: gpm-tune stop {name}")
-    _refuse_elsewhere(home, name)
+    stored = _check_stored(home, name)
     storage, stage = open_storage(home.optuna_uri, Patience()), name + CONFIRMATION
     stages = [found for found in optuna.get_all_study_names(storage) if found in (name, stage)]
     attributes = [optuna.load_study(study_name=found, storage=storage).user_attrs for found in stages]
     ids = {found["id"] for found in attributes if "id" in found}
     notes = [] if keep_runs else _delete_tracked(home, name, ids)
-    for run in map(home.runs.named, home.runs.names()):
-        for identifier in ids:
-            run.leave(run_user(identifier))
-    if stored := home.stored(name):
-        locations.delete(stored)
+    for runs in (home.runs, home.alone.runs) if home.storage else (home.runs,):
+        for run in map(runs.named, runs.names()):
+            for identifier in ids:
+                run.leave(run_user(identifier))
+    if stored in ids:
+        locations.delete(f"{home.stored(name)}")
     if stage in optuna.get_all_study_names(storage):
         optuna.delete_study(study_name=stage, storage=storage)
     shutil.rmtree(home.study(name), ignore_errors=True)
     optuna.delete_study(study_name=name, storage=storage)  # last: until then it can be repeated
     return notes
+
+
+def _check_stored(home: Home, name: str) -> str | None:
+    """The id of the study of this name in the storage, if there is one.
+
+    Raises UserError where the storage is away, or another home runs the study there.
+    """
+    if home.storage is None:
+        return None
+    try:
+        home.runs.check()
+        holder = holder_of(lease_of(f"{home.stored(name)}"))
+        found = stored_id(name, home)
+    except OSError as error:
+        raise UserError(
+            f"the storage {home.storage} cannot be read: {error}; the study is still there\n"
+            "help: the same command again deletes it once the storage is back"
+        ) from None
+    if holder:
+        raise UserError(f"study '{name}' is running: {home.stored(name)} is held by {holder}; stop it first")
+    return found
 
 
 def _delete_tracked(home: Home, name: str, ids: set[str]) -> list[str]:
@@ -119,7 +142,7 @@ def _delete_tracked(home: Home, name: str, ids: set[str]) -> list[str]:
 
 
 def _runs(client: MlflowClient, experiment: str) -> dict[str, str]:
-    """The ids of an experiment's runs, each with the key that the tracker gave it, or none."""
+    """The ids of an experiment's runs, each with the key that the publisher gave it, or none."""
     found: dict[str, str] = {}
     page = None
     while page != "":

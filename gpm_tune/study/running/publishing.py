@@ -15,14 +15,13 @@ from gpm_tune.files import is_plain
 from gpm_tune.study.accounts.records import StudyReader, StudyRecord, TrialRecord
 from gpm_tune.study.definition import space
 from gpm_tune.study.definition.specification import CONFIRMATION
-from gpm_tune.study.storage.home import Home
+from gpm_tune.study.storage.home import STUDY_FILES, Home
 from gpm_tune.study.tracking.publisher import Publisher
 from gpm_tune.study.tracking.views import View, study_view, trial_key, trial_view
 from gpm_tune.training import Experiment
 from gpm_tune.training.run import EvaluationRecord, TrainingRun
 
 DELIVERY_SECONDS = 600.0  # for MLflow to take what was fetched
-FILES = ("study.yaml", "requirements.txt")  # of a study's folder
 
 Content = Callable[[], bytes]
 
@@ -32,7 +31,6 @@ class StudyViews:
 
     def __init__(self, home: Home, name: str, *, is_running: bool) -> None:
         self.is_running = is_running
-        self.registered: int | None = None  # the trial whose best weights are the study's model
         self._home = home
         self._name = name
         self._readers = [StudyReader(home.optuna_uri, stage) for stage in (name, name + CONFIRMATION)]
@@ -86,7 +84,9 @@ class StudyViews:
             Experiment.model_validate(record.experiment),
             is_running=self.is_running,
             environment=record.environment,
-            files={name: (folder / name).read_bytes for name in FILES if is_plain(folder / name, folder)},
+            files={
+                name: (folder / name).read_bytes for name in STUDY_FILES if is_plain(folder / name, folder)
+            },
         )
 
     def _of_trial(self, record: StudyRecord, trial: TrialRecord) -> View | None:
@@ -95,15 +95,21 @@ class StudyViews:
         if experiment is None:
             return None
         run = self._run(trial)
+        if run is not None:
+            self._home.runs.check()
         found = [] if run is None else run.evaluations(experiment.judge(record.objective))
         evaluations = [evaluation for evaluation in found if evaluation.step <= trial.step]
         files = {} if run is None else dict(_pictures(run, evaluations))
-        is_registered = not record.name.endswith(CONFIRMATION) and trial.number == self.registered
-        if run is not None and is_registered:
-            files |= _checkpoint(run, experiment, trial)
+        weights = _checkpoint(run, experiment, trial) if run and self._is_model(record, trial) else {}
         wanted = [goal.metric for goal in record.objectives] + [bound.metric for bound in record.constraints]
         derived = [_with_derived(evaluation, experiment, wanted) for evaluation in evaluations]
-        return trial_view(record, trial, experiment, derived, files, is_registered=is_registered)
+        return trial_view(record, trial, experiment, derived, files | weights, is_registered=bool(weights))
+
+    def _is_model(self, record: StudyRecord, trial: TrialRecord) -> bool:
+        """Tell whether a trial's best weights are the study's model: of the best, once all have ended."""
+        is_over = all(trial.state not in ("running", "interrupted") for trial in record.trials)
+        is_chosen = is_over and not self.is_running and not record.name.endswith(CONFIRMATION)
+        return is_chosen and record.ranked()[:1] == [trial]
 
     def _experiment(self, record: StudyRecord, trial: TrialRecord) -> Experiment | None:
         key = trial_key(record, trial.number)

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from rich.console import Console
@@ -16,6 +17,7 @@ from gpm_tune import locations
 from gpm_tune.documents import as_yaml
 from gpm_tune.errors import ScarcityError, UserError, first_line
 from gpm_tune.interrupts import interruptible
+from gpm_tune.lease import LeaseLostError
 from gpm_tune.patience import Patience
 from gpm_tune.study.accounts.confirmation import ConfirmationLedger
 from gpm_tune.study.accounts.ledger import Ledger
@@ -23,7 +25,7 @@ from gpm_tune.study.accounts.records import read_study, run_user, study_names
 from gpm_tune.study.accounts.runs import find_start_points, find_teacher
 from gpm_tune.study.cluster.capacity import Capacity, this_machine
 from gpm_tune.study.cluster.connection import connected, refuse_beside_other_use
-from gpm_tune.study.cluster.fetching import take_over
+from gpm_tune.study.cluster.fetching import present, take_over
 from gpm_tune.study.cluster.nodes import NodeReport, check_same, drain, look, look_everywhere
 from gpm_tune.study.definition.specification import CONFIRMATION, Resources, Study
 from gpm_tune.study.running.conductor import Conductor
@@ -36,6 +38,7 @@ from gpm_tune.study.storage.locks import hold_study
 from gpm_tune.study.storage.mirror import Mirror
 from gpm_tune.study.tracking.provenance import environment_tags, requirements
 from gpm_tune.study.tracking.sender import check_store
+from gpm_tune.training.run import Runs
 
 JOIN_SECONDS = 900.0  # for the first node of a cluster, whose set-up may install everything
 JOIN_LOOK_SECONDS = 2.0
@@ -56,9 +59,6 @@ def run_study(study: Study, home: Home, address: str, console: Console) -> bool:
     if address != "local":
         with connected(address):  # what keeps it from being used is said before the study is begun
             pass
-    take_over(study.name, home)
-    if study.name not in study_names(home.optuna_uri):
-        check_store(home.tracking_uri)
     study = study.model_copy(update={"experiment": find_teacher(study.experiment, home)})
     study = find_start_points(study, home)
     prepare(study.experiment, home)
@@ -66,8 +66,11 @@ def run_study(study: Study, home: Home, address: str, console: Console) -> bool:
         share_inputs(study.experiment, home.storage)
     if address == "local":
         this_machine().check(study.resources, "this machine")
-    folder, runs = home.study(study.name), home.open_runs()
-    with hold_study(study.name, home):
+    folder, runs = home.study(study.name), _open_runs(study.name, home)
+    with hold_study(study.name, home) as check:
+        take_over(study.name, home)
+        if study.name not in study_names(home.optuna_uri):
+            check_store(home.tracking_uri)
         home.stop_file(study.name).unlink(missing_ok=True)  # it was meant for an earlier run
         patience = Patience()
         ledger = Ledger(study, home.optuna_uri, runs, patience)
@@ -80,7 +83,7 @@ def run_study(study: Study, home: Home, address: str, console: Console) -> bool:
         views = StudyViews(home, study.name, is_running=True)
         with (
             interruptible() as interrupted,
-            Mirror(home, study.name),
+            Mirror(home, study.name, check),
             views.publisher() as publisher,
         ):
             publisher.touch(*views.keys())  # what an earlier run could not deliver
@@ -91,29 +94,42 @@ def run_study(study: Study, home: Home, address: str, console: Console) -> bool:
 
             waiting = patience, interrupted
             try:
-                finished = _run_stage(ledger, home, address, touch, console, *waiting)
+                finished = _run_stage(ledger, home, address, touch, console, check, *waiting)
                 if finished and study.confirm and interrupted():
                     finished = False
                 elif finished and study.confirm:
                     best = read_study(home.optuna_uri, study.name).ranked()[: study.confirm.trials]
                     stage = ConfirmationLedger(study, home.optuna_uri, best, patience)
                     stage.keep_environment(environment_tags())
-                    finished = _run_stage(stage, home, address, touch, console, *waiting)
+                    finished = _run_stage(stage, home, address, touch, console, check, *waiting)
             finally:
                 views.is_running = False
-                _register_best(study.name, home, views)
                 views.forget()
                 publisher.touch(*views.keys())
+        check()
     return finished
 
 
-def _register_best(name: str, home: Home, views: StudyViews) -> None:
-    """Let the best trial's checkpoint be a version of the study's model, once nothing is left to be run."""
-    record = read_study(home.optuna_uri, name)
-    is_over = all(trial.state not in ("running", "interrupted") for trial in record.trials)
-    best = next(iter(record.ranked()), None)
-    if best and is_over:
-        views.registered = best.number
+def _open_runs(name: str, home: Home) -> Runs:
+    """Training runs, whose folder is not made anew where it has those of the study: its disk may be away."""
+    record = present(name, home)
+    if record and any(trial.run for trial in record.trials):
+        try:
+            home.runs.check()
+        except OSError as error:
+            raise UserError(
+                f"study '{name}': {error}; it had the study's training runs, and its disk may be away\n"
+                f"help: bring the disk back; or, to train anew: mkdir -p {quote(home.runs.location)}"
+            ) from None
+    return home.open_runs()
+
+
+def _is_lost(check: Callable[[], object]) -> bool:
+    try:
+        check()
+    except LeaseLostError:
+        return True
+    return False
 
 
 def _run_stage(
@@ -122,17 +138,21 @@ def _run_stage(
     address: str,
     touch: Callable[[str], object],
     console: Console,
+    check: Callable[[], object],
     patience: Patience,
     is_interrupted: Callable[[], bool],
 ) -> bool:
-    """Run the trials that a ledger hands out. Returns False if interrupted."""
+    """Run the trials that a ledger hands out. Returns False if interrupted.
+
+    check: raises LeaseLostError where the study is another process's by now.
+    """
     study = ledger.study
     stop_file = home.stop_file(study.name.removesuffix(CONFIRMATION))
     if not ledger.remaining:
         console.print(f"all trials of {study.name} are done; --trials N adds some", highlight=False)
     with StudyProgress(study, ledger.remaining, console) as progress:
         conductor = Conductor(ledger, touch, progress)
-        conductor.is_asked_to_stop = stop_file.exists
+        conductor.is_asked_to_stop = lambda: stop_file.exists() or _is_lost(check)
         patience.is_over = lambda: is_interrupted() or conductor.interrupted or stop_file.exists()
         if ledger.remaining:
             conductor.look_around()
@@ -203,16 +223,17 @@ def _run_trials(study: Study, home: Home, address: str, conductor: Conductor, co
             threads=study.resources.cpu,
             device="cuda" if study.resources.gpu else "cpu",
             time_limit=study.resources.time_limit,
-            hangs=_hangs(study.name, home),
+            hangs=_hangs(study.name, home, address),
             expected=own,
         )
         with tempfile.TemporaryDirectory() as scratch:
             _fit(build_tuner(study, terms, conductor, switch, capacity, Path(scratch)), conductor)
 
 
-def _hangs(name: str, home: Home) -> str:
+def _hangs(name: str, home: Home, address: str) -> str:
     """A folder of this session for what is left of processes that hang; a node's own, beside a bucket."""
-    place = home.stored(name) or str(home.study(name))
+    stored = None if address == "local" else home.stored(name)
+    place = stored or str(home.study(name))
     if locations.is_bucket(place):
         place = str(home.cache / name)
     return f"{place}/hangs/{time.time_ns()}"

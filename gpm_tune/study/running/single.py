@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from rich.console import Console
 
 from gpm_tune import locations
-from gpm_tune.errors import DivergedError
+from gpm_tune.errors import DivergedError, first_line
 from gpm_tune.interrupts import interruptible
 from gpm_tune.patience import Patience
 from gpm_tune.study.accounts.runs import find_teacher
@@ -124,7 +124,15 @@ def train(experiment: Experiment, name: str, home: Home, device: str, console: C
         single.note = text
         say(text)
 
+    def note_away(error: Exception) -> None:
+        text = f"the storage was away: {type(error).__name__}: {first_line(error)}"
+        if single.note != text:
+            single.note = text
+            say(f"{text}; waiting for it")
+
     def use(call: Callable[[], T]) -> T:
+        if home.storage:
+            return locations.patiently(call, note_away, patience.is_over)
         return patience.use(call, Path(run.location))
 
     with (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from copy import copy
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from gpm_tune.uris import URI, sqlite_file, sqlite_uri
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+STUDY_FILES = ("study.yaml", "requirements.txt")  # of a study's folder
 LONGEST_FILE = "optuna.db-journal"
 SQLITE_PATH = 512  # bytes: MAX_PATHNAME of SQLite on Unix
 
@@ -26,14 +28,14 @@ class Home:
     mlflow.db, artifacts/        MLflow's default store
     optuna.db                    every study and its trials: the source of truth
     cache/                       statistics of real data, by content
-    studies/NAME/                a study: study.yaml
+    studies/NAME/                a study: study.yaml, requirements.txt
     runs/                        training runs: of trials, single experiments, teachers
 
     On a cluster it is on the disk of the machine that runs the study. Its nodes share the storage:
 
     data/, weights/              data sets' files, and Inception's weights, for nodes that lack them
     runs/                        training runs, in place of the home's
-    studies/NAME/                what else the home has of a study: study.yaml, optuna.db
+    studies/NAME/                what else the home has of a study: these files, and optuna.db
     """
 
     def __init__(
@@ -56,6 +58,13 @@ class Home:
             )
         # Nodes have other working folders.
         self.storage = (shared if "://" in shared else str(expand(shared).absolute())) if shared else None
+
+    @property
+    def alone(self) -> Home:
+        """The home without its storage: only what lies in it."""
+        found = copy(self)
+        found.storage = None
+        return found
 
     def check(self) -> None:
         """Raise UserError unless the folder can be written, or made."""
@@ -81,7 +90,7 @@ class Home:
         return file is None or file.exists()
 
     def mlflow(self) -> MlflowClient:
-        """MLflow's store, to be read and tidied; what is measured goes through the tracker."""
+        """MLflow's store, to be read and tidied; runs' contents come from the publisher."""
         self.check_tracking()
         from mlflow import MlflowClient
 

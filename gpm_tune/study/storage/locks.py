@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import fcntl
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from gpm_tune import locations
 from gpm_tune.errors import UserError
 from gpm_tune.lease import Lease
 from gpm_tune.study.storage.home import Home
@@ -43,16 +44,21 @@ def is_held(folder: Path) -> bool:
 
 
 @contextmanager
-def hold_study(name: str, home: Home) -> Iterator[None]:
+def hold_study(name: str, home: Home) -> Iterator[Callable[[], object]]:
     """Hold a study for this process: in its home, and in the storage, which homes may share.
 
-    Raises UserError where another process has it.
+    Yields what raises LeaseLostError once another process has it. Raises UserError where one has it already.
     """
     with only_once(f"study '{name}'", home.study(name)):
         stored = home.stored(name)
-        lease = Lease(lease_of(stored), f"gpm-tune run of study {name}") if stored else None
-        with lease.held(wait=False) if lease else nullcontext():
-            yield
+        if stored is None:
+            yield bool
+            return
+        if not locations.is_bucket(stored):
+            Path(stored).mkdir(parents=True, exist_ok=True)
+        lease = Lease(lease_of(stored), f"gpm-tune run of study {name}")
+        with lease.held(wait=False):
+            yield lease.check
 
 
 def lease_of(stored: str) -> str:

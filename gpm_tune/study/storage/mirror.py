@@ -7,11 +7,13 @@ import sqlite3
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from gpm_tune import locations
-from gpm_tune.study.storage.home import Home
+from gpm_tune.lease import LeaseLostError
+from gpm_tune.study.storage.home import STUDY_FILES, Home
 
 PUSH_EVERY = 60.0  # seconds
 LAST_ATTEMPTS = 10  # to push at the end
@@ -26,11 +28,13 @@ class Mirror:
     Training runs are there already: trials write them. Without a storage it does nothing.
     """
 
-    def __init__(self, home: Home, name: str) -> None:
+    def __init__(self, home: Home, name: str, check: Callable[[], object] = bool) -> None:
+        """check: raises LeaseLostError where the study in the storage is another process's by now."""
+        self._check = check
         self._home = home
         self._name = name
         self._stored = home.stored(name)
-        self._pushed = b""  # content of study.yaml in the storage
+        self._pushed: dict[str, bytes] = {}  # contents of files in the storage
         self._leaving = threading.Event()
         self._is_away = False
         self._thread = threading.Thread(target=self._work, name="gpm-tune-mirror", daemon=True)
@@ -61,10 +65,15 @@ class Mirror:
             self._push()
 
     def _push(self) -> bool:
-        """Whether the storage has everything."""
+        """Whether the storage has everything, or is not to have it."""
         try:
-            self._push_ledger()
-            self._push_file(self._home.study(self._name) / "study.yaml")
+            self._check()
+            self._home.runs.check()
+            for name in STUDY_FILES:
+                self._push_file(self._home.study(self._name) / name)
+            self._push_ledger()  # last: it says that the rest is there
+        except LeaseLostError as error:
+            _log.warning("%s", error)
         except Exception as error:  # whatever is wrong there, the study goes on
             if not self._is_away:
                 self._is_away = True
@@ -88,9 +97,9 @@ class Mirror:
 
     def _push_file(self, file: Path) -> None:
         content = file.read_bytes()
-        if self._pushed != content:
+        if self._pushed.get(file.name) != content:
             locations.write(f"{self._stored}/{file.name}", content)
-            self._pushed = content
+            self._pushed[file.name] = content
 
 
 def snapshot(database: Path, copy: Path) -> None:

@@ -33,6 +33,7 @@ OF_DATABASES = (
     "mlflow.utils.search_logged_model_utils",
     "mlflow.store.tracking.sqlalchemy_workspace_store",
     "mlflow.store.model_registry.sqlalchemy_workspace_store",
+    "mlflow.utils.search_logged_model_utils",
 )
 
 # MLflow's limits of one request, and of one parameter's length.
