@@ -13,7 +13,7 @@ import torch
 
 from gpm_tune import locations
 from gpm_tune.errors import DivergedError, OtherDataError, UserError
-from gpm_tune.lease import HeldError, Lease
+from gpm_tune.lease import CLOCK, STALE_SECONDS, HeldError, Lease
 from gpm_tune.training.experiment import Experiment
 from gpm_tune.training.objectives import Objective
 from gpm_tune.training.run import EvaluationRecord, Runs, TrainingRun
@@ -73,6 +73,7 @@ class Training:
         self._device = device
         self._objective = objective
         self._judge = experiment.judge(objective)
+        self._left: float | None = None  # since when nobody has asked for the next evaluation
 
     @property
     def is_done(self) -> bool:
@@ -86,6 +87,12 @@ class Training:
         being finite, OtherDataError where data have changed, LeaseLostError where another process took the
         run over, and UserError where something is missing.
         """
+        for record in self._evaluations(after):
+            self._left = CLOCK.now()
+            yield record
+            self._left = None
+
+    def _evaluations(self, after: int) -> Generator[EvaluationRecord]:
         self._use(lambda: self.run.create(self.experiment, self._asker.user))
         for record in self._recorded(after):
             yield record
@@ -106,7 +113,9 @@ class Training:
             predecessors=self._asker.predecessors,
         )
         try:
-            with lease.held(is_over=self._asker.should_stop, on_wait=self._asker.on_wait):
+            with lease.held(
+                is_over=self._asker.should_stop, on_wait=self._asker.on_wait, is_used=self._is_used
+            ):
                 for record in self._recorded(after):  # by who held it meanwhile
                     yield record
                     after = record.step
@@ -115,6 +124,10 @@ class Training:
         except HeldError:
             if not self._asker.should_stop():
                 raise
+
+    def _is_used(self) -> bool:
+        """Tell whether the training goes on: who no longer asks for evaluations must not keep others off."""
+        return self._left is None or CLOCK.now() - self._left < STALE_SECONDS
 
     def _recorded(self, after: int) -> list[EvaluationRecord]:
         """The evaluations on record; what was measured after the newest checkpoint is to be trained again."""
