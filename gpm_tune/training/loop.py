@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import tempfile
 from collections.abc import Callable, Collection, Generator
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -87,10 +88,11 @@ class Training:
         being finite, OtherDataError where data have changed, LeaseLostError where another process took the
         run over, and UserError where something is missing.
         """
-        for record in self._evaluations(after):
-            self._left = CLOCK.now()
-            yield record
-            self._left = None
+        with closing(self._evaluations(after)) as found:
+            for record in found:
+                self._left = CLOCK.now()
+                yield record
+                self._left = None
 
     def _evaluations(self, after: int) -> Generator[EvaluationRecord]:
         self._use(lambda: self.run.create(self.experiment, self._asker.user))

@@ -50,20 +50,21 @@ def random_study(world: World, name: str) -> Study:
     model = draw.choice(["discr_flow", "discr_flow", "discr_flow", "edm", "edm", "score_gan"])
     steps = draw.choice([3, 4, 8, 12])
     base = POINTS if model == "discr_flow" else {**POINTS, "model": MODELS[model]}
-    base = space.put(base, {"training.steps": steps, "evaluation.every": draw.choice([1, 2, 3, 4, 5])})
+    every = draw.choice([1, 2, 3, 4, 5])
+    base = space.put(base, {"training.steps": steps, "evaluation.every": every})
     scheduler = draw.choice(["none", "none", "none", "asha", "hyperband", "median", "pbt", "pbt"])
     searched = {
         "training.optimizer.lr": {"float": [1e-4, 1e-2], "log": True},
-        "evaluation.samples": {"choice": [100, 200, 300]},
-        "evaluation.every": {"choice": [1, 2, 4]},
         "training.batch_size": {"choice": [16, 32]},
         "seed": {"int": [0, 1]},
     }
     if scheduler != "pbt":
+        searched["evaluation.samples"] = {"choice": [100, 200, 300]}
+        searched["evaluation.every"] = {"choice": sorted({1, 2, 4, every})}
         searched["training.steps"] = {"int": [3, steps]} if steps > 3 else {"choice": [3, 5]}
     if model == "discr_flow":
         searched["model.eta"] = {"float": [1.0, 20.0], "log": True}
-    if model == "edm":
+    if model == "edm" and scheduler != "pbt":
         searched["model.sampling_steps"] = {"int": [2, 4]}
     paths = draw.sample(sorted(searched), draw.choice([1, 1, 2, 3]))
     sampler: dict[str, Any] = {"name": draw.choice(["random"] * 6 + ["grid"] * 5 + ["brute_force"] * 3 + ["tpe"])}

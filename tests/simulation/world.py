@@ -133,10 +133,10 @@ class World:
             self.events += 1
             if self.events > MOST_EVENTS:
                 raise EndlessError(f"no end after {self.time:.0f} seconds")
-            if process.is_dead:
-                fiber.throw(Crash())
-            else:
+            if not process.is_dead:
                 fiber.switch()
+            elif fiber:  # it has begun
+                fiber.throw(Crash())
 
     def end(self) -> None:
         """End what is left."""
@@ -144,7 +144,7 @@ class World:
         while self._waiting:
             fiber = heapq.heappop(self._waiting)[3]
             fiber.process.is_dead = True
-            if not fiber.dead:
+            if fiber:  # it has begun, and not ended
                 fiber.throw(Crash())
 
     # Time
