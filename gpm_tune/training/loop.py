@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import tempfile
 from collections.abc import Callable, Collection, Generator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -106,7 +107,7 @@ class Training:
             return
         end = self.experiment.training.steps
         if self._use(lambda: self.run.newest(end)) == end:  # to measure, nobody has to wait
-            yield from self._train(teacher, _nothing, after)
+            yield from self._go_on(teacher, _nothing, after)
             return
         lease = Lease(
             f"{self.run.location}/lease.json",
@@ -115,17 +116,22 @@ class Training:
             predecessors=self._asker.predecessors,
         )
         try:
-            with lease.held(
-                is_over=self._asker.should_stop, on_wait=self._asker.on_wait, is_used=self._is_used
-            ):
-                for record in self._recorded(after):  # by who held it meanwhile
-                    yield record
-                    after = record.step
-                if not self.is_done:
-                    yield from self._train(teacher, lease.check, after)
+            with ExitStack() as stack:
+                held = partial(lease.held, is_over=self._asker.should_stop, on_wait=self._asker.on_wait)
+                self._use(lambda: stack.enter_context(held(is_used=self._is_used)))
+                yield from self._go_on(teacher, lease.check, after)
         except HeldError:
             if not self._asker.should_stop():
                 raise
+
+    def _go_on(
+        self, teacher: SavedModel | None, check: Callable[[], object], after: int
+    ) -> Generator[EvaluationRecord]:
+        for record in self._recorded(after):  # what others have measured meanwhile
+            yield record
+            after = record.step
+        if not self.is_done:
+            yield from self._train(teacher, check, after)
 
     def _is_used(self) -> bool:
         """Tell whether the training goes on: who no longer asks for evaluations must not keep others off."""
@@ -135,6 +141,8 @@ class Training:
         """The evaluations on record; what was measured after the newest checkpoint is to be trained again."""
         end = self.experiment.training.steps
         newest = self._use(lambda: self.run.newest(end))
+        if newest == end and self._use(lambda: self.run.keep_end(end)):
+            newest = self._use(lambda: self.run.newest(end))  # it may just have been deleted
         found = self._use(lambda: self.run.evaluations(self._judge))
         return [record for record in found if after < record.step <= newest]
 

@@ -191,6 +191,19 @@ class TrainingRun:
             trainer.save(Path(place))
         self._drop_old(trainer.step)
 
+    def keep_end(self, step: int) -> bool:
+        """Let a checkpoint be kept as that of a training's end, which a longer one may have written.
+
+        Returns whether that was to be noted.
+        """
+        place = self.checkpoint(step)
+        record = _record(place)
+        if record is None or record.is_end:
+            return False
+        ended = record.model_copy(update={"is_end": True})
+        locations.write(f"{place}/checkpoint.json", ended.model_dump_json(indent=2).encode())
+        return True
+
     def _drop_old(self, step: int) -> None:
         found = self.checkpoints(step)
         whole = [index for index, place in enumerate(found) if is_whole(place)][:KEPT]

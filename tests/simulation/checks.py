@@ -31,7 +31,7 @@ def problems(simulation: Simulation) -> Iterator[str]:
         record = read_study(home.optuna_uri, study.name)
         trials = _frozen(simulation, home, study.name)
         keys += [record.id, *(trial_key(record, trial.number) for trial in record.trials)]
-        yield from _counts(study, record)
+        yield from _counts(study, record, trials)
         yield from _forks(record, trials)
         yield from _stage_of(simulation, study, home, record, keys)
         for trial in record.trials:
@@ -77,10 +77,16 @@ def _frozen(simulation: Simulation, home: Home, name: str) -> list[FrozenTrial]:
     return optuna.load_study(study_name=name, storage=storage).get_trials(deepcopy=False)
 
 
-def _counts(study: Study, record: StudyRecord) -> Iterator[str]:
+def _counts(study: Study, record: StudyRecord, trials: list[FrozenTrial]) -> Iterator[str]:
     asked = [trial for trial in record.trials if trial.forked_from is None]
     proposals = study.sampler.proposals(study.base, study.search)
-    wanted = study.budget.trials if proposals is None else min(study.budget.trials, len(proposals))
+    wanted = study.budget.trials
+    if proposals is not None:
+        drawn = [json.dumps(trial.params, sort_keys=True) for trial in trials if "forked_from" not in trial.user_attrs]
+        listed = [json.dumps(proposal, sort_keys=True) for proposal in proposals]
+        if len({*drawn}) != len(drawn):
+            yield f"{study.name}: a combination is tried twice: {drawn}"
+        wanted = min(wanted, len({*listed, *drawn}))  # the base need not be one of them
     left = [trial.number for trial in record.trials if trial.state not in ENDED]
     is_short = (study.budget.hours or 1e9) <= record.hours
     if study.budget.target is not None:
@@ -144,8 +150,9 @@ def _of_trial(
             yield f"{what} has values, and no training run"
         return
     run = home.runs.named(trial.run)
-    kept = {e.step: e for e in run.evaluations(experiment.judge(record.objective)) if e.step <= trial.step}
-    values = {step: evaluation.metrics[metric] for step, evaluation in kept.items()}
+    evaluations = run.evaluations(experiment.judge(record.objective))
+    values = {evaluation.step: evaluation.metrics[metric] for evaluation in evaluations}
+    kept = {evaluation.step: evaluation for evaluation in evaluations if evaluation.step <= trial.step}
     if not told.items() <= values.items():
         yield f"{what}: Optuna has {told}, the folder {values}"
     if not trial.forked_from and trial.scores and trial.scores[0] != min(told.values()):

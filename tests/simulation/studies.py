@@ -145,7 +145,7 @@ class Simulation:
 
     def run_again(self) -> None:
         """Give the same commands once more, without disasters."""
-        self.world.disasters = 0
+        self.world.calm()
         self.finished.clear()
         self.run()
 

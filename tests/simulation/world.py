@@ -216,6 +216,11 @@ class World:
             self.note(f"the answer is lost: {what}")
             raise OSError("the connection was lost")
 
+    def calm(self) -> None:
+        """End all disasters."""
+        self.disasters = 0
+        self._away.clear()
+
     def _has(self, chance: float) -> bool:
         """Whether a disaster comes now."""
         if self.disasters > 0 and chance and self.random.random() < chance:

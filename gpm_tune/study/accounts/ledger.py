@@ -85,7 +85,7 @@ class Ledger:
             t.number: optuna.Trial(self._optuna, t._trial_id) for t in own if t.state == TrialState.RUNNING
         }
         self._held: dict[int, Assignment] = {}  # while another trial trains what they need
-        self._trained: set[str] = set()  # trainings that have come to their end
+        self._trained: dict[str, int] = {}  # steps after which trainings have come to an end
         self._asked = sum("forked_from" not in trial.user_attrs for trial in own)
         self._waiting = sum(trial.state == TrialState.WAITING for trial in trials)
         self._proposals = self._not_yet_asked(trials)
@@ -197,7 +197,8 @@ class Ledger:
         return None
 
     def _is_being_trained(self, spec: Assignment) -> bool:
-        return spec.training in self._trainings.values() and spec.training not in self._trained
+        known = self._trained.get(spec.training, -1)
+        return spec.training in self._trainings.values() and spec.experiment.training.steps > known
 
     def _hand_out(self, spec: Assignment) -> Assignment:
         self._trainings[spec.number] = spec.training
@@ -368,9 +369,10 @@ class Ledger:
 
     def complete(self, number: int) -> None:
         """The trial ran all its steps. Its scores are those of the evaluation where its first was best."""
-        self._trained.add(self._trainings[number])
+        progress, training = _progress(self._live[number]), self._trainings[number]
+        self._trained[training] = max(progress["step"], self._trained.get(training, -1))
         self._bound(number)
-        self._tell(number, TrialState.COMPLETE, _progress(self._live[number])["best"]["scores"])
+        self._tell(number, TrialState.COMPLETE, progress["best"]["scores"])
 
     def prune(self, number: int) -> None:
         """The trial was stopped early; Optuna keeps its intermediate values."""
