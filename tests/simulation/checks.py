@@ -60,7 +60,7 @@ def differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
 def depends_on_time(simulation: Simulation) -> bool:
     """Whether the order in which trials come to their ends may decide what becomes of others."""
     for study, _ in simulation.studies:
-        shares = study.searches_training is False or any(
+        shares = any(
             path.startswith("evaluation") or path in ("training.steps", "model.sampling_steps")
             for path in study.search
         )
