@@ -12,6 +12,7 @@ from optuna.trial import FrozenTrial
 from simulation.studies import Simulation
 from simulation.trainer import Trainer, measured, read_weights, trained
 
+from gpm_tune.errors import UserError
 from gpm_tune.study.accounts.records import StudyRecord, TrialRecord, read_study, run_user, study_names
 from gpm_tune.study.definition import space
 from gpm_tune.study.definition.specification import CONFIRMATION, Study
@@ -82,7 +83,11 @@ def _counts(study: Study, record: StudyRecord, trials: list[FrozenTrial]) -> Ite
     proposals = study.sampler.proposals(study.base, study.search)
     wanted = study.budget.trials
     if proposals is not None:
-        drawn = [json.dumps(trial.params, sort_keys=True) for trial in trials if "forked_from" not in trial.user_attrs]
+        drawn = [
+            json.dumps(trial.params, sort_keys=True)
+            for trial in trials
+            if "forked_from" not in trial.user_attrs
+        ]
         listed = [json.dumps(proposal, sort_keys=True) for proposal in proposals]
         if len({*drawn}) != len(drawn):
             yield f"{study.name}: a combination is tried twice: {drawn}"
@@ -90,7 +95,9 @@ def _counts(study: Study, record: StudyRecord, trials: list[FrozenTrial]) -> Ite
     left = [trial.number for trial in record.trials if trial.state not in ENDED]
     is_short = (study.budget.hours or 1e9) <= record.hours
     if study.budget.target is not None:
-        best = min((trial.scores[0] for trial in record.trials if trial.scores and trial.feasible), default=1e9)
+        best = min(
+            (trial.scores[0] for trial in record.trials if trial.scores and trial.feasible), default=1e9
+        )
         is_short |= best <= study.budget.target
     if len(asked) > wanted:
         yield f"{study.name}: {len(asked)} trials of {wanted}"
@@ -157,7 +164,8 @@ def _of_trial(
         yield f"{what}: Optuna has {told}, the folder {values}"
     if not trial.forked_from and trial.scores and trial.scores[0] != min(told.values()):
         yield f"{what}: its score is {trial.scores[0]}, of {told}"
-    if trial.forked_from is None:
+    is_alone = len(simulation.studies) == 1  # else a teacher may have been trained, and judged, by another
+    if trial.forked_from is None and (is_alone or experiment.teacher is None):
         for step, evaluation in kept.items():
             weights = trained(experiment, step, _teacher_of(experiment))
             if evaluation.metrics != measured(experiment, weights, step):
@@ -165,7 +173,7 @@ def _of_trial(
     if run_user(read_study(home.optuna_uri, record.name).id) not in _users(simulation, run.location):
         yield f"{what} is no user of its training run"
     if trial.state in ("complete", "infeasible") and frozen.state.name == "COMPLETE":
-        yield from _checkpoint_of(what, run, experiment, trial)
+        yield from _checkpoint_of(what, run, experiment, trial, is_alone=is_alone)
     yield from _shown(simulation, what, trial_key(record, trial.number), trial, metric, kept)
 
 
@@ -189,13 +197,17 @@ def _teacher_of(experiment: Experiment) -> str | None:
 _teachers: dict[str, str] = {}
 
 
-def _checkpoint_of(what: str, run: Any, experiment: Experiment, trial: TrialRecord) -> Iterator[str]:
+def _checkpoint_of(
+    what: str, run: Any, experiment: Experiment, trial: TrialRecord, *, is_alone: bool
+) -> Iterator[str]:
     try:
         saved = run.saved(experiment, trial.best_step)
-    except Exception as error:
+    except UserError as error:
+        if not is_alone and "no longer kept" in str(error):
+            return  # another judge, in the other study, has written the checkpoint again
         yield f"{what}: its best weights, of step {trial.best_step}, are not there: {error}"
         return
-    if saved.weights == "best" and trial.forked_from is None:
+    if saved.weights == "best" and trial.forked_from is None and (is_alone or experiment.teacher is None):
         step = trial.best_step or 0
         if read_weights(saved.folder) != trained(experiment, step, _teacher_of(experiment)):
             yield f"{what}: {saved.folder} has other weights than those of step {step}"
@@ -211,8 +223,12 @@ def _shown(
             continue
         if run.info.status != STATUSES[trial.state]:
             yield f"{what}: MLflow shows {run.info.status}"
-        points = {at: values for (name, *at_), values in server.points[identifier].items()
-                  if name == metric for at in [tuple(at_)]}
+        points = {
+            at: values
+            for (name, *at_), values in server.points[identifier].items()
+            if name == metric
+            for at in [tuple(at_)]
+        }
         wanted = {(e.time, e.step): [e.metrics[metric]] for e in kept.values()}
         if points != wanted:
             yield f"{what}: MLflow has {points}, the folder {wanted}"
@@ -221,6 +237,10 @@ def _shown(
         pictures = {path for path in server.artifacts[identifier] if path.startswith("samples")}
         if pictures != {f"samples/step_{step:07d}.png" for step in kept}:
             yield f"{what}: MLflow has pictures {sorted(pictures)} of steps {sorted(kept)}"
-        best = [(at[1], at[0], v) for (name, *at), v in server.points[identifier].items() if name == f"best/{metric}"]
+        best = [
+            (at[1], at[0], v)
+            for (name, *at), v in server.points[identifier].items()
+            if name == f"best/{metric}"
+        ]
         if trial.scores and best and max(best)[2] != [trial.scores[0]]:
             yield f"{what}: MLflow has best {best}, Optuna {trial.scores}"

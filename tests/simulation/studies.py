@@ -91,7 +91,9 @@ def random_study(world: World, name: str) -> Study:
     if model == "edm" and scheduler != "pbt":
         searched["model.sampling_steps"] = {"int": [2, 4]}
     paths = draw.sample(sorted(searched), draw.choice([1, 1, 2, 3]))
-    sampler: dict[str, Any] = {"name": draw.choice(["random"] * 6 + ["grid"] * 5 + ["brute_force"] * 3 + ["tpe"])}
+    sampler: dict[str, Any] = {
+        "name": draw.choice(["random"] * 6 + ["grid"] * 5 + ["brute_force"] * 3 + ["tpe"])
+    }
     if sampler["name"] == "grid":
         sampler["points"] = 2
     if sampler["name"] == "brute_force":
@@ -249,7 +251,10 @@ class Simulation:
             (run, {"interruptible": lambda: _Entered(bool), "Mirror": lambda *_: _Entered(None)}),
             (run, {"StudyProgress": lambda *_: _Entered(Silent()), "_run_trials": self.run_trials}),
             (trainable, {"ray": ray, "why_sick": nothing, "return_freed_memory": nothing}),
-            (trainable, {"gc": SimpleNamespace(collect=nothing), "Interruption": lambda switch: switch.is_on}),
+            (
+                trainable,
+                {"gc": SimpleNamespace(collect=nothing), "Interruption": lambda switch: switch.is_on},
+            ),
             (trainable, {"heed_termination": lambda: Termination(world)}),
             *((module, {"uuid4": ids.uuid4}) for module in (lease, ray_adapters)),
         ]
@@ -366,12 +371,12 @@ class Worker:
     def tell(self, config: dict[str, Any] | None) -> None:
         """Let it go on with its trial, or begin with another one."""
         if config is not None:
-            self.config, self._is_resting = config, False
+            self.config, self._is_resting, self.process.is_idle = config, False, False
         self._told.set()
 
     def rest(self) -> None:
         """Let it wait for another trial, or end."""
-        self._is_resting = True
+        self._is_resting = self.process.is_idle = True
         if self._world.random.random() < 0.3:
             self._told.set()
 
@@ -471,7 +476,9 @@ class WatchedLease(lease.Lease):
         super().check()
         others = [other for other in self.held_now[self.location] if other is not self and other._is_valid()]
         if others:
-            self.world.violated(f"two write to {self.location}: {self._process.name}, {others[0]._process.name}")
+            self.world.violated(
+                f"two write to {self.location}: {self._process.name}, {others[0]._process.name}"
+            )
 
     def release(self) -> None:
         self.held_now.get(self.location, set()).discard(self)
@@ -480,7 +487,8 @@ class WatchedLease(lease.Lease):
     def _is_valid(self) -> bool:
         """Whether its holder would write now, without a look at the lease."""
         is_fresh = self.world.now() - self._last_beat <= lease.STALE_SECONDS / 2
-        return not self._process.is_dead and self._lost_to is None and is_fresh
+        is_at_work = not (self._process.is_dead or self._process.is_idle)
+        return is_at_work and self._lost_to is None and is_fresh
 
 
 def _this_process(world: World) -> processes.Process:

@@ -35,6 +35,7 @@ class Process:
         self.host = host
         self.number = number
         self.is_dead = False
+        self.is_idle = False  # it waits for something to do, and writes nothing
         self.frozen_until = 0.0
         self.children: list[Process] = []  # that end with it, a little later
         self.fibers: list[Fiber] = []
@@ -69,7 +70,9 @@ class World:
 
     # Processes
 
-    def start(self, name: str, host: str, run: Callable[[], object], parent: Process | None = None) -> Process:
+    def start(
+        self, name: str, host: str, run: Callable[[], object], parent: Process | None = None
+    ) -> Process:
         """Start a process whose main thread calls a function."""
         process = Process(name, host, len(self.processes))
         self.processes.append(process)
@@ -276,7 +279,9 @@ class Event:
 class Thread:
     """As threading.Thread, of fibers: it ends with its process."""
 
-    def __init__(self, world: World, target: Callable[..., object], args: Sequence[Any] = (), **_: Any) -> None:
+    def __init__(
+        self, world: World, target: Callable[..., object], args: Sequence[Any] = (), **_: Any
+    ) -> None:
         self._world = world
         self._run = lambda: target(*args)
         self._ended = Event(world)
