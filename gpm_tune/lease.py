@@ -131,15 +131,17 @@ class Lease:
         wait: bool = True,
         is_over: Callable[[], bool] = bool,
         on_wait: Callable[[str], None] = lambda _: None,
+        is_used: Callable[[], bool] = lambda: True,
     ) -> Iterator[None]:
         """Acquire the lease, keep it by beats within the block, and release it.
 
         wait: for a holder that runs; without it, only to see whether one on another host does that seems to
-        be gone. is_over: ends the wait. on_wait: is told once for whom it waits. Raises HeldError where
-        another process holds it, OSError where the storage is away.
+        be gone. is_over: ends the wait. on_wait: is told once for whom it waits. is_used: whether it is
+        still needed; without beats others may take it over. Raises HeldError where another process holds it,
+        OSError where the storage is away.
         """
         ended = threading.Event()
-        beats = threading.Thread(target=self._keep_beating, args=(ended,), name="lease", daemon=True)
+        beats = threading.Thread(target=self._keep_beating, args=(ended, is_used), name="lease", daemon=True)
         try:
             self.acquire(wait, is_over, on_wait)
             beats.start()
@@ -221,10 +223,11 @@ class Lease:
         except OSError as error:
             _log.debug("lease %s cannot be released: %s", self.location, error)
 
-    def _keep_beating(self, ended: threading.Event) -> None:
+    def _keep_beating(self, ended: threading.Event, is_used: Callable[[], bool]) -> None:
         while not ended.wait(BEAT_SECONDS):
             try:
-                self.beat()
+                if is_used():
+                    self.beat()
             except Exception as error:  # whatever the storage has, the next beat may succeed
                 _log.debug("lease %s has missed a beat: %s", self.location, error)
 

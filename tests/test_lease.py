@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from simulation import World
+from simulation.threads import World
 
 from gpm_tune import lease as module
 from gpm_tune import locations

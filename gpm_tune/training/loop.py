@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import tempfile
 from collections.abc import Callable, Collection, Generator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,7 +15,7 @@ import torch
 
 from gpm_tune import locations
 from gpm_tune.errors import DivergedError, OtherDataError, UserError
-from gpm_tune.lease import HeldError, Lease
+from gpm_tune.lease import CLOCK, STALE_SECONDS, HeldError, Lease
 from gpm_tune.training.experiment import Experiment
 from gpm_tune.training.objectives import Objective
 from gpm_tune.training.run import EvaluationRecord, Runs, TrainingRun
@@ -75,6 +76,7 @@ class Training:
         self._device = device
         self._objective = objective
         self._judge = experiment.judge(objective)
+        self._left: float | None = None  # since when nobody has asked for the next evaluation
 
     @property
     def is_done(self) -> bool:
@@ -88,6 +90,13 @@ class Training:
         being finite, OtherDataError where data have changed, LeaseLostError where another process took the
         run over, and UserError where something is missing.
         """
+        with closing(self._evaluations(after)) as found:
+            for record in found:
+                self._left = CLOCK.now()
+                yield record
+                self._left = None
+
+    def _evaluations(self, after: int) -> Generator[EvaluationRecord]:
         self._use(lambda: self.run.create(self.experiment, self._asker.user))
         for record in self._recorded(after):
             yield record
@@ -99,7 +108,7 @@ class Training:
             return
         end = self.experiment.training.steps
         if self._use(lambda: self.run.newest(end)) == end:  # to measure, nobody has to wait
-            yield from self._train(teacher, _nothing, after)
+            yield from self._go_on(teacher, _nothing, after)
             return
         lease = Lease(
             f"{self.run.location}/lease.json",
@@ -109,26 +118,32 @@ class Training:
         )
         try:
             with ExitStack() as stack:
-                self._use(
-                    lambda: stack.enter_context(
-                        lease.held(is_over=self._asker.should_stop, on_wait=self._asker.on_wait)
-                    )
-                )
-                for record in self._recorded(after):  # by who held it meanwhile
-                    yield record
-                    after = record.step
-                if not self.is_done:
-                    yield from self._train(teacher, lease.check, after)
+                held = partial(lease.held, is_over=self._asker.should_stop, on_wait=self._asker.on_wait)
+                self._use(lambda: stack.enter_context(held(is_used=self._is_used)))
+                yield from self._go_on(teacher, lease.check, after)
         except HeldError:
             if not self._asker.should_stop():
                 raise
+
+    def _go_on(
+        self, teacher: SavedModel | None, check: Callable[[], object], after: int
+    ) -> Generator[EvaluationRecord]:
+        for record in self._recorded(after):  # what others have measured meanwhile
+            yield record
+            after = record.step
+        if not self.is_done:
+            yield from self._train(teacher, check, after)
+
+    def _is_used(self) -> bool:
+        """Tell whether the training goes on: who no longer asks for evaluations must not keep others off."""
+        return self._left is None or CLOCK.now() - self._left < STALE_SECONDS
 
     def _recorded(self, after: int) -> list[EvaluationRecord]:
         """The evaluations on record; what was measured after the newest checkpoint is to be trained again."""
         end = self.experiment.training.steps
         newest = self._use(lambda: self.run.newest(end))
-        if newest == end:
-            self._use(lambda: self.run.keep_end(end))  # it may be one of a longer training
+        if newest == end and self._use(lambda: self.run.keep_end(end)):
+            newest = self._use(lambda: self.run.newest(end))  # it may just have been deleted
         found = self._use(lambda: self.run.evaluations(self._judge))
         return [record for record in found if after < record.step <= newest]
 

@@ -187,14 +187,6 @@ class TrainingRun:
         end, judge = experiment.training.steps, experiment.judge(objective)
         return self._read(f"{_step(end)}-{judge}.json") is not None and self.newest(end) == end
 
-    def keep_end(self, step: int) -> None:
-        """Keep a checkpoint for good, if it is there: a training comes to its end with it."""
-        place = self.checkpoint(step)
-        record = _record(place)
-        if record and not record.is_end:
-            record = record.model_copy(update={"is_end": True})
-            locations.write(f"{place}/checkpoint.json", record.model_dump_json(indent=2).encode())
-
     def keep_checkpoint(self, trainer: Trainer) -> None:
         """Write a checkpoint, and delete those that are no longer needed."""
         place = self.checkpoint(trainer.step)
@@ -207,6 +199,19 @@ class TrainingRun:
         else:
             trainer.save(Path(place))
         self._drop_old(trainer.step)
+
+    def keep_end(self, step: int) -> bool:
+        """Let a checkpoint be kept as that of a training's end, which a longer one may have written.
+
+        Returns whether that was to be noted.
+        """
+        place = self.checkpoint(step)
+        record = _record(place)
+        if record is None or record.is_end:
+            return False
+        ended = record.model_copy(update={"is_end": True})
+        locations.write(f"{place}/checkpoint.json", ended.model_dump_json(indent=2).encode())
+        return True
 
     def _drop_old(self, step: int) -> None:
         found = self.checkpoints(step)

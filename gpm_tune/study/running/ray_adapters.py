@@ -42,27 +42,27 @@ class ConductedSearcher(Searcher):  # type: ignore[misc]
         super().__init__()
         self._conductor = conductor
         self._room = room
-        self._numbers: dict[str, int] = {}  # of live trials, by Tune's name for them
-        self._nonces: dict[str, list[str]] = {}  # of the processes that were at a training
+        self._orders: dict[str, Order] = {}  # of live trials, by Tune's name for them
+        self._gone: dict[str, list[str]] = {}  # nonces of processes that were at a training, by its key
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        places = self._room() - len(self._numbers)
+        places = self._room() - len(self._orders)
         if places < 1:
             return None
         assignment = self._conductor.assign(places)
         if assignment is None:
             finished: str = Searcher.FINISHED  # for good: a live trial may come back
-            return None if self._numbers else finished
-        self._numbers[trial_id] = assignment.number
-        earlier = self._nonces.setdefault(assignment.training, [])
-        order = Order(assignment, uuid4().hex, tuple(earlier))
-        earlier.append(order.nonce)
-        return {"order": order}
+            return None if self._orders else finished
+        gone = self._gone.get(assignment.training, ())
+        self._orders[trial_id] = Order(assignment, uuid4().hex, tuple(gone))
+        return {"order": self._orders[trial_id]}
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        number = self._numbers.pop(trial_id)
+        order = self._orders.pop(trial_id)
+        self._gone.setdefault(order.trial.training, []).append(order.nonce)
+        number = order.trial.number
         outcome: Outcome | None = (result or {}).get("outcome")
         if error and self._conductor.interrupted:
             self._conductor.suspended(number)

@@ -167,6 +167,8 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
         outcome = self._obstacle or self._next()
         self._has_left = outcome.departure is not None
         ends = outcome.is_end or outcome.failure or outcome.refused
+        if ends:  # or an idle process would keep others off the training
+            self._forget()
         return {"outcome": outcome, "done": bool(ends)}
 
     def _next(self) -> Outcome:
