@@ -72,7 +72,7 @@ def test_a_running_study_is_stopped_from_elsewhere(tmp_path: Path) -> None:
         [*COMMAND, "run", str(path), "--home", str(home)], cwd=tmp_path, stdout=subprocess.PIPE, text=True
     )
     deadline = time.monotonic() + 120
-    while not list(home.glob("studies/long/checkpoints/session_*/trial_*")):
+    while not list(home.glob("runs/*/lease.json")):
         assert running.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.5)
