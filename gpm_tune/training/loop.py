@@ -174,7 +174,10 @@ def train_teacher(
     if teacher is None:
         return None
     asker = replace(asker, name=f"{asker.name}, its teacher", nonce=None, check=_nothing)
-    training = Training(teacher, runs.of(teacher), asker, device=device)
+    run = runs.of(teacher)
+    if note := asker.use_storage(lambda: run.note_of_other_data(teacher)):
+        asker.on_note(note)
+    training = Training(teacher, run, asker, device=device)
     try:
         for record in training.evaluations():
             asker.on_teacher(teacher, record)
