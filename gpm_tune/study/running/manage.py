@@ -110,7 +110,7 @@ def _delete_tracked(home: Home, name: str, ids: set[str]) -> list[str]:
 
 
 def _runs(client: MlflowClient, experiment: str) -> dict[str, str]:
-    """The ids of an experiment's runs, each with the key that the tracker gave it, or none."""
+    """The ids of an experiment's runs, each with the key that its publisher gave it, or none."""
     found: dict[str, str] = {}
     page = None
     while page != "":

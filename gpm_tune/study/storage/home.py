@@ -81,7 +81,7 @@ class Home:
         return file is None or file.exists()
 
     def mlflow(self) -> MlflowClient:
-        """MLflow's store, to be read and tidied; what is measured goes through the tracker."""
+        """MLflow's store, to be read and tidied; what is measured goes through a publisher."""
         self.check_tracking()
         from mlflow import MlflowClient
 
