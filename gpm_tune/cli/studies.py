@@ -122,7 +122,9 @@ def _finish(study: Study, finished: bool) -> None:
 
     record, home = study.record, study.home
     output.result(plain(record), report(home.optuna_uri, record))
-    output.advise(f"results in {os.path.relpath(home.root)}; open them in MLflow with", f"  {_ui_command(home)}")
+    output.advise(
+        f"results in {os.path.relpath(home.root)}; open them in MLflow with", f"  {_ui_command(home)}"
+    )
     if not finished:
         output.advise("interrupted; continue with", f"  {this_command()}")
         raise typer.Exit(INTERRUPTED)

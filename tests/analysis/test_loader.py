@@ -117,7 +117,7 @@ def test_nothing_tracked_and_unknown_names_are_told(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="'any': nothing has been tracked"):
         load_runs(home, ["any"])
     view = View("key", "known", None, 1, 2, "FINISHED", {}, {"gpm.study": "known"}, [], {})
-    with Publisher(home.tracking_uri, "known", lambda key: view, home.artifact_root) as publisher:
+    with Publisher(home.tracking_uri, "known", {"key": view}.get, home.artifact_root) as publisher:
         publisher.touch("key")
     empty = load_runs(home, ["known"])
     assert empty.empty

@@ -202,7 +202,8 @@ def test_a_teacher_is_trained_anew_where_its_data_were_replaced(
     write_pictures(tmp_path, 3)
     second = train_teacher(pupil, runs, asker, "cpu")
     assert "trained anew" in caplog.text
-    assert first and second
+    assert first
+    assert second
     assert first.folder.parents[1] != second.folder.parents[1]
     write_pictures(tmp_path, 1)
     assert train_teacher(pupil, runs, asker, "cpu") == first
