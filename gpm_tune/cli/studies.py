@@ -257,13 +257,9 @@ def best(
     place = home_at(home)
     record = read_study(place.optuna_uri, study)
     data = best_plain(record)
-    output.result(
-        data,
-        [
-            trials_table(record, limit=1),
-            f"training run: {place.runs.location}/{data['run']}, weights of step {data['best_step']}",
-        ],
-    )
+    run = f"{place.runs.location}/{data['run']}" if data["run"] else "none, of an earlier version"
+    lines = [trials_table(record, limit=1), f"training run: {run}, weights of step {data['best_step']}"]
+    output.result(data, lines)
     if export:
         export.write_text(best_yaml(record), encoding="utf-8")
         output.advise(f"its experiment is in {export}; train it with", f"  gpm-tune train {export}")

@@ -295,12 +295,13 @@ def test_a_study_of_an_earlier_version_is_shown_and_not_continued(tmp_path: Path
 
 def test_a_trial_that_searches_its_data_looks_at_the_studys_too(tmp_path: Path) -> None:
     base = plain_experiment(tmp_path)
-    expected = fingerprint(Experiment.model_validate(base).data)
+    experiment = Experiment.model_validate(base)
+    expected = fingerprint(experiment.data)
     other = Trainer(Experiment.model_validate(space.put(base, {"data.channels": 1})))
-    check_data(other, base, expected)
+    check_data(other, experiment, expected)
     write_pictures(tmp_path, 3)
     with pytest.raises(OtherDataError, match="Trials on both could not be compared"):
-        check_data(other, base, expected)
+        check_data(other, experiment, expected)
 
 
 def test_figures_have_one_content_on_an_axis(tmp_path: Path) -> None:
