@@ -9,7 +9,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,8 +26,8 @@ def is_bucket(location: str) -> bool:
     return "://" in location
 
 
-def opened(location: str) -> tuple[Any, str]:
-    """Arrow's file system of a location, and the path there.
+def _opened(location: str) -> tuple[Any, str]:
+    """Arrow's file system of a bucket, or of this machine, and the path there.
 
     Raises UserError where it is not one that Arrow knows.
     """
@@ -48,23 +48,31 @@ def opened(location: str) -> tuple[Any, str]:
 
 def children(location: str) -> list[str]:
     """The names of what lies in a folder, sorted; none where there is no such folder."""
+    if not is_bucket(location):
+        with suppress(FileNotFoundError, NotADirectoryError):
+            return sorted(path.name for path in Path(location).iterdir())
+        return []
     from pyarrow.fs import FileSelector
 
-    files, path = opened(location)
+    files, path = _opened(location)
     return sorted(info.base_name for info in files.get_file_info(FileSelector(path, allow_not_found=True)))
 
 
 def exists(location: str) -> bool:
-    """Whether a file or a folder is there."""
+    """Tell whether a file or a folder is there."""
+    if not is_bucket(location):
+        return Path(location).exists()
     from pyarrow.fs import FileType
 
-    files, path = opened(location)
+    files, path = _opened(location)
     return bool(files.get_file_info(path).type != FileType.NotFound)
 
 
 def read(location: str) -> bytes:
     """The content of a file. Raises OSError where it cannot be read."""
-    files, path = opened(location)
+    if not is_bucket(location):
+        return Path(location).read_bytes()
+    files, path = _opened(location)
     with files.open_input_file(path) as file:
         content: bytes = file.readall()
     return content
@@ -85,36 +93,48 @@ def send(file: Path, location: str) -> None:
 @contextmanager
 def _written(location: str) -> Iterator[Any]:
     """A stream to a file, which is there once everything is written."""
-    files, path = opened(location)
-    if not is_bucket(location):
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-    partial = path if is_bucket(location) else f"{path}.{os.getpid()}.partial"  # a bucket's files are whole
-    with files.open_output_stream(partial) as file:
+    if is_bucket(location):  # where files are whole
+        files, path = _opened(location)
+        with files.open_output_stream(path) as file:
+            yield file
+        return
+    place = Path(location)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    partial = place.with_name(f"{place.name}.{os.getpid()}.partial")
+    with partial.open("wb") as file:
         yield file
-    if partial != path:
-        files.move(partial, path)
+    partial.replace(place)
 
 
 def copy(source: str, destination: str) -> None:
     """Copy a folder with all that lies in it. Raises OSError where that is not possible."""
+    if not (is_bucket(source) or is_bucket(destination)):
+        shutil.copytree(source, destination, dirs_exist_ok=True)
+        return
     from pyarrow.fs import copy_files
 
-    from_files, from_path = opened(source)
-    to_files, to_path = opened(destination)
+    from_files, from_path = _opened(source)
+    to_files, to_path = _opened(destination)
     to_files.create_dir(to_path)
     copy_files(from_path, to_path, source_filesystem=from_files, destination_filesystem=to_files)
 
 
 def delete(location: str) -> None:
     """Delete a folder with all that lies in it, if it is there."""
-    if exists(location):
-        files, path = opened(location)
+    if not is_bucket(location):
+        with suppress(FileNotFoundError):
+            shutil.rmtree(location)
+    elif exists(location):
+        files, path = _opened(location)
         files.delete_dir(path)
 
 
 def delete_file(location: str) -> None:
     """Delete a file. Raises OSError where that is not possible."""
-    files, path = opened(location)
+    if not is_bucket(location):
+        Path(location).unlink()
+        return
+    files, path = _opened(location)
     files.delete_file(path)
 
 
@@ -160,7 +180,4 @@ def patiently(
     note: is told each time why it is thought to be away. is_over: ends the wait. Raises what the last
     attempt raised.
     """
-    # Ray has no exception of its own where it misses its marker.
-    return patience.patiently(
-        use, lambda error: isinstance(error, OSError) or "cluster storage" in str(error), note, is_over
-    )
+    return patience.patiently(use, lambda error: isinstance(error, OSError), note, is_over)

@@ -415,3 +415,16 @@ def passes(lease: Lease) -> bool:
     except LeaseLostError:
         return False
     return True
+
+
+def test_a_slow_observer_of_a_stale_lease_displaces_no_new_holder(tmp_path: Path) -> None:
+    location = f"{tmp_path}/lease.json"
+    a_dead_holder(location, claim=None)
+    stale = Path(location).read_bytes()
+    with Lease(location, "quick").held():
+        slow = Lease(location, "slow")
+        assert not slow._take(stale)
+        holder = holder_of(location)
+        assert holder is not None
+        assert holder.holder == "quick"
+    assert list(tmp_path.iterdir()) == []

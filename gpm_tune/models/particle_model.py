@@ -51,10 +51,9 @@ class ParticleModel(nn.Module, ABC):
     """
 
     origin: Tensor
-    solver: Solver | None = (
-        None  # of the path from noise to samples; None where a generator makes them at once
-    )
-    steps: int = 0  # N, of that path's grid; 0 without a path
+    # Of the path from noise to samples; None and 0 where a generator makes them at once.
+    solver: Solver | None = None
+    steps: int = 0  # N, of the path's grid
     any_grid: bool = False  # whether fewer evaluations mean a coarser grid, not to stop early
     time: str = ""  # what the grid counts: t, or sigma
     flow_steps: int = 1  # fits of the flow's network per step of the generator

@@ -43,7 +43,8 @@ class Asker:
     should_stop: Callable[[], bool] = bool
     on_wait: Callable[[str], None] = _log.warning  # is told who trains the run now
     on_note: Callable[[str], object] = _log.warning  # is told where the run goes on if not where it stood
-    on_teacher: Callable[[Experiment, EvaluationRecord], object] = _nothing
+    on_teacher: Callable[[Experiment, EvaluationRecord], object] = _nothing  # is told how its training goes
+    on_trained: Callable[[Experiment, EvaluationRecord], object] = _nothing  # likewise, of its own
     check: Callable[[Trainer], object] = _nothing  # raises what speaks against training
     use_storage: Callable[..., Any] = (
         _at_once  # calls what reads or writes the runs' place, which may be away
@@ -145,6 +146,8 @@ class Training:
             check()
             kept = self._keep(measured) if measured else None
             self._use(lambda: self.run.keep_checkpoint(trainer))
+            if kept:
+                self._asker.on_trained(self.experiment, kept)
             if kept and kept.step > after:
                 yield kept
 
@@ -173,14 +176,15 @@ def train_teacher(
     teacher = experiment.teacher
     if teacher is None:
         return None
-    asker = replace(asker, name=f"{asker.name}, its teacher", nonce=None, check=_nothing)
+    name = f"{asker.name}, its teacher"
+    asker = replace(asker, name=name, nonce=None, check=_nothing, on_trained=asker.on_teacher)
     run = runs.of(teacher)
     if note := asker.use_storage(lambda: run.note_of_other_data(teacher)):
         asker.on_note(note)
     training = Training(teacher, run, asker, device=device)
     try:
-        for record in training.evaluations():
-            asker.on_teacher(teacher, record)
+        for _ in training.evaluations():
+            pass
     except DivergedError as error:
         raise DivergedError(f"the teacher: {error}") from error
     best: SavedModel | None = (

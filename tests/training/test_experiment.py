@@ -83,6 +83,17 @@ def test_errors_inside_unions_point_at_the_key() -> None:
         Document("study.yaml", data, lines).parse(Experiment)
 
 
+def test_a_teacher_is_validated_once_and_is_that_of_the_model_at_hand() -> None:
+    experiment = experiment_of(model=MODELS["score_gan"])
+    assert experiment.teacher is not None
+    assert experiment.teacher is experiment.teacher
+    assert experiment.model_copy(update={"seed": 1}).teacher == experiment.teacher
+    assert experiment.model_copy(update={"model": experiment.teacher.model}).teacher is None
+    again = Experiment.model_validate_json(experiment.model_dump_json())
+    assert again == experiment
+    assert "teacher" not in experiment.model_dump()
+
+
 @pytest.mark.parametrize(
     ("teacher", "message"),
     [

@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 import torch
 from examples import IMAGE_MODELS, IMAGES, KERNEL_FLOW, MODELS, POINTS, TEACHER, experiment_of
+from gpm_tune.training.pretraining import train_teacher
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
 from gpm_tune.errors import DivergedError, UserError
-from gpm_tune.models import GeneratorModel, ParticleModel
+from gpm_tune.models import ParticleModel
 from gpm_tune.training import Evaluation, Experiment, Objective, Trainer
-from gpm_tune.training.pretraining import train_teacher
 from gpm_tune.training.trainer import draw
 
 
@@ -119,7 +119,7 @@ class WithBackbone(Trainer):
 
     @staticmethod
     def backbones(model: ParticleModel) -> list[nn.Linear]:
-        parts = [model.flow, model.generator] if isinstance(model, GeneratorModel) else [model.flow]
+        parts = model.parts.values()
         return [next(module for module in part.modules() if isinstance(module, nn.Linear)) for part in parts]
 
 

@@ -196,6 +196,14 @@ class Ledger:
                 return self._hand_out(spec)
         return None
 
+    def draw(self, count: int) -> list[Assignment]:
+        """The first trials of a study that is not to be run, at most so many."""
+        drawn: list[Assignment] = []
+        while len(drawn) < count and (picked := self._pick()) is not None:
+            if spec := self._assign(*picked):
+                drawn.append(spec)
+        return drawn
+
     def _is_being_trained(self, spec: Assignment) -> bool:
         return spec.training in self._trainings.values() and spec.training not in self._trained
 

@@ -12,12 +12,13 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from gpm_tune import locations
 from gpm_tune.errors import UserError, first_line
+from gpm_tune.lease import holder_of
 from gpm_tune.patience import Patience
 from gpm_tune.study.accounts.database import open_storage
 from gpm_tune.study.accounts.records import count_trials, run_user
 from gpm_tune.study.definition.specification import CONFIRMATION
 from gpm_tune.study.storage.home import Home
-from gpm_tune.study.storage.locks import is_held
+from gpm_tune.study.storage.locks import is_held, lease_of
 from gpm_tune.study.tracking.sender import KEY_TAG
 
 if TYPE_CHECKING:
@@ -36,15 +37,24 @@ def is_running(home: Home, name: str) -> bool:
 def stop(home: Home, name: str, wait: bool) -> bool:
     """Ask the process that runs a study to stop; with `wait`, until it has. Returns False if none runs it.
 
-    Raises UserError where there is no such study.
+    Raises UserError where there is no such study, or it is run from another home.
     """
     count_trials(home.optuna_uri, name)
     if not is_running(home, name):
+        _refuse_elsewhere(home, name)
         return False
     home.stop_file(name).touch()
     while wait and is_running(home, name):
         time.sleep(LOOK_EVERY)
     return True
+
+
+def _refuse_elsewhere(home: Home, name: str) -> None:
+    """Raise UserError where a process runs the study from another home, by the lease in their storage."""
+    stored = home.stored(name)
+    holder = holder_of(lease_of(stored)) if stored else None
+    if holder:
+        raise UserError(f"study '{name}' is run from another home, by {holder}\nhelp: stop it there")
 
 
 def delete(home: Home, name: str, *, keep_runs: bool = False) -> list[str]:
@@ -59,6 +69,7 @@ def delete(home: Home, name: str, *, keep_runs: bool = False) -> list[str]:
     count_trials(home.optuna_uri, name)
     if is_running(home, name):
         raise UserError(f"study '{name}' is running; stop it first: gpm-tune stop {name}")
+    _refuse_elsewhere(home, name)
     storage, stage = open_storage(home.optuna_uri, Patience()), name + CONFIRMATION
     stages = [found for found in optuna.get_all_study_names(storage) if found in (name, stage)]
     attributes = [optuna.load_study(study_name=found, storage=storage).user_attrs for found in stages]

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from gpm_tune import locations
 from gpm_tune.errors import UserError
 from gpm_tune.files import is_plain
@@ -69,7 +71,11 @@ class StudyViews:
     def _read(self) -> dict[str, StudyRecord]:
         if self._changed.is_set():
             self._changed.clear()
-            found = [reader.read() for reader in self._readers]
+            try:
+                found = [reader.read() for reader in self._readers]
+            except Exception:
+                self._changed.set()
+                raise
             self._records = {record.id: record for record in found if record}
         return self._records
 
@@ -83,12 +89,11 @@ class StudyViews:
             files={name: (folder / name).read_bytes for name in FILES if is_plain(folder / name, folder)},
         )
 
-    def _of_trial(self, record: StudyRecord, trial: TrialRecord) -> View:
-        key = trial_key(record, trial.number)
-        if key not in self._experiments:
-            tree = space.put(record.experiment, trial.values)
-            self._experiments[key] = Experiment.model_validate(tree)
-        experiment = self._experiments[key]
+    def _of_trial(self, record: StudyRecord, trial: TrialRecord) -> View | None:
+        """None for one whose values make no experiment."""
+        experiment = self._experiment(record, trial)
+        if experiment is None:
+            return None
         run = self._run(trial)
         found = [] if run is None else run.evaluations(experiment.judge(record.objective))
         evaluations = [evaluation for evaluation in found if evaluation.step <= trial.step]
@@ -99,6 +104,16 @@ class StudyViews:
         wanted = [goal.metric for goal in record.objectives] + [bound.metric for bound in record.constraints]
         derived = [_with_derived(evaluation, experiment, wanted) for evaluation in evaluations]
         return trial_view(record, trial, experiment, derived, files, is_registered=is_registered)
+
+    def _experiment(self, record: StudyRecord, trial: TrialRecord) -> Experiment | None:
+        key = trial_key(record, trial.number)
+        if key not in self._experiments:
+            tree = space.put(record.experiment, trial.values)
+            try:
+                self._experiments[key] = Experiment.model_validate(tree)
+            except ValidationError:
+                return None
+        return self._experiments[key]
 
     def _run(self, trial: TrialRecord) -> TrainingRun | None:
         """A trial's training run, whose evaluations are read once."""

@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,6 @@ from gpm_tune import locations
 from gpm_tune.documents import as_yaml
 from gpm_tune.errors import ScarcityError, UserError, first_line
 from gpm_tune.interrupts import interruptible
-from gpm_tune.lease import Lease
 from gpm_tune.patience import Patience
 from gpm_tune.study.accounts.confirmation import ConfirmationLedger
 from gpm_tune.study.accounts.ledger import Ledger
@@ -34,7 +32,7 @@ from gpm_tune.study.running.progress import StudyProgress
 from gpm_tune.study.running.publishing import StudyViews
 from gpm_tune.study.storage.home import Home
 from gpm_tune.study.storage.inputs import prepare, share_inputs
-from gpm_tune.study.storage.locks import only_once
+from gpm_tune.study.storage.locks import hold_study
 from gpm_tune.study.storage.mirror import Mirror
 from gpm_tune.study.tracking.provenance import environment_tags, requirements
 from gpm_tune.study.tracking.sender import check_store
@@ -69,7 +67,7 @@ def run_study(study: Study, home: Home, address: str, console: Console) -> bool:
     if address == "local":
         this_machine().check(study.resources, "this machine")
     folder, runs = home.study(study.name), home.open_runs()
-    with _held(study.name, home):
+    with hold_study(study.name, home):
         home.stop_file(study.name).unlink(missing_ok=True)  # it was meant for an earlier run
         patience = Patience()
         ledger = Ledger(study, home.optuna_uri, runs, patience)
@@ -107,20 +105,6 @@ def run_study(study: Study, home: Home, address: str, console: Console) -> bool:
                 views.forget()
                 publisher.touch(*views.keys())
     return finished
-
-
-@contextmanager
-def _held(name: str, home: Home) -> Iterator[None]:
-    """Hold a study for this process: in its home, and in the storage, which homes may share.
-
-    Raises UserError where another process has it.
-    """
-    with only_once(f"study '{name}'", home.study(name)):
-        if not home.stored(name):
-            yield
-            return
-        with Lease(f"{home.stored(name)}/lease.json", f"gpm-tune run of study {name}").held(wait=False):
-            yield
 
 
 def _register_best(name: str, home: Home, views: StudyViews) -> None:

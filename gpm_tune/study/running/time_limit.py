@@ -58,8 +58,13 @@ class TimeLimit:
                 self._tell("\n")
                 faulthandler.unregister(TIME_IS_OVER)
 
+    def pause(self) -> None:
+        """Count no time of a trial that has to wait for others."""
+        if self._seconds is not None:
+            self._tell("\n")
+
     def restart(self) -> None:
-        """Let the time begin anew, of a trial that has to wait for others."""
+        """Let the time begin anew."""
         if self._seconds is not None:
             self._tell(f"{self._seconds}\n")
 

@@ -225,17 +225,20 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
             on_wait=self._wait_for_other,
             on_note=self._take_note,
             on_teacher=self._has_taught,
-            check=lambda trainer: check_data(trainer, terms.base, terms.data_fingerprint),
+            check=self._begin,
             use_storage=self._patiently,
         )
         run = terms.runs.named(trial.run) if trial.run else terms.runs.of(trial.experiment)
         return Training(trial.experiment, run, asker, device=terms.device, objective=terms.objective)
 
-    def _wait_for_other(self, text: str) -> None:
+    def _wait_for_other(self, holder: str) -> None:
         """Another process trains what this trial needs: that may take longer than an evaluation."""
+        self._limit.pause()
+        self._say(f"waits for {holder}, which trains what it needs")
+
+    def _begin(self, trainer: Trainer) -> None:
         self._limit.restart()
-        if self._note != text:
-            self._take_note(text)
+        check_data(trainer, self._terms.base, self._terms.data_fingerprint)
 
     def _has_taught(self, teacher: Experiment, record: EvaluationRecord) -> None:
         self._limit.restart()

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import fcntl
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from gpm_tune.errors import UserError
+from gpm_tune.lease import Lease
+from gpm_tune.study.storage.home import Home
 
 
 @contextmanager
@@ -38,3 +40,21 @@ def is_held(folder: Path) -> bool:
     except OSError:  # there is none, or it is not ours to read
         pass
     return False
+
+
+@contextmanager
+def hold_study(name: str, home: Home) -> Iterator[None]:
+    """Hold a study for this process: in its home, and in the storage, which homes may share.
+
+    Raises UserError where another process has it.
+    """
+    with only_once(f"study '{name}'", home.study(name)):
+        stored = home.stored(name)
+        lease = Lease(lease_of(stored), f"gpm-tune run of study {name}") if stored else None
+        with lease.held(wait=False) if lease else nullcontext():
+            yield
+
+
+def lease_of(stored: str) -> str:
+    """The lease on a study, by where the storage has that."""
+    return f"{stored}/lease.json"

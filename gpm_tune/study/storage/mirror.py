@@ -16,7 +16,6 @@ from gpm_tune.study.storage.home import Home
 PUSH_EVERY = 60.0  # seconds
 LAST_ATTEMPTS = 10  # to push at the end
 PAUSE = 6.0  # seconds between them
-PUSHES_AT_A_TIME = 8
 
 _log = logging.getLogger("gpm_tune")
 

@@ -30,16 +30,13 @@ OF_DATABASES = (
     "alembic.command",
     "alembic.config",
     "mako.template",
+    "mlflow.utils.search_logged_model_utils",
     "mlflow.store.tracking.sqlalchemy_workspace_store",
     "mlflow.store.model_registry.sqlalchemy_workspace_store",
 )
 
 # MLflow's limits of one request, and of one parameter's length.
 A_BATCH = {"metrics": 1000, "params": 100, "tags": 100}
-METRICS_A_BATCH = 1000
-METRICS = ("metrics", "best")  # kinds of events that are values at a step
-PARAMS_A_BATCH = 100
-TAGS_A_BATCH = 100
 LONGEST_PARAM = 6000
 LONGEST_REASON = 600  # characters of what MLflow says
 
@@ -166,14 +163,9 @@ class Store:
             return found
 
 
-class RejectedError(Exception):
-    """An event that can never be delivered."""
-
-
 def is_rejection(error: Exception) -> bool:
-    """Whether MLflow would refuse the same event every time."""
-    code = getattr(error, "error_code", None)
-    return isinstance(error, RejectedError) or code == "INVALID_PARAMETER_VALUE"
+    """Tell whether MLflow would refuse the same every time."""
+    return getattr(error, "error_code", None) == "INVALID_PARAMETER_VALUE"
 
 
 def check_store(store: URI) -> None:

@@ -81,10 +81,10 @@ def preview(study: Study, home: Home, address: str) -> Preview:
     check_data_here(study.experiment)
     ledger = Ledger(study, storage=None)
     left = ledger.remaining
-    assigned = [ledger.next() for _ in range(min(TRIALS, left))]
+    drawn = ledger.draw(TRIALS)
     cost: Forecast | str
     try:
         cost = forecast(study, home, address)
     except UserError as error:
         cost = str(error)
-    return Preview(study, left, {trial.number: trial.values for trial in assigned if trial}, cost)
+    return Preview(study, left, {trial.number: trial.values for trial in drawn}, cost)

@@ -69,7 +69,9 @@ def studies(draw: st.DrawFn) -> StudyRecord:
                 ended=100 + draw(st.integers(0, 5)) if state in ENDED else None,
             )
         )
-    return StudyRecord("small", "0" * 32, objectives, None, POINTS, [], 0.0, 0.0, trials, "abc")
+    return StudyRecord(
+        "small", "0" * 32, objectives, None, POINTS, [], 0.0, 0.0, trials, data_fingerprint="abc"
+    )
 
 
 def trial(number: int, state: str, **changes: Any) -> TrialRecord:
@@ -82,7 +84,6 @@ def trial(number: int, state: str, **changes: Any) -> TrialRecord:
         "step": 0,
         "seconds": 0.0,
         "reason": None,
-        "checkpoint": None,
         "forked_from": None,
         "confirms": None,
         "started": 50 + number,
@@ -92,7 +93,9 @@ def trial(number: int, state: str, **changes: Any) -> TrialRecord:
 
 def of_trial(record: TrialRecord, found: Sequence[Evaluation], *, mode: Any = "min", **options: Any) -> View:
     goals = [Objective(metric=METRIC, mode=mode)]
-    study = StudyRecord("small", "0" * 32, goals, None, POINTS, [], 0.0, 0.0, [record], "abc")
+    study = StudyRecord(
+        "small", "0" * 32, goals, None, POINTS, [], 0.0, 0.0, [record], data_fingerprint="abc"
+    )
     return trial_view(study, record, EXPERIMENT, found, {}, **options)
 
 
@@ -197,7 +200,7 @@ def test_a_study_shows_the_same_best_as_its_records(record: StudyRecord) -> None
 def test_a_study_ends_as_its_trials_say(states: list[str], is_running: bool, status: str) -> None:
     trials = [trial(n, state, ended=200 if state in ENDED else None) for n, state in enumerate(states)]
     goals = [Objective(metric=METRIC, mode="min")]
-    record = StudyRecord("small", "0" * 32, goals, None, POINTS, [], 0.0, 0.0, trials, "abc")
+    record = StudyRecord("small", "0" * 32, goals, None, POINTS, [], 0.0, 0.0, trials, data_fingerprint="abc")
     view = of_study(record, is_running=is_running)
     assert view is not None
     assert (view.status, view.started) == (status, 50)
