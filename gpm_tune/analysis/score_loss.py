@@ -192,7 +192,7 @@ def best_by_run(home: Home, names: Sequence[str], metric: str | None) -> pd.Data
     return (
         pd.DataFrame(
             {
-                **{name: found[name] for name in ("study", "stage", "trial", "run", "checkpoint", "seed")},
+                **{name: found[name] for name in ("study", "stage", "trial", "run", "training_run", "seed")},
                 "k": found["param.model.score_steps"],
                 "training_steps": found["steps"],
                 "generator_updates": found["steps"] // found["param.model.score_steps"],

@@ -71,7 +71,7 @@ def model_title(name: str) -> str:
 
 
 def find_subjects(home: Home, words: Sequence[str], *, replicates: bool = False) -> list[Subject]:
-    """The models of these words: STUDY (its best trial), STUDY/TRIAL, an MLflow run id, or a checkpoint.
+    """The models of these words: STUDY (its best trial), STUDY/TRIAL, a training run, an MLflow run id.
 
     STUDY/* stands for all of a study's trials that have a checkpoint; STUDY.confirm is its stage of new
     seeds. LABEL=WORD gives a model its name in the figure; else it is the kind of model, and where several
@@ -80,7 +80,7 @@ def find_subjects(home: Home, words: Sequence[str], *, replicates: bool = False)
     with a warning. Raises UserError where that leaves none.
     """
     if not words:
-        raise UserError("no run was given: name a study, a run id, or a checkpoint")
+        raise UserError("no run was given: name a study, a training run, or a run id of MLflow")
     found = all_that_can_be_had(words, lambda word: _find(home, word))
     return _distinguish([subject for subjects in found for subject in subjects], replicates)
 

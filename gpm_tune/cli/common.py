@@ -153,7 +153,7 @@ RunsArgument = Annotated[
     list[str],
     typer.Argument(
         metavar="[LABEL=]RUN...",
-        help="STUDY (its best trial), STUDY/TRIAL, an MLflow run id, or a checkpoint's folder; "
+        help="STUDY (its best trial), STUDY/TRIAL, a training run or its folder, an MLflow run id; "
         "LABEL names it in the figure.",
     ),
 ]

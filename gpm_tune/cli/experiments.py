@@ -38,8 +38,7 @@ RunArgument = Annotated[
     str,
     typer.Argument(
         metavar="RUN",
-        help="STUDY (its best trial), STUDY/TRIAL, a training run, an MLflow run id, or a checkpoint's "
-        "folder.",
+        help="STUDY (its best trial), STUDY/TRIAL, a training run or its folder, or an MLflow run id.",
         autocompletion=complete_study,
     ),
 ]

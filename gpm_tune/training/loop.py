@@ -205,7 +205,10 @@ def train_teacher(
         return None
     name = f"{asker.name}, its teacher"
     asker = replace(asker, name=name, nonce=None, check=_nothing, on_trained=asker.on_teacher)
-    training = Training(teacher, runs.of(teacher), asker, device=device)
+    run = runs.of(teacher)
+    if note := asker.use_storage(lambda: run.note_of_other_data(teacher)):
+        asker.on_note(note)
+    training = Training(teacher, run, asker, device=device)
     try:
         for _ in training.evaluations():
             pass

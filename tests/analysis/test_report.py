@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from browser import look_at, needs_browser
 from examples import study_of
-from hand_made import EVERY, STORIES, evaluation, open_ledger, png
+from hand_made import EVERY, STORIES, evaluation, open_ledger, open_run, png
 
 from gpm_tune.analysis.report import render
 from gpm_tune.analysis.study_data import read_data
@@ -201,16 +201,13 @@ def test_a_study_whose_trials_all_failed_tells_why_and_reasons_stay_text(tmp_pat
 def test_what_was_deleted_is_missed_and_the_rest_is_shown(tmp_path: Path) -> None:
     home = empty_home(tmp_path)
     ledger = small_ledger(home, budget={"trials": 1})
-    assert ledger.next()
-    ledger.report(0, EVERY, evaluation(EVERY, 1.5, 4, "sliced_wasserstein"))
-    checkpoint = home.study("small") / "checkpoint"
-    checkpoint.mkdir()
-    (checkpoint / "best.png").write_bytes(png(0))
-    ledger.keep_checkpoint(0, str(checkpoint))
+    picture = measure(home, ledger)
+    picture.write_bytes(png(0))
     ledger.complete(0)
     whole = page_of(home, "small")
     assert base64.b64encode(png(0)).decode() in whole
     shutil.rmtree(home.study("small"))
+    picture.unlink()
     rest = page_of(home, "small")
     assert "Its samples are gone" in words(rest)
     assert "The study's file study.yaml is gone" in words(rest)
@@ -218,25 +215,46 @@ def test_what_was_deleted_is_missed_and_the_rest_is_shown(tmp_path: Path) -> Non
 
 
 def test_no_file_from_elsewhere_is_in_the_page(tmp_path: Path) -> None:
-    planted = tmp_path / "elsewhere" / "best.png"
+    planted = tmp_path / "elsewhere" / "planted.png"
     planted.parent.mkdir()
     planted.write_bytes(b"planted: a secret file")
     home = empty_home(tmp_path / "home")
     ledger = small_ledger(home, budget={"trials": 1})
-    assert ledger.next()
-    ledger.report(0, EVERY, evaluation(EVERY, 1.5, 4, "sliced_wasserstein"))
+    picture = measure(home, ledger)
     (home.study("small") / "study.yaml").unlink()
     (home.study("small") / "study.yaml").symlink_to(planted)
-    linked = home.study("small") / "checkpoint"
-    linked.mkdir()
-    (linked / "best.png").symlink_to(planted)
-    (home.study("small") / "linked").symlink_to(planted.parent)
-    for checkpoint in (linked, home.study("small") / "linked", planted.parent):
-        ledger.keep_checkpoint(0, str(checkpoint))
-        page = page_of(home, "small")
-        assert base64.b64encode(planted.read_bytes()).decode() not in page
-        assert "planted" not in page
-        assert "Its samples are gone" in words(page)
+    picture.symlink_to(planted)
+    refuse_planted(home, planted)
+    shutil.rmtree(picture.parent)
+    picture.parent.symlink_to(planted.parent)
+    planted.rename(planted.with_name(picture.name))
+    refuse_planted(home, planted.with_name(picture.name))
+    run = picture.parents[1]
+    outside = run.rename(tmp_path / run.name)
+    ledger.keep_run(0, f"../../{outside.name}")
+    (outside / "samples").unlink()
+    (outside / "samples").mkdir()
+    (outside / "samples" / picture.name).write_bytes(b"planted: a secret file")
+    refuse_planted(home, outside / "samples" / picture.name)
+
+
+def measure(home: Home, ledger: Ledger) -> Path:
+    """Let the one trial be measured; the place of its picture, in a folder of nothing."""
+    assignment = ledger.next()
+    assert assignment
+    ledger.report(0, EVERY, evaluation(EVERY, 1.5, 4, "sliced_wasserstein"))
+    run = open_run(home, assignment)
+    ledger.keep_run(0, run.name)
+    picture = Path(run.picture(EVERY, assignment.experiment.judge()))
+    picture.parent.mkdir()
+    return picture
+
+
+def refuse_planted(home: Home, planted: Path) -> None:
+    page = page_of(home, "small")
+    assert base64.b64encode(planted.read_bytes()).decode() not in page
+    assert "planted" not in page
+    assert "Its samples are gone" in words(page)
 
 
 def test_mlflow_alone_is_enough(told: Home, tmp_path: Path) -> None:

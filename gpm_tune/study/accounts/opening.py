@@ -19,6 +19,9 @@ from gpm_tune.study.accounts.records import StudyRecord, measure_of, read_study
 from gpm_tune.study.definition import space
 from gpm_tune.study.definition.specification import Study
 
+FORMAT = 2
+"""Of a study's records: one of another format cannot be continued, as its trials keep other things."""
+
 logging.getLogger("alembic").setLevel(logging.WARNING)
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # of a sampler that a file chose
@@ -31,7 +34,8 @@ def open_study(study: Study, storage: str | None, patience: Patience | None = No
     Raises UserError where a study of this name has another base, search space or objective, OtherDataError
     where the data have changed since it began.
     """
-    identity = study.identity | ({"fingerprints": study.experiment.fingerprints} if storage else {})
+    identity = study.identity | {"format": FORMAT}
+    identity |= {"fingerprints": study.experiment.fingerprints} if storage else {}
     opened = optuna.create_study(
         storage=storage and open_storage(storage, patience or Patience()),
         study_name=study.name,
@@ -49,11 +53,10 @@ def open_study(study: Study, storage: str | None, patience: Patience | None = No
 
 def _check(study: Study, before: dict[str, Any], now: dict[str, Any]) -> None:
     """Raise UserError where a study, as it was begun, is not the one that is to be continued."""
-    if "fingerprints" in now and "fingerprints" not in before:
+    if before.get("format") != now["format"]:
         raise UserError(
-            f"study '{study.name}' was begun by an earlier version, which did not record what it read, and "
-            "whose U-Net was another: its trials cannot be compared with today's\n"
-            f"help: begin another study: --name {study.name}-2"
+            f"study '{study.name}' was begun by an earlier version, whose training runs this one does not "
+            f"read\nhelp: continue it with that version, or begin another study: --name {study.name}-2"
         )
     differing = _differences(before | {"fingerprints": {}}, now | {"fingerprints": {}})
     if differing:

@@ -150,8 +150,8 @@ def _call(address: str) -> None:
 def _watch_head(address: str, leaving: threading.Event) -> None:
     """End the process with a message once the head of the cluster is gone for good.
 
-    No exception could do it: Ray's calls wait for the head, until Ray ends the process. The ledger and
-    the spools are on disk.
+    No exception could do it: Ray's calls wait for the head, until Ray ends the process. Optuna's
+    database and the training runs are on disk.
     """
     silence = 0.0  # as far as this process was not frozen
     while not leaving.wait(LOOK_EVERY):

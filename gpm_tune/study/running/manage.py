@@ -59,7 +59,9 @@ def _refuse_elsewhere(home: Home, name: str) -> None:
 
 
 def delete(home: Home, name: str, *, keep_runs: bool = False) -> list[str]:
-    """Delete a study's trials, checkpoints and tracked runs, so that its name is free again.
+    """Delete a study's trials, its runs in MLflow, and training runs that nothing else uses.
+
+    Its name is free again then.
 
     MLflow keeps runs that it deletes until `mlflow gc`. keep_runs: leave all that MLflow has of the study,
     whose store need not be there. Returns what else went or stayed there, in sentences. Raises UserError for

@@ -21,6 +21,7 @@ from gpm_tune.study.tracking.publisher import Publisher
 from gpm_tune.study.tracking.sender import check_store
 from gpm_tune.study.tracking.views import View, single_view
 from gpm_tune.training import Experiment
+from gpm_tune.training.experiment import digest
 from gpm_tune.training.loop import Asker, Training
 from gpm_tune.training.objectives import metric_label, shown
 from gpm_tune.training.run import EvaluationRecord, TrainingRun
@@ -61,6 +62,8 @@ class _Single:
         self._experiment = experiment
         self._name = name
         self._run = run
+        # MLflow's params never change: an experiment that shares the training run has a run of its own there.
+        self.key = f"{run.name}-{digest(experiment.model_dump(mode='json'), 8)}"
 
     @property
     def evaluations(self) -> list[EvaluationRecord]:
@@ -119,6 +122,7 @@ def train(experiment: Experiment, name: str, home: Home, device: str, console: C
     elif step > 0:
         say(f"continuing at step {step}, in {run.location}")
     single, patience = _Single(experiment, name, run), Patience()
+    known = [record.step for record in single.evaluations if record.step <= step]
 
     def take_note(text: str) -> None:
         single.note = text
@@ -152,8 +156,8 @@ def train(experiment: Experiment, name: str, home: Home, device: str, console: C
         training = Training(experiment, run, asker, device=device)
         single.state = "interrupted"
         try:
-            for record in training.evaluations():
-                publisher.touch(run.name)
+            for record in training.evaluations(after=max(known, default=-1)):
+                publisher.touch(single.key)
                 say(_line(experiment, record))
             if training.is_done:
                 single.state = "complete"
@@ -161,7 +165,7 @@ def train(experiment: Experiment, name: str, home: Home, device: str, console: C
             single.state, single.reason = "fail", str(error)
             raise
         finally:
-            publisher.touch(run.name)
+            publisher.touch(single.key)
     return _trained(single, training)
 
 

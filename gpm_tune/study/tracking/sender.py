@@ -236,7 +236,7 @@ def import_mlflow() -> Any:
 
     logging.getLogger("alembic").setLevel(logging.WARNING)
     logging.getLogger("mlflow").setLevel(logging.WARNING)
-    # They complain of each failed attempt; the tracker says once that the store is away.
+    # They complain of each failed attempt; the publisher says once that the store is away.
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
     logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
     return mlflow
