@@ -105,7 +105,7 @@ def test_a_trial_is_sampled_in_its_own_way(home: Path, tmp_path: Path, command: 
     samples = []
     for number in (1, 2):
         file = tmp_path / f"{number}.npz"
-        run("sample", f"rho/{number}", "--number", "8", "--out", file, home=home)
+        run("sample", f"rho/{number}", "--n", "8", "-o", file, home=home)
         samples.append(file.read_bytes())
     assert samples[0] != samples[1]
 
