@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from gpm_tune.study.accounts.ledger import Assignment
 from gpm_tune.study.cluster.nodes import NodeReport
@@ -26,7 +27,7 @@ class Terms:
     threads: int
     device: str
     time_limit: float | None  # seconds
-    hangs: str  # a folder for what is left of processes that hang
+    hangs: Path  # of each machine, for what is left of processes that hang
     expected: NodeReport | None  # what nodes must have of software and data; None on a single machine
 
 

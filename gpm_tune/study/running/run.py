@@ -223,20 +223,11 @@ def _run_trials(study: Study, home: Home, address: str, conductor: Conductor, co
             threads=study.resources.cpu,
             device="cuda" if study.resources.gpu else "cpu",
             time_limit=study.resources.time_limit,
-            hangs=_hangs(study.name, home, address),
+            hangs=home.cache / "hangs" / study.name / f"{time.time_ns()}",
             expected=own,
         )
         with tempfile.TemporaryDirectory() as scratch:
             _fit(build_tuner(study, terms, conductor, switch, capacity, Path(scratch)), conductor)
-
-
-def _hangs(name: str, home: Home, address: str) -> str:
-    """A folder of this session for what is left of processes that hang; a node's own, beside a bucket."""
-    stored = None if address == "local" else home.stored(name)
-    place = stored or str(home.study(name))
-    if locations.is_bucket(place):
-        place = str(home.cache / name)
-    return f"{place}/hangs/{time.time_ns()}"
 
 
 def _fit(tuner: Any, conductor: Conductor) -> None:

@@ -117,7 +117,7 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
         self._forget()
         self._order: Order = new_config["order"]
         self._note: str | None = None
-        file = Path(self._terms.hangs, f"trial_{self._order.trial.number:04d}.txt")
+        file = self._terms.hangs / f"trial_{self._order.trial.number:04d}.txt"
         self._limit = TimeLimit(self._terms.time_limit, file)
         return True
 
