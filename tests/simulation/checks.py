@@ -9,8 +9,6 @@ from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial
-from simulation.studies import Simulation
-from simulation.trainer import Trainer, measured, read_weights, trained
 
 from gpm_tune.errors import UserError
 from gpm_tune.study.accounts.records import StudyRecord, TrialRecord, read_study, run_user, study_names
@@ -20,6 +18,8 @@ from gpm_tune.study.storage.home import Home
 from gpm_tune.study.tracking.sender import KEY_TAG
 from gpm_tune.study.tracking.views import STATUSES, trial_key
 from gpm_tune.training import Experiment
+from simulation.studies import Simulation
+from simulation.trainer import Trainer, measured, read_weights, trained
 
 ENDED = {"complete", "pruned", "fail", "infeasible"}
 

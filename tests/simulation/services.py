@@ -18,10 +18,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import optuna
-from simulation.world import World
 
 from gpm_tune import locations
 from gpm_tune.study.tracking.sender import KEY_TAG
+from simulation.world import World
 
 
 class Bucket:

@@ -22,9 +22,6 @@ import pytest
 from examples import MODELS, POINTS
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
-from simulation import trainer
-from simulation.services import Bucket, Storage, Tracking
-from simulation.world import Crash, Event, Process, Threading, World
 
 from gpm_tune import lease, locations, patience, processes
 from gpm_tune.errors import UserError
@@ -38,6 +35,9 @@ from gpm_tune.study.tracking import publisher, views
 from gpm_tune.training import Experiment, loop
 from gpm_tune.training import run as training_run
 from gpm_tune.training.saved import SavedModel
+from simulation import trainer
+from simulation.services import Bucket, Storage, Tracking
+from simulation.world import Crash, Event, Process, Threading, World
 
 HOSTS = ("alpha", "beta")
 MOST_RUNS = 60  # of a study's driver, until it must have come to its end

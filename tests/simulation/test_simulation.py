@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 
 import pytest
+
 from simulation.checks import depends_on_time, differences, outcomes, problems
 from simulation.studies import Simulation
 

@@ -13,13 +13,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
-from simulation.world import World
-
 from gpm_tune.data.fingerprint import fingerprint
 from gpm_tune.errors import DivergedError, UserError
 from gpm_tune.training import Experiment, Objective, checkpoint
 from gpm_tune.training.saved import SavedModel
 from gpm_tune.training.trainer import Evaluation
+from simulation.world import World
 
 
 class Trainer:

@@ -19,7 +19,7 @@ import greenlet
 MOST_EVENTS = 300_000  # of a simulation that ends
 
 
-class Crash(BaseException):  # noqa: N818 (no error of a program)
+class Crash(BaseException):
     """The process has ended, at once: nothing of it that this passes through has an effect outside."""
 
 
