@@ -16,12 +16,11 @@ from simulation.studies import Simulation
 SIMULATIONS = int(os.environ.get("GPM_TUNE_SIMULATIONS", "500"))
 AT_A_TIME = 50
 
-# Seeds that have found something. A study that changes gives them other stories: what they found has names.
+# Seeds that have found something. Where simulations change they tell other stories.
 FOUND = {
-    1: "a process that waits for its next trial keeps others off a training for ever",
-    31: "a storage that is away while a lease is acquired fails the trial",
+    14: "a storage that is away while a lease is acquired fails the trial",
     70: "the end of a short training is deleted by a longer one, which wrote it",
-    89: "of two trials of one training each takes over the lease of the other, which lives",
+    89: "of two trials of one training each takes over the lease of the other, or waits for ever",
     90: "a training that another study has finished meanwhile is done, and nothing of it is told",
 }
 
