@@ -164,8 +164,8 @@ def parse_record(content: bytes, folder: object) -> Record:
         raise UserError(f"{folder}: no whole checkpoint is here: checkpoint.json: {error}") from error
     if isinstance(plain, dict) and isinstance(plain.get("format"), int) and plain["format"] != FORMAT:
         raise UserError(
-            f"{folder}: checkpoint format {plain['format']}, this version reads {FORMAT}: networks of "
-            "another version compute something else from the same weights. Use that version, or train again"
+            f"{folder}: checkpoint format {plain['format']}, this version reads {FORMAT}: it was written by "
+            "another version. Use that version, or train again"
         )
     try:
         return Record.model_validate(plain)
