@@ -32,8 +32,8 @@ from benchmarks.experiments import shipped
 from benchmarks.machine import RESULTS
 from benchmarks.table import markdown, origin
 from gpm_tune.documents import Document
-from gpm_tune.study.accounts.ledger import Assignment, Ledger
 from gpm_tune.study.accounts.records import read_study
+from gpm_tune.study.accounts.trial_manager import TrialManager, TrialSpec
 from gpm_tune.study.definition import space
 from gpm_tune.study.definition.specification import Study, load_study
 from gpm_tune.study.running.progress import StudyProgress
@@ -190,13 +190,13 @@ class Meter:
         self.asked: list[float] = []
 
     def watch(self) -> None:
-        """Look on at the ledger and the progress of this process's next study."""
-        assign, ended = Ledger.next, StudyProgress.ended
+        """Look on at the trial manager and the progress of this process's next study."""
+        assign, ended = TrialManager.next, StudyProgress.ended
 
-        def timed_next(ledger: Ledger, places: int = 1) -> Assignment | None:
+        def timed_next(manager: TrialManager, places: int = 1) -> TrialSpec | None:
             start = time.process_time()
             try:
-                return assign(ledger, places)
+                return assign(manager, places)
             finally:
                 self.asked.append(time.process_time() - start)
 
@@ -204,7 +204,7 @@ class Meter:
             ended(progress, number, state, reason)
             self.ends.append((time.process_time(), time.perf_counter()))
 
-        Ledger.next, StudyProgress.ended = timed_next, timed_end  # type: ignore[method-assign]
+        TrialManager.next, StudyProgress.ended = timed_next, timed_end  # type: ignore[method-assign]
 
 
 def many_trials(trials: int, sampler: str, concurrent: int) -> list[dict[str, Any]]:

@@ -148,7 +148,7 @@ def local(location: str, cache: Path) -> Path:
         return Path(location)
     place = copy_of(location, cache)
     if not place.is_dir() and exists(location):
-        bring(lambda partial: copy(location, str(partial)), place)
+        download(lambda partial: copy(location, str(partial)), place)
     return place
 
 
@@ -157,7 +157,7 @@ def copy_of(location: str, cache: Path) -> Path:
     return cache / "from_storage" / location.partition("://")[2]
 
 
-def bring(get: Callable[[Path], None], place: Path) -> None:
+def download(get: Callable[[Path], None], place: Path) -> None:
     """Let a folder be copied to this machine, where it is there as a whole or not at all.
 
     get: copies it to a path. What it raises is raised.
@@ -170,7 +170,7 @@ def bring(get: Callable[[Path], None], place: Path) -> None:
             partial.rename(place)
 
 
-def patiently(
+def retry(
     use: Callable[[], T],
     note: Callable[[Exception], None] = lambda _: None,
     is_over: Callable[[], bool] = bool,
@@ -180,4 +180,4 @@ def patiently(
     note: is told each time why it is thought to be away. is_over: ends the wait. Raises what the last
     attempt raised.
     """
-    return patience.patiently(use, lambda error: isinstance(error, OSError), note, is_over)
+    return patience.retry(use, lambda error: isinstance(error, OSError), note, is_over)

@@ -19,7 +19,7 @@ T = TypeVar("T")
 _log = logging.getLogger("gpm_tune")
 
 
-def patiently(
+def retry(
     use: Callable[[], T],
     passes: Callable[[Exception], bool],
     note: Callable[[Exception], None],
@@ -63,7 +63,7 @@ class Patience:
                 _log.warning("%s; waiting up to %.0f minutes", said[0], PATIENCE / 60)
 
         try:
-            return patiently(call, lambda error: scarcity(error, place) is not None, say, self.is_over)
+            return retry(call, lambda error: scarcity(error, place) is not None, say, self.is_over)
         except Exception as error:
             what = scarcity(error, place)
             if what is None:

@@ -13,7 +13,7 @@ import psutil
 import sqlalchemy
 
 from benchmarks.scaling.stand_ins import ActorClass
-from gpm_tune.study.accounts.ledger import Ledger
+from gpm_tune.study.accounts.trial_manager import TrialManager
 from gpm_tune.study.running.progress import StudyProgress
 from gpm_tune.study.storage.mirror import Mirror
 from gpm_tune.study.tracking.publisher import Publisher
@@ -31,8 +31,8 @@ class Costs:
         """Look on from now on."""
         from mlflow.tracking import MlflowClient
 
-        self._spy(Ledger, ["next"], "asking")
-        self._spy(Ledger, ["report", "keep_run", "complete", "used_up"], "telling")
+        self._spy(TrialManager, ["next"], "asking")
+        self._spy(TrialManager, ["report", "keep_run", "complete", "used_up"], "telling")
         self._spy(Publisher, ["touch"], "touching")
         self._spy(Publisher, ["_deliver"], "delivery")
         self._spy(Mirror, ["_push"], "mirroring")

@@ -15,7 +15,7 @@ from typing import Any
 from benchmarks.scaling.cases import Case
 from gpm_tune.training import Evaluation, Experiment, Trainer
 
-PING_EVERY = 0.5  # seconds between a trial's looks at the switch
+PING_EVERY = 0.5  # seconds between a trial's looks at the stop signal
 START = 5.0  # seconds that the process of a trial takes to start
 
 
@@ -72,7 +72,7 @@ class Holder:
         import gpm_tune.training.loop as module
 
         StandIn.template = template
-        module.Trainer = StandIn  # type: ignore[misc, assignment]
+        module.Trainer = StandIn  # type: ignore[misc, trial]
         self._pause = pause
         self._trials: dict[int, Any] = {}
 

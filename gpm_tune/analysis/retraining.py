@@ -43,8 +43,8 @@ def find_origin(home: Home, word: str, overrides: list[str]) -> Origin:
     """
     if Path(word).suffix in (".yaml", ".yml"):
         document = open_file(Path(word))
-        for assignment in overrides:
-            document.set(assignment)
+        for spec in overrides:
+            document.set(spec)
         return Origin(word, load_experiment(document), None)
     if overrides:
         raise UserError(

@@ -216,7 +216,7 @@ def _is_readable(location: str, home: Home) -> bool:
 
 
 def _evaluations(trial: optuna.trial.FrozenTrial) -> list[tuple[int, float]]:
-    """Steps and values of the first objective, as the ledger keeps them."""
+    """Steps and values of the first objective, as the trial manager keeps them."""
     prefix = "scores:"  # with several objectives
     attributes = trial.user_attrs.items()
     several = {int(key.removeprefix(prefix)): v[0] for key, v in attributes if key.startswith(prefix)}

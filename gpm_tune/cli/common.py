@@ -215,8 +215,8 @@ def override(
         document.assign("budget.trials", trials, "--trials")
     if name is not None:
         document.assign("name", name, "--name")
-    for assignment in overrides or []:
-        document.set(assignment)
+    for spec in overrides or []:
+        document.set(spec)
     return document
 
 

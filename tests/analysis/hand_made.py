@@ -11,11 +11,11 @@ import yaml
 from examples import IMAGES, POINTS, study_of
 from rich.console import Console
 
-from gpm_tune.study.accounts.ledger import Assignment, Ledger
 from gpm_tune.study.accounts.records import run_user
+from gpm_tune.study.accounts.trial_manager import TrialManager, TrialSpec
 from gpm_tune.study.definition import space
 from gpm_tune.study.definition.specification import Study
-from gpm_tune.study.running.conductor import Conductor
+from gpm_tune.study.running.controller import StudyController
 from gpm_tune.study.running.progress import StudyProgress
 from gpm_tune.study.running.publishing import StudyViews
 from gpm_tune.study.storage.home import Home
@@ -60,48 +60,48 @@ def digits_study(trials: int = len(STORIES), **changes: Any) -> Study:
 def drive(home: Home, study: Study, stories: Sequence[Story]) -> None:
     """Let the study's trials have these stories one after the other, and track them."""
     told = iter(stories)
-    ledger = open_ledger(home, study)
+    manager = open_ledger(home, study)
     views = StudyViews(home, study.name, is_running=False)
     console = Console(file=io.StringIO())
-    with StudyProgress(study, ledger.remaining, console) as progress:
-        conductor = Conductor(ledger, bool, progress)
-        while assignment := conductor.assign():
+    with StudyProgress(study, manager.remaining, console) as progress:
+        controller = StudyController(manager, bool, progress)
+        while spec := controller.assign():
             values, failure = next(told)
-            tell(conductor, home, assignment, values, failure)
+            tell(controller, home, spec, values, failure)
     with views.publisher() as publisher:
         publisher.touch(*views.keys())
 
 
-def open_ledger(home: Home, study: Study) -> Ledger:
-    """The study's ledger, with its file in its folder."""
+def open_ledger(home: Home, study: Study) -> TrialManager:
+    """The study's trial manager, with its file in its folder."""
     folder = home.study(study.name)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "study.yaml").write_text(yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False))
-    return Ledger(study, home.optuna_uri, home.open_runs())
+    return TrialManager(study, home.optuna_uri, home.open_runs())
 
 
 def tell(
-    conductor: Conductor, home: Home, assignment: Assignment, values: Sequence[float], failure: str | None
+    controller: StudyController, home: Home, spec: TrialSpec, values: Sequence[float], failure: str | None
 ) -> None:
     """One trial's story."""
-    number = assignment.number
-    run = open_run(home, assignment, run_user(conductor.study_id))
-    conductor.trains(number, run.name)
-    judge = assignment.experiment.judge()
-    nfe = assignment.values.get("model.sampling_steps", 3)
+    number = spec.number
+    run = open_run(home, spec, run_user(controller.study_id))
+    controller.trains(number, run.name)
+    judge = spec.experiment.judge()
+    nfe = spec.values.get("model.sampling_steps", 3)
     for index, value in enumerate(values, start=1):
         step = index * EVERY
         measured = Evaluation(step, evaluation(step, value, nfe), png(number))
         run.keep_evaluation(measured, judge, "cpu")
-        if conductor.measured(number, step, measured.metrics):
+        if controller.measured(number, step, measured.metrics):
             break
-    conductor.ended(number, failure)
+    controller.ended(number, failure)
 
 
-def open_run(home: Home, assignment: Assignment, user: str = "study") -> TrainingRun:
+def open_run(home: Home, spec: TrialSpec, user: str = "study") -> TrainingRun:
     """The training run of a trial, with nothing in it."""
-    run = home.open_runs().of(assignment.experiment)
-    run.create(assignment.experiment, user)
+    run = home.open_runs().of(spec.experiment)
+    run.create(spec.experiment, user)
     return run
 
 

@@ -19,8 +19,8 @@ from processes import Driver
 from program import gpm_tune, write_study
 
 from gpm_tune.documents import Document
-from gpm_tune.study.accounts.ledger import Ledger
 from gpm_tune.study.accounts.records import read_study
+from gpm_tune.study.accounts.trial_manager import TrialManager
 from gpm_tune.study.definition import space
 from gpm_tune.study.definition.specification import load_study
 from gpm_tune.study.storage.home import Home
@@ -135,9 +135,9 @@ def test_a_trial_that_cannot_go_on_ends_alone_with_its_reason(
         tmp_path, name="ill", experiment=POINTS, search=SEARCH, budget={"trials": 6}, resources=resources
     )
     home.mkdir()
-    ledger = Ledger(load_study(Document.load(path)), f"sqlite:///{home / 'optuna.db'}")
+    manager = TrialManager(load_study(Document.load(path)), f"sqlite:///{home / 'optuna.db'}")
     for fault in FAULTS:
-        ledger._optuna.enqueue_trial({name: d["choice"][0] for name, d in SEARCH.items()} | fault)
+        manager._optuna.enqueue_trial({name: d["choice"][0] for name, d in SEARCH.items()} | fault)
     driver = Driver(path, home)
     drivers.append(driver)
     driver.start()

@@ -20,9 +20,9 @@ from gpm_tune.analysis.subjects import find_subjects
 from gpm_tune.console import new_console
 from gpm_tune.data.fingerprint import fingerprint
 from gpm_tune.errors import OtherDataError, UserError
-from gpm_tune.study.accounts.confirmation import ConfirmationLedger
-from gpm_tune.study.accounts.ledger import Ledger
+from gpm_tune.study.accounts.confirmation import ConfirmationManager
 from gpm_tune.study.accounts.records import read_study
+from gpm_tune.study.accounts.trial_manager import TrialManager
 from gpm_tune.study.definition import space
 from gpm_tune.study.running.single import train
 from gpm_tune.study.running.trainable import check_data
@@ -62,12 +62,12 @@ def measure(folder: Path, cache: Path) -> Measurement:
     return found
 
 
-def finish(ledger: Ledger, value: float) -> None:
+def finish(manager: TrialManager, value: float) -> None:
     """Let the next trial of a study end with this FID."""
-    assignment = ledger.next()
-    assert assignment is not None
-    ledger.report(assignment.number, 4, {"fid": value, "nfe": 3.0, "seconds": 1.0})
-    ledger.complete(assignment.number)
+    spec = manager.next()
+    assert spec is not None
+    manager.report(spec.number, 4, {"fid": value, "nfe": 3.0, "seconds": 1.0})
+    manager.complete(spec.number)
 
 
 def test_the_program_never_mixes_two_contents_of_a_folder(tmp_path: Path) -> None:
@@ -244,23 +244,26 @@ def test_studies_are_not_compared_across_contents(tmp_path: Path, write: Write) 
     def study(name: str, **changes: Any) -> Any:
         return study_of(name=name, experiment=tree, search=search, confirm=confirm, **changes)
 
-    old = Ledger(study("old"), home.optuna_uri)
+    old = TrialManager(study("old"), home.optuna_uri)
     finish(old, 30.0)
     replace_unnoticed(tmp_path, write, 3)
     with pytest.raises(OtherDataError, match=f"study 'old': the data under .* {CHANGED} it began"):
-        Ledger(study("old"), home.optuna_uri)
+        TrialManager(study("old"), home.optuna_uri)
     with pytest.raises(OtherDataError, match=f"study 'old'.*{CHANGED} it began"):
-        ConfirmationLedger(study("old"), home.optuna_uri, read_study(home.optuna_uri, "old").ranked())
+        ConfirmationManager(study("old"), home.optuna_uri, read_study(home.optuna_uri, "old").ranked())
     with pytest.raises(UserError, match="study 'old' has other values of the data's fingerprint"):
-        Ledger(study("warm", warm_start=["old"]), home.optuna_uri)
-    new = Ledger(study("new"), home.optuna_uri)
+        TrialManager(study("warm", warm_start=["old"]), home.optuna_uri)
+    new = TrialManager(study("new"), home.optuna_uri)
     finish(new, 1000.0)
     assert new.data_fingerprint != old.data_fingerprint
     records = [read_study(home.optuna_uri, name) for name in ("old", "new")]
     with pytest.raises(UserError, match="cannot be compared: they differ in the data's fingerprint"):
         comparison(records)
     write(tmp_path, 1)
-    assert Ledger(study("warm", warm_start=["old"]), home.optuna_uri).data_fingerprint == old.data_fingerprint
+    assert (
+        TrialManager(study("warm", warm_start=["old"]), home.optuna_uri).data_fingerprint
+        == old.data_fingerprint
+    )
 
 
 def test_in_a_notebook_a_study_is_refused_after_its_folder_changed(tmp_path: Path) -> None:
@@ -269,7 +272,7 @@ def test_in_a_notebook_a_study_is_refused_after_its_folder_changed(tmp_path: Pat
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(data))
     study = package.Study(tmp_path / "study.yaml", home=tmp_path / "home")
     study.home.root.mkdir()
-    Ledger(study.definition, study.home.optuna_uri)
+    TrialManager(study.definition, study.home.optuna_uri)
     write_pictures(tmp_path, 3)
     with pytest.raises(OtherDataError, match=f"{CHANGED} it began"):
         study.run()
@@ -277,7 +280,7 @@ def test_in_a_notebook_a_study_is_refused_after_its_folder_changed(tmp_path: Pat
 
 def test_a_study_of_an_earlier_version_is_shown_and_not_continued(tmp_path: Path) -> None:
     storage = f"sqlite:///{tmp_path / 'optuna.db'}"
-    begun = Ledger(study_of(), storage).next()
+    begun = TrialManager(study_of(), storage).next()
     assert begun
     stored = optuna.load_study(study_name="small", storage=storage)
     identity = json.loads(stored.user_attrs["identity"])
@@ -290,7 +293,7 @@ def test_a_study_of_an_earlier_version_is_shown_and_not_continued(tmp_path: Path
         done = gpm_tune(*words, home=tmp_path)
         assert done.returncode == 0, done.stderr
     with pytest.raises(UserError, match=r"begun by an earlier version.*\nhelp: .*--name small-2"):
-        Ledger(study_of(), storage)
+        TrialManager(study_of(), storage)
 
 
 def test_a_trial_that_searches_its_data_looks_at_the_studys_too(tmp_path: Path) -> None:
@@ -323,7 +326,7 @@ def test_runs_of_two_contents_under_one_name_are_not_one_study(tmp_path: Path) -
 
     home = Home(tmp_path / "home")
     home.root.mkdir()
-    Ledger(study_of(), home.optuna_uri)
+    TrialManager(study_of(), home.optuna_uri)
 
     def view(data: str) -> View:
         number = str(["0ne", "0ther"].index(data))

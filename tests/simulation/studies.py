@@ -1,9 +1,9 @@
 """Random studies, and the processes that run them in a simulated world: drivers, and their trials' processes.
 
-What runs is the program's own: `run_study` with ledger, conductor, publisher and views, the adapters to Ray,
-the trainable with its training, and leases. In place of Ray there is a loop that does what Tune does with
-searcher, scheduler and trainable: a result that is the last one, or whose trial is to be stopped, goes to the
-searcher; so does the end of a process, as an error. A process takes one trial after another.
+What runs is the program's own: `run_study` with trial manager, controller, publisher and views, the adapters
+to Ray, the trainable with its training, and leases. In place of Ray there is a loop that does what Tune does
+with searcher, scheduler and trainable: a result that is the last one, or whose trial is to be stopped, goes to
+the searcher; so does the end of a process, as an error. A process takes one trial after another.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from ray.tune.search import Searcher
 
 from gpm_tune import lease, locations, patience, processes
 from gpm_tune.errors import UserError
-from gpm_tune.study.accounts import meter, opening, records
+from gpm_tune.study.accounts import budget_tracker, creation, records
 from gpm_tune.study.definition import space
 from gpm_tune.study.definition.specification import Study
 from gpm_tune.study.running import ray_adapters, run, trainable
@@ -209,9 +209,9 @@ class Simulation:
 
         return self.world.start(f"driver of {study.name}", self.world.random.choice(HOSTS), drive)
 
-    def run_trials(self, study: Study, home: Home, _address: str, conductor: Any, _console: object) -> None:
+    def run_trials(self, study: Study, home: Home, _address: str, controller: Any, _console: object) -> None:
         """In place of `run._run_trials`."""
-        Tune(self.world, study, home, conductor).run()
+        Tune(self.world, study, home, controller).run()
 
     @contextmanager
     def installed(self) -> Iterator[None]:
@@ -237,11 +237,11 @@ class Simulation:
             (lease, {"threading": Threading(world), "this_process": lambda: _this_process(world)}),
             (processes.Process, {"runs": lambda process: _runs(world, process)}),
             (patience, {"time": clock}),
-            (meter, {"time": clock}),
+            (budget_tracker, {"time": clock}),
             (training_run, {"time": clock, "as_yaml": str}),
             (views, {"as_yaml": str}),
             (optuna_memory, {"datetime": clock}),
-            (opening, {"open_storage": lambda uri, _: self.storages[uri], "uuid": ids}),
+            (creation, {"open_storage": lambda uri, _: self.storages[uri], "uuid": ids}),
             (records, {"read_storage": lambda uri, *_: self.storages[uri]}),
             (publisher, {"threading": Threading(world), "import_for_delivery": nothing}),
             (publisher, {"Store": self.tracking.store}),
@@ -253,7 +253,10 @@ class Simulation:
             (trainable, {"ray": ray, "why_sick": nothing, "return_freed_memory": nothing}),
             (
                 trainable,
-                {"gc": SimpleNamespace(collect=nothing), "Interruption": lambda switch: switch.is_on},
+                {
+                    "gc": SimpleNamespace(collect=nothing),
+                    "Interruption": lambda stop_signal: stop_signal.is_on,
+                },
             ),
             (trainable, {"heed_termination": lambda: Termination(world)}),
             *((module, {"uuid4": ids.uuid4}) for module in (lease, ray_adapters)),
@@ -268,21 +271,21 @@ class Simulation:
 class Tune:
     """What Ray Tune does for a driver, whose process this runs in."""
 
-    def __init__(self, world: World, study: Study, home: Home, conductor: Any) -> None:
+    def __init__(self, world: World, study: Study, home: Home, controller: Any) -> None:
         self.world = world
-        self.conductor = conductor
+        self.controller = controller
         self.study = study
-        self.switch = Switch(world)
+        self.stop_signal = StopSignal(world)
         room = study.resources.concurrent or 1
-        self.searcher = ray_adapters.ConductedSearcher(conductor, lambda: room)
-        self.scheduler = ray_adapters.ConductedScheduler(conductor)
+        self.searcher = ray_adapters.ControlledSearcher(controller, lambda: room)
+        self.scheduler = ray_adapters.ControlledScheduler(controller)
         self.workers: dict[str, Worker] = {}  # by Tune's name for their trials
         self.idle: list[Worker] = []
         self.terms = Terms(
             study=study.name,
-            user=records.run_user(conductor.study_id),
+            user=records.run_user(controller.study_id),
             base=study.experiment,
-            data_fingerprint=conductor.data_fingerprint,
+            data_fingerprint=controller.data_fingerprint,
             objective=study.objective,
             wanted=study.wanted,
             runs=home.runs,
@@ -293,8 +296,8 @@ class Tune:
             hangs="",
             expected=None,
         )
-        conductor.on_stop = self.switch.turn_on
-        conductor.hear = self.switch.heard
+        controller.on_stop = self.stop_signal.turn_on
+        controller.hear = self.stop_signal.heard
 
     def run(self) -> None:
         """Run trials until there are no more."""
@@ -303,14 +306,14 @@ class Tune:
             while True:
                 if self.world._has(0.0005):
                     self.world.note("is interrupted")
-                    self.conductor.interrupt()
-                self.conductor.look_around(len(self.workers))
+                    self.controller.interrupt()
+                self.controller.poll(len(self.workers))
                 config: Any = self.searcher.suggest(f"t{trials}")
                 while isinstance(config, dict):
                     self._begin(f"t{trials}", config)
                     trials += 1
                     config = self.searcher.suggest(f"t{trials}")
-                if not self.workers and (config == Searcher.FINISHED or self.conductor.interrupted):
+                if not self.workers and (config == Searcher.FINISHED or self.controller.interrupted):
                     return
                 if not self.workers:
                     raise AssertionError("there are trials, and none is handed out")
@@ -384,7 +387,7 @@ class Worker:
         one = object.__new__(trainable.TrialTrainable)
         config = self.config
         try:
-            one.setup(config, self._tune.switch, self._tune.terms)
+            one.setup(config, self._tune.stop_signal, self._tune.terms)
             while True:
                 result = one.step()
                 self._world.step("returns a result")
@@ -405,7 +408,7 @@ class Worker:
                 one.cleanup()
 
 
-class Switch:
+class StopSignal:
     """In place of the actor that a driver and its trials share."""
 
     def __init__(self, world: World) -> None:

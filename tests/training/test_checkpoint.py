@@ -89,7 +89,7 @@ def test_a_missing_checkpoint_is_refused(tmp_path: Path) -> None:
 def test_another_format_is_refused(checkpoint: Path) -> None:
     file = checkpoint / "checkpoint.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "format": 99}))
-    with pytest.raises(UserError, match="checkpoint format 99, this version reads 4: it was written by another"):
+    with pytest.raises(UserError, match="checkpoint format 99, this version reads 4: it was written"):
         Trainer(experiment_of()).restore(checkpoint)
 
 

@@ -1,4 +1,4 @@
-"""What the storage knows of studies, for reading: the ledger writes it."""
+"""What the storage knows of studies, for reading: the trial manager writes it."""
 
 from __future__ import annotations
 

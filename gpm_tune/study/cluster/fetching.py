@@ -63,7 +63,7 @@ def fetch(name: str, home: Home, get: Get, *, checkpoints: str) -> StudyRecord:
         raise UserError(f"'{name}' is no study's name")
     home.check()
     with only_once(f"study '{name}'", home.study(name)), _fetched(name, home, get) as (found, folder):
-        if present(name, home) and _events(home.optuna_uri, name) > _events(_ledger(folder), name):
+        if present(name, home) and _events(home.optuna_uri, name) > _events(_manager(folder), name):
             raise UserError(
                 f"{home.root} has more of study '{name}' than is to be fetched: it was continued here"
             )
@@ -82,7 +82,7 @@ def take_over(name: str, home: Home) -> None:
         if home.storage and locations.exists(f"{home.stored(name)}/optuna.db"):
             with _fetched(name, home, from_storage(home.storage)) as (found, folder):
                 is_here = present(name, home) is not None
-                if not is_here or _events(home.optuna_uri, name) < _events(_ledger(folder), name):
+                if not is_here or _events(home.optuna_uri, name) < _events(_manager(folder), name):
                     _replace(found, home, folder)
     except OSError as error:
         raise UserError(
@@ -120,8 +120,8 @@ def _fetched(name: str, home: Home, get: Get) -> Iterator[tuple[StudyRecord, Pat
             raise UserError(
                 f"study '{name}' cannot be fetched: {error}. If it has just begun, try again in a minute"
             ) from None
-        found = read_study(_ledger(folder), name)
-        for record in _records(_ledger(folder), name):
+        found = read_study(_manager(folder), name)
+        for record in _records(_manager(folder), name):
             for place in (record.id, *(trial.run for trial in record.trials if trial.run)):
                 if not PLAIN.fullmatch(place):  # who has written it may have meant another place
                     raise UserError(f"study '{name}' cannot be fetched: '{place}' is no name of a folder")
@@ -145,10 +145,10 @@ def _replace(found: StudyRecord, home: Home, folder: Path) -> None:
     """Put what was fetched in place of what the home has of the study."""
     for file in STUDY_FILES:
         _copy_plain(folder / file, home.study(found.name) / file)
-    _copy_trials(_ledger(folder), found.name, home)
+    _copy_trials(_manager(folder), found.name, home)
 
 
-def _ledger(folder: Path) -> str:
+def _manager(folder: Path) -> str:
     return sqlite_uri(folder / "optuna.db")
 
 

@@ -172,7 +172,7 @@ def check_same(own: NodeReport, others: Sequence[NodeReport]) -> None:
         raise UserError("\n".join([title, *lines, *filter(None, dict.fromkeys(advice))]))
 
 
-def misfit(own: NodeReport, other: NodeReport) -> str | None:
+def incompatibility(own: NodeReport, other: NodeReport) -> str | None:
     """Why a node that has joined later must not take part; None where it may, or what it lacks may pass."""
     found = [difference for difference in differences(own, other) if not difference.may_pass]
     if not found:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from gpm_tune.study.accounts.ledger import Assignment
+from gpm_tune.study.accounts.trial_manager import TrialSpec
 from gpm_tune.study.cluster.nodes import NodeReport
 from gpm_tune.training import Experiment, Objective
 from gpm_tune.training.run import Runs
@@ -35,7 +35,7 @@ class Terms:
 class Order:
     """A trial, handed to a process."""
 
-    trial: Assignment
+    trial: TrialSpec
     nonce: str  # of the leases that this process takes
     predecessors: Sequence[str] = ()  # those of its processes that were lost
 
@@ -50,7 +50,7 @@ class Departure:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class TrialResult:
     """What a trial's process has done since it told something before."""
 
     run: str | None = None  # the trial's training run

@@ -1,6 +1,6 @@
-"""Thin adapters between Ray Tune's interfaces and the conductor, and the tuner that is made of them.
+"""Thin adapters between Ray Tune's interfaces and the controller, and the tuner that is made of them.
 
-All decisions are made by the conductor.
+All decisions are made by the controller.
 """
 
 # ruff: noqa: ARG002 (the signatures are Ray's)
@@ -23,24 +23,24 @@ from ray.tune.search import Searcher
 
 from gpm_tune.study.cluster.capacity import Capacity
 from gpm_tune.study.definition.specification import Study
-from gpm_tune.study.running.conductor import Conductor
-from gpm_tune.study.running.messages import Order, Outcome, Terms
+from gpm_tune.study.running.controller import StudyController
+from gpm_tune.study.running.messages import Order, Terms, TrialResult
 from gpm_tune.study.running.trainable import TrialTrainable
 
 LOOK_EVERY = 0.5  # seconds between looks around
 
 
-class ConductedSearcher(Searcher):  # type: ignore[misc]
-    """Starts the trials that the conductor assigns, and tells it how each of them ended.
+class ControlledSearcher(Searcher):  # type: ignore[misc]
+    """Starts the trials that the controller assigns, and tells it how each of them ended.
 
     A trial whose process was lost is ended for Tune, which must not retry it, and started again as
     another of Tune's: where a process is lost while Tune gives it a new trial, Tune fails that trial.
     """
 
-    def __init__(self, conductor: Conductor, room: Callable[[], int]) -> None:
+    def __init__(self, controller: StudyController, room: Callable[[], int]) -> None:
         """room: for how many trials there is room at a time."""
         super().__init__()
-        self._conductor = conductor
+        self._controller = controller
         self._room = room
         self._orders: dict[str, Order] = {}  # of live trials, by Tune's name for them
         self._gone: dict[str, list[str]] = {}  # nonces of processes that were at a training, by its key
@@ -49,12 +49,12 @@ class ConductedSearcher(Searcher):  # type: ignore[misc]
         places = self._room() - len(self._orders)
         if places < 1:
             return None
-        assignment = self._conductor.assign(places)
-        if assignment is None:
+        spec = self._controller.assign(places)
+        if spec is None:
             finished: str = Searcher.FINISHED  # for good: a live trial may come back
             return None if self._orders else finished
-        gone = self._gone.get(assignment.training, ())
-        self._orders[trial_id] = Order(assignment, uuid4().hex, tuple(gone))
+        gone = self._gone.get(spec.training, ())
+        self._orders[trial_id] = Order(spec, uuid4().hex, tuple(gone))
         return {"order": self._orders[trial_id]}
 
     def on_trial_complete(
@@ -63,20 +63,20 @@ class ConductedSearcher(Searcher):  # type: ignore[misc]
         order = self._orders.pop(trial_id)
         self._gone.setdefault(order.trial.training, []).append(order.nonce)
         number = order.trial.number
-        outcome: Outcome | None = (result or {}).get("outcome")
-        if error and self._conductor.interrupted:
-            self._conductor.suspended(number)
+        outcome: TrialResult | None = (result or {}).get("outcome")
+        if error and self._controller.interrupted:
+            self._controller.suspended(number)
         elif error:
-            self._conductor.lost(number)
+            self._controller.lost(number)
         elif outcome is None or outcome.is_interrupted:
-            self._conductor.suspended(number)
+            self._controller.suspended(number)
         elif outcome.refused:
-            self._conductor.refuse(number, outcome.refused)
+            self._controller.refuse(number, outcome.refused)
         elif outcome.failure:
-            self._conductor.ended(number, outcome.failure)
+            self._controller.ended(number, outcome.failure)
         else:
-            _tell(self._conductor, number, outcome)
-            self._conductor.ended(number, all_steps=outcome.is_end)
+            _tell(self._controller, number, outcome)
+            self._controller.ended(number, all_steps=outcome.is_end)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: Optuna's storage is the source of truth."""
@@ -85,12 +85,12 @@ class ConductedSearcher(Searcher):  # type: ignore[misc]
         """Nothing: Optuna's storage is the source of truth."""
 
 
-class ConductedScheduler(FIFOScheduler):  # type: ignore[misc]
-    """Stops the trials that the conductor wants stopped."""
+class ControlledScheduler(FIFOScheduler):  # type: ignore[misc]
+    """Stops the trials that the controller wants stopped."""
 
-    def __init__(self, conductor: Conductor) -> None:
+    def __init__(self, controller: StudyController) -> None:
         super().__init__()
-        self._conductor = conductor
+        self._controller = controller
         self._looked = 0.0
 
     def choose_trial_to_run(self, tune_controller: Any) -> Any:
@@ -98,8 +98,8 @@ class ConductedScheduler(FIFOScheduler):  # type: ignore[misc]
         if time.monotonic() - self._looked >= LOOK_EVERY:
             self._looked = time.monotonic()
             trials = list(tune_controller.get_trials())
-            self._conductor.look_around(sum(trial.status == Trial.RUNNING for trial in trials))
-            if self._conductor.interrupted:
+            self._controller.poll(sum(trial.status == Trial.RUNNING for trial in trials))
+            if self._controller.interrupted:
                 for trial in trials:
                     if trial.status == Trial.PENDING:  # its node may never come
                         trial.init_local_path()  # or Tune's results fail, of one that it has not begun with
@@ -107,8 +107,8 @@ class ConductedScheduler(FIFOScheduler):  # type: ignore[misc]
         return super().choose_trial_to_run(tune_controller)
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        outcome: Outcome = result["outcome"]
-        stop = _tell(self._conductor, trial.config["order"].trial.number, outcome) or outcome.is_interrupted
+        outcome: TrialResult = result["outcome"]
+        stop = _tell(self._controller, trial.config["order"].trial.number, outcome) or outcome.is_interrupted
         decision: str = TrialScheduler.STOP if stop else TrialScheduler.CONTINUE
         return decision
 
@@ -116,12 +116,12 @@ class ConductedScheduler(FIFOScheduler):  # type: ignore[misc]
 def build_tuner(
     study: Study,
     terms: Terms,
-    conductor: Conductor,
-    switch: Any,
+    controller: StudyController,
+    stop_signal: Any,
     capacity: Callable[[], Capacity],
     scratch: Path,
 ) -> tune.Tuner:
-    """What runs the trials that the conductor assigns.
+    """What runs the trials that the controller assigns.
 
     capacity: of the cluster, now. scratch: a folder for what Tune writes, which nobody reads.
     """
@@ -137,12 +137,12 @@ def build_tuner(
     # Trials that wait for a place are what makes an autoscaler start nodes, and cease to with the study. All
     # that there may be room for wait at the same time, for nodes that are then started together.
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(max(1, room()))
-    trainable = tune.with_parameters(TrialTrainable, switch=switch, terms=terms)
+    trainable = tune.with_parameters(TrialTrainable, stop_signal=stop_signal, terms=terms)
     return tune.Tuner(
         tune.with_resources(trainable, resources.for_ray),
         tune_config=tune.TuneConfig(
-            search_alg=ConductedSearcher(conductor, room),
-            scheduler=ConductedScheduler(conductor),
+            search_alg=ControlledSearcher(controller, room),
+            scheduler=ControlledScheduler(controller),
             num_samples=-1,  # the searcher says when to end
             reuse_actors=True,
             trial_dirname_creator=lambda trial: trial.trial_id,
@@ -157,15 +157,15 @@ def build_tuner(
     )
 
 
-def _tell(conductor: Conductor, number: int, outcome: Outcome) -> bool:
+def _tell(controller: StudyController, number: int, outcome: TrialResult) -> bool:
     """Tell what a trial has done. Returns whether it should be stopped here."""
     if outcome.departure:
         away = outcome.departure
-        conductor.leaves(number, away.reason, away.sick_node, is_loss=away.is_loss)
+        controller.leaves(number, away.reason, away.sick_node, is_loss=away.is_loss)
     if outcome.note:
-        conductor.noted(number, outcome.note)
+        controller.noted(number, outcome.note)
     if outcome.gpu:
-        conductor.trained_on(number, outcome.gpu)
+        controller.trained_on(number, outcome.gpu)
     if outcome.run:
-        conductor.trains(number, outcome.run)
-    return outcome.step is not None and conductor.measured(number, outcome.step, outcome.metrics)
+        controller.trains(number, outcome.run)
+    return outcome.step is not None and controller.measured(number, outcome.step, outcome.metrics)

@@ -1,4 +1,4 @@
-"""Running a study: everything is checked first, then Ray Tune runs what the conductor assigns."""
+"""Running a study: everything is checked first, then Ray Tune runs what the controller assigns."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from gpm_tune.errors import ScarcityError, UserError, first_line
 from gpm_tune.interrupts import interruptible
 from gpm_tune.lease import LeaseLostError
 from gpm_tune.patience import Patience
-from gpm_tune.study.accounts.confirmation import ConfirmationLedger
-from gpm_tune.study.accounts.ledger import Ledger
+from gpm_tune.study.accounts.confirmation import ConfirmationManager
 from gpm_tune.study.accounts.records import read_study, run_user, study_names
 from gpm_tune.study.accounts.runs import find_start_points, find_teacher
+from gpm_tune.study.accounts.trial_manager import TrialManager
 from gpm_tune.study.cluster.capacity import Capacity, this_machine
 from gpm_tune.study.cluster.connection import connected, refuse_beside_other_use
 from gpm_tune.study.cluster.fetching import present, take_over
 from gpm_tune.study.cluster.nodes import NodeReport, check_same, drain, look, look_everywhere
 from gpm_tune.study.definition.specification import CONFIRMATION, Resources, Study
-from gpm_tune.study.running.conductor import Conductor
+from gpm_tune.study.running.controller import StudyController
 from gpm_tune.study.running.messages import Terms
 from gpm_tune.study.running.progress import StudyProgress
 from gpm_tune.study.running.publishing import StudyViews
@@ -73,13 +73,13 @@ def run_study(study: Study, home: Home, address: str, console: Console) -> bool:
             check_store(home.tracking_uri)
         home.stop_file(study.name).unlink(missing_ok=True)  # it was meant for an earlier run
         patience = Patience()
-        ledger = Ledger(study, home.optuna_uri, runs, patience)
+        manager = TrialManager(study, home.optuna_uri, runs, patience)
         for file, text in (
             (folder / "study.yaml", as_yaml(study.model_dump(mode="json"))),
             (folder / "requirements.txt", requirements()),
         ):
             patience.use(partial(locations.write, str(file), text.encode()), file)
-        ledger.keep_environment(environment_tags())
+        manager.keep_environment(environment_tags())
         views = StudyViews(home, study.name, is_running=True)
         with (
             interruptible() as interrupted,
@@ -94,12 +94,12 @@ def run_study(study: Study, home: Home, address: str, console: Console) -> bool:
 
             waiting = patience, interrupted
             try:
-                finished = _run_stage(ledger, home, address, touch, console, check, *waiting)
+                finished = _run_stage(manager, home, address, touch, console, check, *waiting)
                 if finished and study.confirm and interrupted():
                     finished = False
                 elif finished and study.confirm:
                     best = read_study(home.optuna_uri, study.name).ranked()[: study.confirm.trials]
-                    stage = ConfirmationLedger(study, home.optuna_uri, best, patience)
+                    stage = ConfirmationManager(study, home.optuna_uri, best, patience)
                     stage.keep_environment(environment_tags())
                     finished = _run_stage(stage, home, address, touch, console, check, *waiting)
             finally:
@@ -133,7 +133,7 @@ def _is_lost(check: Callable[[], object]) -> bool:
 
 
 def _run_stage(
-    ledger: Ledger,
+    manager: TrialManager,
     home: Home,
     address: str,
     touch: Callable[[str], object],
@@ -142,51 +142,53 @@ def _run_stage(
     patience: Patience,
     is_interrupted: Callable[[], bool],
 ) -> bool:
-    """Run the trials that a ledger hands out. Returns False if interrupted.
+    """Run the trials that a trial manager hands out. Returns False if interrupted.
 
     check: raises LeaseLostError where the study is another process's by now.
     """
-    study = ledger.study
+    study = manager.study
     stop_file = home.stop_file(study.name.removesuffix(CONFIRMATION))
-    if not ledger.remaining:
+    if not manager.remaining:
         console.print(f"all trials of {study.name} are done; --trials N adds some", highlight=False)
-    with StudyProgress(study, ledger.remaining, console) as progress:
-        conductor = Conductor(ledger, touch, progress)
-        conductor.is_asked_to_stop = lambda: stop_file.exists() or _is_lost(check)
-        patience.is_over = lambda: is_interrupted() or conductor.interrupted or stop_file.exists()
-        if ledger.remaining:
-            conductor.look_around()
-        if ledger.remaining and not conductor.used_up:
+    with StudyProgress(study, manager.remaining, console) as progress:
+        controller = StudyController(manager, touch, progress)
+        controller.is_asked_to_stop = lambda: stop_file.exists() or _is_lost(check)
+        patience.is_over = lambda: is_interrupted() or controller.interrupted or stop_file.exists()
+        if manager.remaining:
+            controller.poll()
+        if manager.remaining and not controller.used_up:
             try:
-                _run_trials(study, home, address, conductor, console)
+                _run_trials(study, home, address, controller, console)
             finally:
-                conductor.close()
-            if conductor.scarcity:
-                raise ScarcityError(f"the study was interrupted: {first_line(conductor.scarcity)}")
-            if conductor.refused:
-                raise UserError(f"the study was interrupted: {conductor.refused}")
-    if conductor.used_up:
+                controller.close()
+            if controller.scarcity:
+                raise ScarcityError(f"the study was interrupted: {first_line(controller.scarcity)}")
+            if controller.refused:
+                raise UserError(f"the study was interrupted: {controller.refused}")
+    if controller.used_up:
         console.print(
-            f"study {study.name} is stopped by its budget: {conductor.used_up}; {ledger.remaining} of "
-            f"{study.budget.trials} trials are left, {ledger.meter.hours:.2f} hours and "
-            f"{ledger.meter.gpu_hours:.2f} GPU-hours were spent",
+            f"study {study.name} is stopped by its budget: {controller.used_up}; {manager.remaining} of "
+            f"{study.budget.trials} trials are left, {manager.spending.hours:.2f} hours and "
+            f"{manager.spending.gpu_hours:.2f} GPU-hours were spent",
             highlight=False,
         )
-    return not (conductor.interrupted and ledger.remaining) or conductor.used_up is not None
+    return not (controller.interrupted and manager.remaining) or controller.used_up is not None
 
 
-def _run_trials(study: Study, home: Home, address: str, conductor: Conductor, console: Console) -> None:
+def _run_trials(
+    study: Study, home: Home, address: str, controller: StudyController, console: Console
+) -> None:
     # Around Ray, whose start would have its own handlers, and whose end must not be left halfway.
-    with interruptible(conductor.interrupt), connected(address) as capacity:
+    with interruptible(controller.interrupt), connected(address) as capacity:
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         from gpm_tune.study.running.ray_adapters import build_tuner
-        from gpm_tune.study.running.trainable import Switch
+        from gpm_tune.study.running.trainable import StopSignal
 
         if capacity().is_empty:
-            _wait_for_node(study.resources, capacity, console, lambda: conductor.interrupted)
-        if conductor.interrupted:
+            _wait_for_node(study.resources, capacity, console, lambda: controller.interrupted)
+        if controller.interrupted:
             return
         capacity().check(study.resources, "the Ray cluster")
         if warning := capacity().unlike_gpus(study):
@@ -194,28 +196,28 @@ def _run_trials(study: Study, home: Home, address: str, conductor: Conductor, co
         own = None if address == "local" else _check_nodes(study, home)
         # On the driver's own node: elsewhere it would vanish with its node, and all trials would fail.
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        switch = Switch.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]
-        conductor.on_stop = switch.turn_on.remote
-        if conductor.interrupted:  # before there was a switch
+        stop_signal = StopSignal.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]
+        controller.on_stop = stop_signal.turn_on.remote
+        if controller.interrupted:  # before there was a switch
             return
-        conductor.price = lambda: capacity().price
-        conductor.hear = lambda: ray.get(switch.heard.remote())
+        controller.price = lambda: capacity().price
+        controller.hear = lambda: ray.get(stop_signal.heard.remote())
 
         def exclude(node: str, reason: str) -> None:
             """Give a sick node no more trials."""
             others = [other for other in capacity().nodes_for(study.resources) if other.id != node]
             if not others:
-                conductor.give_up(f"no node can train. The last one was {reason}")
+                controller.give_up(f"no node can train. The last one was {reason}")
             elif address != "local":
                 console.print(f"{reason}; it gets no more trials", highlight=False, soft_wrap=True)
                 drain(node, reason, DRAIN_SECONDS)
 
-        conductor.on_sick = exclude
+        controller.on_sick = exclude
         terms = Terms(
             study=study.name,
-            user=run_user(conductor.study_id),
+            user=run_user(controller.study_id),
             base=study.experiment,
-            data_fingerprint=conductor.data_fingerprint,
+            data_fingerprint=controller.data_fingerprint,
             objective=study.objective,
             wanted=study.wanted,
             runs=home.runs,
@@ -227,15 +229,15 @@ def _run_trials(study: Study, home: Home, address: str, conductor: Conductor, co
             expected=own,
         )
         with tempfile.TemporaryDirectory() as scratch:
-            _fit(build_tuner(study, terms, conductor, switch, capacity, Path(scratch)), conductor)
+            _fit(build_tuner(study, terms, controller, stop_signal, capacity, Path(scratch)), controller)
 
 
-def _fit(tuner: Any, conductor: Conductor) -> None:
+def _fit(tuner: Any, controller: StudyController) -> None:
     """Run the trials. On a full disk Tune fails at what it keeps of them, which is not used."""
     try:
         tuner.fit()
     except Exception:
-        if conductor.scarcity is None:
+        if controller.scarcity is None:
             raise
 
 

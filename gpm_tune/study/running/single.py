@@ -136,7 +136,7 @@ def train(experiment: Experiment, name: str, home: Home, device: str, console: C
 
     def use(call: Callable[[], T]) -> T:
         if home.storage:
-            return locations.patiently(call, note_away, patience.is_over)
+            return locations.retry(call, note_away, patience.is_over)
         return patience.use(call, Path(run.location))
 
     with (

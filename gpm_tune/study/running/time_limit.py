@@ -34,7 +34,7 @@ class TimeLimit:
         self._file = file
 
     @property
-    def verdict(self) -> str | None:
+    def decision(self) -> str | None:
         """Why the trial was ended; None where it was not."""
         if self._seconds is None or not self._file.exists() or not self._file.stat().st_size:
             return None

@@ -21,10 +21,10 @@ from gpm_tune.errors import DivergedError, OtherDataError, UserError, first_line
 from gpm_tune.interrupts import heed_termination
 from gpm_tune.lease import LeaseLostError
 from gpm_tune.patience import scarcity
-from gpm_tune.study.cluster.nodes import drain, look, misfit
-from gpm_tune.study.running.conductor import Word
+from gpm_tune.study.cluster.nodes import drain, incompatibility, look
+from gpm_tune.study.running.controller import Word
 from gpm_tune.study.running.health import is_of_machine, why_sick
-from gpm_tune.study.running.messages import Departure, Order, Outcome, Terms
+from gpm_tune.study.running.messages import Departure, Order, Terms, TrialResult
 from gpm_tune.study.running.spot import SpotWatch
 from gpm_tune.study.running.time_limit import TimeLimit
 from gpm_tune.training import Experiment, Trainer
@@ -42,7 +42,7 @@ T = TypeVar("T")
 
 
 @ray.remote(num_cpus=0)
-class Switch:
+class StopSignal:
     """Tells every trial that the study was interrupted, and the study what trials have to say at once."""
 
     def __init__(self) -> None:
@@ -68,13 +68,13 @@ class Switch:
 
 
 class Interruption:
-    """Whether the study was interrupted, by a look at the switch now and then; once seen, it stays seen.
+    """Whether the study was interrupted, by a look at the stop signal now and then; once seen, it stays seen.
 
     The first look waits for the answer. Later ones find it at the next call: training does not wait.
     """
 
-    def __init__(self, switch: Any) -> None:
-        self._switch = switch
+    def __init__(self, stop_signal: Any) -> None:
+        self._stop_signal = stop_signal
         self._next_look = 0.0
         self._answer: Any = None
         self._seen = False
@@ -86,10 +86,10 @@ class Interruption:
         is_first = self._next_look == 0.0
         self._next_look = now + POLL_SECONDS
         if self._answer is None:
-            self._answer = self._switch.is_on.remote()
+            self._answer = self._stop_signal.is_on.remote()
         if is_first or ray.wait([self._answer], timeout=0)[0]:
             self._seen = bool(ray.get(self._answer))
-            self._answer = None if self._seen else self._switch.is_on.remote()
+            self._answer = None if self._seen else self._stop_signal.is_on.remote()
         return self._seen
 
 
@@ -100,10 +100,10 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
     worth a retry. Ray moves no files: the training writes its run.
     """
 
-    def setup(self, config: dict[str, Any], switch: Any, terms: Terms) -> None:
-        self._switch = switch
+    def setup(self, config: dict[str, Any], stop_signal: Any, terms: Terms) -> None:
+        self._stop_signal = stop_signal
         self._terms = terms
-        self._interrupted = Interruption(switch)
+        self._interrupted = Interruption(stop_signal)
         self._asked_to_end = heed_termination()
         self._spot = None if terms.expected is None else SpotWatch()
         self._obstacle = self._look()
@@ -125,7 +125,7 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
         """Release what is held."""
         self._forget()
 
-    def _look(self) -> Outcome | None:
+    def _look(self) -> TrialResult | None:
         """The outcome where this node, which may have joined late, cannot run the study's trials."""
         terms = self._terms
         if terms.expected is None:
@@ -138,18 +138,18 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
             )
             if not here.lacks:
                 break
-        refusal = misfit(terms.expected, here)
+        refusal = incompatibility(terms.expected, here)
         if refusal:
-            return Outcome(refused=refusal)
+            return TrialResult(refused=refusal)
         sickness = here.lacks or why_sick(terms.device, (str(terms.runs.cache), tempfile.gettempdir()))
         return self._leaves(sickness, is_sick=True) if sickness else None
 
     @staticmethod
-    def _leaves(reason: str, *, is_sick: bool = False, is_loss: bool = True) -> Outcome:
+    def _leaves(reason: str, *, is_sick: bool = False, is_loss: bool = True) -> TrialResult:
         """The outcome of a trial that has to go on elsewhere; see `Departure`."""
         node = ray.get_runtime_context().get_node_id() if is_sick else None
         where = f"node {ray.util.get_node_ip_address()}: {reason}"
-        return Outcome(departure=Departure(where, node, is_loss))
+        return TrialResult(departure=Departure(where, node, is_loss))
 
     def _forget(self) -> None:
         """Let go of a trial's run, and free its memory, for the next one in this process."""
@@ -171,15 +171,15 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
             self._forget()
         return {"outcome": outcome, "done": bool(ends)}
 
-    def _next(self) -> Outcome:
-        failure = self._limit.verdict
+    def _next(self) -> TrialResult:
+        failure = self._limit.decision
         if failure is None:
             try:
                 with self._limit.watch():
                     return self._evaluate()
             except OtherDataError as error:
                 self._forget()
-                return Outcome(refused=str(error))
+                return TrialResult(refused=str(error))
             except LeaseLostError as error:
                 return self._leaves(str(error), is_loss=False)
             except BaseException as error:
@@ -189,16 +189,16 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
                     return self._leaves(f"{type(error).__name__}: {first_line(error)}")
                 failure = reason_of(error, self._order.trial.experiment)
         self._forget()
-        return Outcome(failure=failure)
+        return TrialResult(failure=failure)
 
-    def _evaluate(self) -> Outcome:
+    def _evaluate(self) -> TrialResult:
         if self._evaluations is None:
             if self._has_to_stop():
                 return self._stopped()
             self._training = self._open()
             self._evaluations = self._training.evaluations(after=self._order.trial.known_step)
         record = next(self._evaluations, None)
-        outcome = Outcome(
+        outcome = TrialResult(
             run=self._training.run.name,
             note=self._note,
             gpu=torch.cuda.get_device_name() if self._terms.device == "cuda" else None,
@@ -255,10 +255,10 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
     def _has_to_stop(self) -> bool:
         return self._interrupted() or self._asked_to_end() or bool(self._spot and self._spot.notice)
 
-    def _stopped(self) -> Outcome:
+    def _stopped(self) -> TrialResult:
         """The outcome of a trial that was told to stop, here or everywhere."""
         if self._interrupted():
-            return Outcome(is_interrupted=True)
+            return TrialResult(is_interrupted=True)
         if self._spot and self._spot.notice:
             if not self._spot.is_draining:
                 drain(ray.get_runtime_context().get_node_id(), self._spot.notice, NOTICE_SECONDS)
@@ -276,7 +276,7 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
                 self._say(f"{said[0]}; waiting for it")
 
         try:
-            return locations.patiently(use, note, self._interrupted)
+            return locations.retry(use, note, self._interrupted)
         except OSError as error:
             is_alone = self._terms.expected is None
             if is_alone and not self._interrupted() and scarcity(error, self._place):
@@ -292,7 +292,7 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
         return scarcity(error, self._place) or away
 
     def _say(self, text: str, *, ends_study: bool = False) -> None:
-        ray.get(self._switch.say.remote(Word(self._order.trial.number, text, ends_study)))
+        ray.get(self._stop_signal.say.remote(Word(self._order.trial.number, text, ends_study)))
 
 
 def check_data(trainer: Trainer, base: Experiment, expected: str) -> None:

@@ -95,7 +95,7 @@ def _take(data: DataConfig, storage: str) -> None:
     """Copy a data set whose files are not here from the storage, if that has it."""
     if isinstance(data, Packable) and not data.has_files:
         stored = f"{storage}/{PACKED}/{data.packed.name}"
-        current = locations.patiently(lambda: read_current(stored))
+        current = locations.retry(lambda: read_current(stored))
         if current:
             _copy(f"{stored}/{current}", data.packed / current)
             if (data.packed / current).exists():
@@ -111,12 +111,12 @@ def _take(data: DataConfig, storage: str) -> None:
 def _take_weights(file: Path, storage: str) -> None:
     """Copy weights that are not here from the storage, if that has them; one process does, others wait."""
     stored = f"{storage}/weights/{file.name}"
-    if file.is_file() or not locations.patiently(lambda: locations.exists(stored)):
+    if file.is_file() or not locations.retry(lambda: locations.exists(stored)):
         return
     file.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{file}.lock"):
         if not file.is_file():
-            content = locations.patiently(lambda: locations.read(stored))
+            content = locations.retry(lambda: locations.read(stored))
             locations.write(str(file), content)
 
 
@@ -130,14 +130,12 @@ def read_current(stored: str) -> str | None:
 
 def _copy(source: str, place: Path) -> None:
     """Copy a folder from the storage, if that has it; of several processes one does, others wait."""
-    if place.exists() or not locations.patiently(lambda: locations.exists(source)):
+    if place.exists() or not locations.retry(lambda: locations.exists(source)):
         return
     place.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{place}.lock"):
         if not place.exists():
-            locations.patiently(
-                lambda: locations.bring(lambda part: locations.copy(source, str(part)), place)
-            )
+            locations.retry(lambda: locations.download(lambda part: locations.copy(source, str(part)), place))
 
 
 def share_inputs(experiment: Experiment, storage: str) -> None:
@@ -148,10 +146,10 @@ def share_inputs(experiment: Experiment, storage: str) -> None:
     try:
         for file, place in to_share(experiment, lambda name: read_current(f"{storage}/{PACKED}/{name}")):
             _log.info("copying %s to %s/%s/%s", file, storage, PACKED, place)
-            locations.patiently(partial(locations.send, file, f"{storage}/{PACKED}/{place}"))
+            locations.retry(partial(locations.send, file, f"{storage}/{PACKED}/{place}"))
         if experiment.features == "inception":
             file = inception_file(experiment.evaluation.inception_weights)
-            locations.patiently(lambda: _share_weights(file, f"{storage}/weights/{file.name}"))
+            locations.retry(lambda: _share_weights(file, f"{storage}/weights/{file.name}"))
     except OSError as error:
         raise UserError(
             f"the data cannot be copied to {storage}: {error}\n"

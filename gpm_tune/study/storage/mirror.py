@@ -71,7 +71,7 @@ class Mirror:
             self._home.runs.check()
             for name in STUDY_FILES:
                 self._push_file(self._home.study(self._name) / name)
-            self._push_ledger()  # last: it says that the rest is there
+            self._push_trials()  # last: it says that the rest is there
         except LeaseLostError as error:
             _log.warning("%s", error)
         except Exception as error:  # whatever is wrong there, the study goes on
@@ -89,7 +89,7 @@ class Mirror:
             _log.warning("the storage %s is back: all is copied", self._stored)
         return True
 
-    def _push_ledger(self) -> None:
+    def _push_trials(self) -> None:
         with tempfile.TemporaryDirectory() as folder:
             copy = Path(folder) / "optuna.db"
             snapshot(self._home.root / "optuna.db", copy)

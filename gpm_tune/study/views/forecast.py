@@ -13,7 +13,7 @@ from rich.table import Table
 
 from gpm_tune.errors import UserError
 from gpm_tune.plugins import named
-from gpm_tune.study.accounts.ledger import Ledger
+from gpm_tune.study.accounts.trial_manager import TrialManager
 from gpm_tune.study.cluster.capacity import Capacity, price_of, this_machine
 from gpm_tune.study.cluster.connection import connected
 from gpm_tune.study.definition.specification import Resources, Study
@@ -168,8 +168,8 @@ def _evaluation(found: Description, base: Pace, own: Description) -> float:
 
 def _first_trials(study: Study) -> list[Experiment]:
     """The experiments of the first trials; of the base alone where there are none."""
-    drawn = Ledger(study, storage=None).draw(TRIALS)
-    return [assignment.experiment for assignment in drawn] or [study.experiment]
+    drawn = TrialManager(study, storage=None).draw(TRIALS)
+    return [spec.experiment for spec in drawn] or [study.experiment]
 
 
 def _trial_hours(trial: Experiment, found: Description, base: Pace, own: Description) -> float:

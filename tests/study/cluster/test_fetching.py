@@ -13,10 +13,10 @@ from mlflow import MlflowClient
 
 from gpm_tune import locations
 from gpm_tune.errors import UserError
-from gpm_tune.study.accounts.confirmation import ConfirmationLedger
-from gpm_tune.study.accounts.ledger import Ledger
+from gpm_tune.study.accounts.confirmation import ConfirmationManager
 from gpm_tune.study.accounts.records import read_confirmation, read_study
 from gpm_tune.study.accounts.runs import model_of
+from gpm_tune.study.accounts.trial_manager import TrialManager
 from gpm_tune.study.cluster.fetching import fetch, from_storage, take_over
 from gpm_tune.study.running.manage import delete
 from gpm_tune.study.running.publishing import publish_study
@@ -124,12 +124,12 @@ def test_a_study_that_goes_on_is_brought_up_to_date(there: Home, here: Home) -> 
 
 
 def test_a_trial_that_runs_there_is_interrupted_here_and_can_be_continued(there: Home, here: Home) -> None:
-    ledger = begin(STUDY, there)
-    assignment = ledger.next()
-    assert assignment is not None
+    manager = begin(STUDY, there)
+    spec = manager.next()
+    assert spec is not None
     (trial,) = fetch("made", here, from_storage(str(mirrored(there).storage)), checkpoints="all").trials
     assert (trial.state, trial.step, trial.run) == ("interrupted", 0, None), "no training has begun"
-    train(ledger, there, assignment)
+    train(manager, there, spec)
     fetch("made", here, from_storage(str(mirrored(there).storage)), checkpoints="all")
     run_trials(STUDY, here)
     assert [trial.state for trial in read_study(here.optuna_uri, "made").trials] == ["complete"] * 3
@@ -175,10 +175,10 @@ def test_links_and_pipes_are_not_fetched(tmp_path: Path, there: Home, here: Home
 
 @pytest.mark.parametrize("run", ["../../mine", "/mine", ".."])
 def test_a_run_with_a_place_for_a_name_is_not_fetched(there: Home, here: Home, run: str) -> None:
-    ledger = begin(STUDY, there)
-    assignment = ledger.next()
-    assert assignment is not None
-    ledger.keep_run(assignment.number, run)
+    manager = begin(STUDY, there)
+    spec = manager.next()
+    assert spec is not None
+    manager.keep_run(spec.number, run)
     get = from_storage(str(mirrored(there).storage))
     with pytest.raises(UserError, match="is no name of a folder"):
         fetch("made", here, get, checkpoints="all")
@@ -191,11 +191,11 @@ def test_new_seeds_that_were_tried_elsewhere_are_taken_over(tmp_path: Path, ther
     mirrored(there)
     other = Home(tmp_path / "other", storage=there.storage)
     take_over("made", other)
-    stage = ConfirmationLedger(study, other.optuna_uri, read_study(other.optuna_uri, "made").ranked())
-    assignment = stage.next()
-    assert assignment is not None
+    stage = ConfirmationManager(study, other.optuna_uri, read_study(other.optuna_uri, "made").ranked())
+    spec = stage.next()
+    assert spec is not None
     begin(study, other)
-    train(stage, other, assignment)
+    train(stage, other, spec)
     mirrored(other)
     take_over("made", there)
     confirmed = read_confirmation(there.optuna_uri, "made")
@@ -228,10 +228,10 @@ def test_nothing_is_fetched_over_more_than_is_there(tmp_path: Path, there: Home,
     with pytest.raises(UserError, match="another study named 'made'"):
         fetch("made", other, get, checkpoints="none")
     fetch("made", here, get, checkpoints="none")
-    ledger = Ledger(STUDY, here.optuna_uri)
-    assignment = ledger.next()
-    assert assignment is not None
-    ledger.fail(assignment.number, "it ended, and nothing was trained")
+    manager = TrialManager(STUDY, here.optuna_uri)
+    spec = manager.next()
+    assert spec is not None
+    manager.fail(spec.number, "it ended, and nothing was trained")
     with pytest.raises(UserError, match="continued here"):
         fetch("made", here, get, checkpoints="none")
     with pytest.raises(UserError, match="study 'unknown' cannot be fetched"):
@@ -248,10 +248,10 @@ def test_what_a_study_has_been_through_elsewhere_is_taken_over_and_no_less(
     mirrored(there)
     other = Home(tmp_path / "other", storage=there.storage)
     take_over("made", other)
-    ledger = begin(STUDY, other)
-    assignment = ledger.next()
-    assert assignment is not None
-    ledger.fail(assignment.number, "nothing was trained, and yet it is known")
+    manager = begin(STUDY, other)
+    spec = manager.next()
+    assert spec is not None
+    manager.fail(spec.number, "nothing was trained, and yet it is known")
     mirrored(other)
     run_uri = there.optuna_uri
     take_over("made", there)

@@ -35,9 +35,9 @@ from gpm_tune.study.cluster.nodes import (
     check_same,
     clock_offsets,
     differences,
+    incompatibility,
     look,
     look_everywhere,
-    misfit,
 )
 from gpm_tune.study.definition import space
 from gpm_tune.study.storage.home import Home
@@ -98,7 +98,7 @@ def test_nodes_with_disks_of_their_own_need_a_storage() -> None:
     own, other = OWN, replace(OWN, node="10.0.0.2", runs_host="worker")
     with pytest.raises(UserError, match=r"(?s)no trial was started.*10\.0\.0\.2: .*Set --storage"):
         check_same(own, [own, other])
-    assert "Set --storage" in str(misfit(own, other)), "of one that joins later, too"
+    assert "Set --storage" in str(incompatibility(own, other)), "of one that joins later, too"
     with_storage = [replace(node, runs_host="") for node in (own, other)]
     check_same(with_storage[0], with_storage)
     assert look("here").runs_host == look("there").runs_host != "", "raylets of one machine share its disk"
@@ -115,7 +115,7 @@ def test_what_may_pass_on_one_node_keeps_no_study_from_starting(
     other = replace(OWN, node="10.0.0.2", **changes)
     check_same(OWN, [OWN, other])
     assert f"node 10.0.0.2: {other.lacks or other.error}; trials that start there try again" in caplog.text
-    assert misfit(OWN, other) is None
+    assert incompatibility(OWN, other) is None
     with pytest.raises(UserError, match=r"node 10.0.0.2: "):
         check_same(OWN, [other])  # on all of them
 

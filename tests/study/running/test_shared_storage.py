@@ -244,9 +244,7 @@ def test_a_training_waits_for_a_storage_that_went_away_and_loses_nothing(tmp_pat
         if len(errors) == 2:
             aside.rename(storage)
 
-    asker = Asker(
-        "user", "shared", should_stop=go_away, use_storage=lambda use: locations.patiently(use, note)
-    )
+    asker = Asker("user", "shared", should_stop=go_away, use_storage=lambda use: locations.retry(use, note))
     found = list(Training(experiment, run, asker).evaluations())
     assert len(errors) == 2
     judge = experiment.judge()

@@ -14,10 +14,10 @@ import yaml
 from examples import POINTS, study_of
 from hypothesis import given
 from hypothesis import strategies as st
-from ledgers import record, take
+from managers import record, take
 
-from gpm_tune.study.accounts.ledger import Ledger
 from gpm_tune.study.accounts.records import StudyRecord, TrialRecord
+from gpm_tune.study.accounts.trial_manager import TrialManager
 from gpm_tune.study.tracking.views import STATUSES, Point, View, single_view, study_view, trial_view
 from gpm_tune.training import Experiment, Objective
 
@@ -284,12 +284,12 @@ def test_a_digest_tells_views_apart_and_the_same_alike(found: list[Evaluation]) 
 
 def test_the_storage_knows_when_a_trial_began_and_ended(storage: str) -> None:
     before = time.time_ns() // 1_000_000
-    ledger = Ledger(study_of(), storage)
-    number = take(ledger)
+    manager = TrialManager(study_of(), storage)
+    number = take(manager)
     (found,) = record(storage).trials
     assert before <= found.started <= time.time_ns() // 1_000_000
     assert found.ended is None
-    ledger.fail(number, "diverged")
+    manager.fail(number, "diverged")
     (found,) = record(storage).trials
     assert found.ended is not None
     assert before <= found.started <= found.ended <= time.time_ns() // 1_000_000

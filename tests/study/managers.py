@@ -1,4 +1,4 @@
-"""Driving a ledger by hand."""
+"""Driving a trial manager by hand."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from examples import POINTS
 
-from gpm_tune.study.accounts.ledger import Ledger
 from gpm_tune.study.accounts.records import StudyRecord, read_study
+from gpm_tune.study.accounts.trial_manager import TrialManager
 from gpm_tune.study.definition import space
 from gpm_tune.training import checkpoint
 from gpm_tune.training.run import TrainingRun
@@ -25,11 +25,11 @@ PBT: dict[str, Any] = {
 }
 
 
-def take(ledger: Ledger) -> int:
+def take(manager: TrialManager) -> int:
     """The number of the next trial."""
-    assignment = ledger.next()
-    assert assignment is not None
-    return assignment.number
+    spec = manager.next()
+    assert spec is not None
+    return spec.number
 
 
 def record(storage: str) -> StudyRecord:

@@ -1,4 +1,4 @@
-"""The ledger: accounts for every trial of a study, in Optuna's storage, the source of truth.
+"""The trial manager: accounts for every trial of a study, in Optuna's storage, the source of truth.
 
 Each trial is asked for once and told once. One that was running when the program went away is handed
 out again before a new one is asked for; one that was stopped early is PRUNED and keeps its
@@ -20,8 +20,8 @@ from pydantic import ValidationError
 
 from gpm_tune.config import SEEDS
 from gpm_tune.patience import Patience
-from gpm_tune.study.accounts.meter import Meter
-from gpm_tune.study.accounts.opening import open_study
+from gpm_tune.study.accounts.budget_tracker import BudgetTracker
+from gpm_tune.study.accounts.creation import create_or_load_study
 from gpm_tune.study.accounts.population import Population
 from gpm_tune.study.accounts.records import as_costs, is_feasible, is_own
 from gpm_tune.study.definition import space
@@ -33,7 +33,7 @@ from gpm_tune.training.run import Runs
 
 
 @dataclass(frozen=True)
-class Assignment:
+class TrialSpec:
     """A trial to be run: its sampled values, the whole experiment, and where it left off if it did."""
 
     number: int
@@ -49,15 +49,15 @@ class Assignment:
         return self.run or self.experiment.training_key
 
 
-class Verdict(Enum):
+class Decision(Enum):
     """What a trial does after an evaluation."""
 
-    GO_ON = "go on"
+    CONTINUE = "go on"
     STOP = "stop"
     PAUSE = "pause"
 
 
-class Ledger:
+class TrialManager:
     """Hands out the trials of a study and records what becomes of them."""
 
     def __init__(
@@ -74,17 +74,17 @@ class Ledger:
         """
         self.study = study
         self._runs = runs
-        self._optuna = open_study(study, storage, patience)
+        self._optuna = create_or_load_study(study, storage, patience)
         trials = self._optuna.get_trials(deepcopy=False)
         own = [trial for trial in trials if is_own(trial)]
         # The seed moves on with the trials, so that a restart does not repeat their draws.
         self._optuna.sampler = study.sampler.build((study.sampler.seed + len(own)) % SEEDS)
         self._optuna.pruner = study.scheduler.build(study.experiment.training.steps)
-        self.meter = Meter(self._optuna, study.budget, study.resources.gpu)
+        self.spending = BudgetTracker(self._optuna, study.budget, study.resources.gpu)
         self._unfinished = {
             t.number: optuna.Trial(self._optuna, t._trial_id) for t in own if t.state == TrialState.RUNNING
         }
-        self._held: dict[int, Assignment] = {}  # while another trial trains what they need
+        self._held: dict[int, TrialSpec] = {}  # while another trial trains what they need
         self._trained: set[tuple[str, int]] = set()  # trainings, and steps at which they came to an end
         self._asked = sum("forked_from" not in trial.user_attrs for trial in own)
         self._waiting = sum(trial.state == TrialState.WAITING for trial in trials)
@@ -139,12 +139,12 @@ class Ledger:
         training: how many trials have occupied GPUs since this was asked before. price: of the nodes that
         were up, in US dollars an hour.
         """
-        self.meter.tick(training, price)
+        self.spending.tick(training, price)
         objective, target = self.study.objective, self.study.budget.target
         best = None if self.leader is None else self._bests[self.leader]
         if best is not None and target is not None and not objective.better(target, best["scores"][0]):
             return f"{objective.metric} has reached {target:g} (budget.target)"
-        return self.meter.used_up()
+        return self.spending.used_up()
 
     @property
     def leader(self) -> int | None:
@@ -175,7 +175,7 @@ class Ledger:
         """The trials that wait to be handed out again."""
         return set(self._unfinished)
 
-    def next(self, places: int = 1) -> Assignment | None:
+    def next(self, places: int = 1) -> TrialSpec | None:
         """The next trial to run, unfinished ones first; None where there is none now.
 
         places: for how many trials there is room. Trials whose training another one is at are held back,
@@ -196,20 +196,20 @@ class Ledger:
                 return self._hand_out(spec)
         return None
 
-    def draw(self, count: int) -> list[Assignment]:
+    def draw(self, count: int) -> list[TrialSpec]:
         """The first trials of a study that is not to be run, at most so many."""
-        drawn: list[Assignment] = []
+        drawn: list[TrialSpec] = []
         while len(drawn) < count and (picked := self._pick()) is not None:
             if spec := self._assign(*picked):
                 drawn.append(spec)
         return drawn
 
-    def _is_being_trained(self, spec: Assignment) -> bool:
+    def _is_being_trained(self, spec: TrialSpec) -> bool:
         """Tell whether a live trial is at a trial's training, which has not come to its end before."""
         is_live = any(training == spec.training for training, _ in self._trainings.values())
         return is_live and (spec.training, spec.experiment.training.steps) not in self._trained
 
-    def _hand_out(self, spec: Assignment) -> Assignment:
+    def _hand_out(self, spec: TrialSpec) -> TrialSpec:
         self._trainings[spec.number] = spec.training, spec.experiment.training.steps
         return spec
 
@@ -292,8 +292,8 @@ class Ledger:
         population.drop(number)
         return optuna.Trial(self._optuna, self._optuna.get_trials(deepcopy=False)[-1]._trial_id)
 
-    def _assign(self, trial: optuna.Trial, replaces: int | None) -> Assignment | None:
-        """The assignment of a trial, or None where its values make no experiment, or one out of bounds."""
+    def _assign(self, trial: optuna.Trial, replaces: int | None) -> TrialSpec | None:
+        """The trial of a trial, or None where its values make no experiment, or one out of bounds."""
         values, tree = self._draw(trial)
         self._live[trial.number] = trial
         try:
@@ -311,7 +311,7 @@ class Ledger:
         if attributes.get("interrupted"):
             trial.set_user_attr("interrupted", False)
         progress = _progress(trial)
-        return Assignment(
+        return TrialSpec(
             trial.number,
             values,
             experiment,
@@ -340,7 +340,7 @@ class Ledger:
         self._tell(number, TrialState.PRUNED)
         return False
 
-    def report(self, number: int, step: int, metrics: Mapping[str, float]) -> Verdict:
+    def report(self, number: int, step: int, metrics: Mapping[str, float]) -> Decision:
         """Record an evaluation. Returns what the trial does next.
 
         An evaluation that is reported again, after a lost worker, changes nothing.
@@ -349,7 +349,7 @@ class Ledger:
         progress = _progress(trial)
         best = progress["best"]
         if best is not None and step <= progress["step"]:
-            return Verdict.GO_ON
+            return Decision.CONTINUE
         objective = self.study.objective
         scores = [metrics[goal.metric] for goal in self.study.goals]
         if best is None or objective.better(scores[0], best["scores"][0]):
@@ -362,8 +362,8 @@ class Ledger:
         trial.set_user_attr("progress", {"step": step, "seconds": metrics["seconds"], "best": best})
         if self._population:
             pauses = self._population.measured(number, scores[0], before=progress["step"], step=step)
-            return Verdict.PAUSE if pauses else Verdict.GO_ON
-        return Verdict.STOP if len(scores) == 1 and trial.should_prune() else Verdict.GO_ON
+            return Decision.PAUSE if pauses else Decision.CONTINUE
+        return Decision.STOP if len(scores) == 1 and trial.should_prune() else Decision.CONTINUE
 
     def keep_run(self, number: int, run: str) -> None:
         """Remember which training run is the trial's."""
@@ -422,7 +422,7 @@ class Ledger:
             self.pause(number)
         for trial in self._unfinished.values():
             trial.set_user_attr("interrupted", True)
-        self.meter.keep()
+        self.spending.keep()
 
     def requeue(self, number: int) -> None:
         """The trial lost its process; it is handed out again, from its latest checkpoint."""

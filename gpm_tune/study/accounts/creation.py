@@ -27,7 +27,7 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # of a sampler that a file chose
 
 
-def open_study(study: Study, storage: str | None, patience: Patience | None = None) -> optuna.Study:
+def create_or_load_study(study: Study, storage: str | None, patience: Patience | None = None) -> optuna.Study:
     """The study as the storage has it, from now on if it is new; in no storage one that is forgotten.
 
     patience: with a storage that is busy or full; until its end, if None.

@@ -1,4 +1,4 @@
-"""The conductor: turns what happens to trials into ledger entries and progress, and says what has changed.
+"""The controller: tells the trial manager, who watches, and MLflow's publisher what happens to trials.
 
 A plain object that knows nothing of Ray; tests drive it event by event.
 """
@@ -13,7 +13,7 @@ from functools import wraps
 from typing import Any, NamedTuple, Protocol
 
 from gpm_tune.errors import ScarcityError
-from gpm_tune.study.accounts.ledger import Assignment, Ledger, Verdict
+from gpm_tune.study.accounts.trial_manager import Decision, TrialManager, TrialSpec
 
 PROCESS_LOSSES = 10  # of one trial: a node may vanish, but not for ever
 SICK_TRIALS = 3  # that a node could not run, before it gets no more
@@ -33,7 +33,7 @@ class Word(NamedTuple):
 class Observer(Protocol):
     """Something that shows a person how the trials fare."""
 
-    def started(self, assignment: Assignment) -> None: ...
+    def started(self, spec: TrialSpec) -> None: ...
     def measured(self, number: int, step: int, metrics: Mapping[str, float]) -> None: ...
     def noted(self, number: int, note: str) -> None: ...
     def ended(self, number: int, state: str, reason: str | None) -> None: ...
@@ -41,7 +41,7 @@ class Observer(Protocol):
 
 
 def _scarce(otherwise: Any) -> Callable[[Callable[..., Any]], Any]:
-    """Make what is told to a conductor end its study in order where storage stays busy or full.
+    """Make what is told to a controller end its study in order where storage stays busy or full.
 
     Trials checkpoint and stop then, and what could not be recorded is measured again from there.
     otherwise: is returned where it could not be recorded.
@@ -49,7 +49,7 @@ def _scarce(otherwise: Any) -> Callable[[Callable[..., Any]], Any]:
 
     def guard(method: Callable[..., Any]) -> Any:
         @wraps(method)
-        def call(self: Conductor, *arguments: Any, **named: Any) -> Any:
+        def call(self: StudyController, *arguments: Any, **named: Any) -> Any:
             try:
                 return method(self, *arguments, **named)
             except ScarcityError as error:
@@ -63,10 +63,10 @@ def _scarce(otherwise: Any) -> Callable[[Callable[..., Any]], Any]:
     return guard
 
 
-class Conductor:
+class StudyController:
     """Assigns trials and follows each of them to its end."""
 
-    def __init__(self, ledger: Ledger, touch: Callable[[str], object], observer: Observer) -> None:
+    def __init__(self, manager: TrialManager, touch: Callable[[str], object], observer: Observer) -> None:
         """touch: is told the key of each run whose records have changed, for MLflow."""
         self.interrupted = False
         self.used_up: str | None = None  # which part of the budget ended the study
@@ -77,7 +77,7 @@ class Conductor:
         self.on_sick: Callable[[str, str], object] | None = None  # called once for a node, with the reason
         self.hear: Callable[[], list[Word]] = list  # what trials have to say between their results
         self.price: Callable[[], float | None] = lambda: None  # of the nodes, in US dollars an hour
-        self._ledger = ledger
+        self._manager = manager
         self._touch = touch
         self._observer = observer
         self._live: set[int] = set()
@@ -86,7 +86,7 @@ class Conductor:
         self._notes: dict[int, str] = {}
         self._runs: dict[int, str] = {}
         self._gpus: dict[int, str] = {}
-        self._verdicts: dict[int, Verdict] = {}  # on trials that are to stop here
+        self._decisions: dict[int, Decision] = {}  # on trials that are to stop here
         self._leaving: dict[int, str] = {}  # why trials go on elsewhere, whose processes are about to end
         self._losses: Counter[int] = Counter()  # of a trial's process
         self._sick: Counter[str] = Counter()  # trials that a node could not run
@@ -99,12 +99,12 @@ class Conductor:
     @property
     def study_id(self) -> str:
         """Identifies the study beyond its name."""
-        return self._ledger.id
+        return self._manager.id
 
     @property
     def data_fingerprint(self) -> str:
         """Of the samples that the study's results are bound to."""
-        return self._ledger.data_fingerprint
+        return self._manager.data_fingerprint
 
     def interrupt(self) -> None:
         """Let every trial checkpoint and stop, and start no more."""
@@ -113,7 +113,7 @@ class Conductor:
             self.on_stop()
 
     @_scarce(None)
-    def look_around(self, training: int = 0) -> None:
+    def poll(self, training: int = 0) -> None:
         """Interrupt the study where a part of its budget is used up, or another process asks for it.
 
         training: how many trials train now, and do not wait for a node.
@@ -125,30 +125,30 @@ class Conductor:
                 raise ScarcityError(word.text)
         if self.is_asked_to_stop():
             self.interrupt()
-        reason = None if self.interrupted else self._ledger.used_up(training, self.price())
+        reason = None if self.interrupted else self._manager.used_up(training, self.price())
         if reason:
             self.used_up = reason
             self.interrupt()
 
     @_scarce(None)
-    def assign(self, places: int = 1) -> Assignment | None:
+    def assign(self, places: int = 1) -> TrialSpec | None:
         """The next trial to start; None where there is none now. places: for how many there is room."""
-        assignment = None if self.interrupted else self._ledger.next(places)
-        if assignment:
-            number = assignment.number
-            if assignment.replaces is not None:
-                self._close(assignment.replaces, "pruned", f"replaced by trial {number}, a fork")
-            self._steps[number] = assignment.known_step
+        spec = None if self.interrupted else self._manager.next(places)
+        if spec:
+            number = spec.number
+            if spec.replaces is not None:
+                self._close(spec.replaces, "pruned", f"replaced by trial {number}, a fork")
+            self._steps[number] = spec.known_step
             if number not in self._live:  # it had paused
                 self._live.add(number)
                 self._changed(number)
-                self._observer.started(assignment)
+                self._observer.started(spec)
                 self._show_leader()
-            _log.info("trial %d at step %d: %s", number, assignment.known_step, assignment.values)
-        return assignment
+            _log.info("trial %d at step %d: %s", number, spec.known_step, spec.values)
+        return spec
 
     def _changed(self, number: int) -> None:
-        self._touch(self._ledger.run_key(number))
+        self._touch(self._manager.run_key(number))
 
     @_scarce(False)
     def measured(self, number: int, step: int, metrics: Mapping[str, float]) -> bool:
@@ -161,12 +161,12 @@ class Conductor:
         self._steps[number] = step
         self._has_results = True
         self._observer.measured(number, step, metrics)
-        verdict = self._ledger.report(number, step, metrics)
+        decision = self._manager.report(number, step, metrics)
         self._changed(number)
         self._show_leader()
-        if verdict is Verdict.GO_ON:
+        if decision is Decision.CONTINUE:
             return False
-        self._verdicts[number] = verdict
+        self._decisions[number] = decision
         return True
 
     @_scarce(None)
@@ -174,7 +174,7 @@ class Conductor:
         """Say what happened to a trial that its owner should know. Said again, it changes nothing."""
         if self._notes.get(number) != note:
             self._notes[number] = note
-            self._ledger.keep_note(number, note)
+            self._manager.keep_note(number, note)
             self._changed(number)
             self._observer.noted(number, note)
 
@@ -183,33 +183,33 @@ class Conductor:
         """Say on what kind of GPU a trial is trained. Said again, it changes nothing."""
         if self._gpus.get(number) != gpu:
             self._gpus[number] = gpu
-            self._ledger.keep_gpu(number, gpu)
+            self._manager.keep_gpu(number, gpu)
 
     @_scarce(None)
     def trains(self, number: int, run: str) -> None:
         """Say which training run is a trial's. Said again, it changes nothing."""
         if self._runs.get(number) != run:
             self._runs[number] = run
-            self._ledger.keep_run(number, run)
+            self._manager.keep_run(number, run)
             _log.info("trial %d: training run %s", number, run)
 
     @_scarce(None)
     def ended(self, number: int, failure: str | None = None, *, all_steps: bool = False) -> None:
         """Close a trial that ran all its steps, was stopped early, pauses, or failed for the given reason."""
-        verdict = self._verdicts.pop(number, Verdict.GO_ON)
+        decision = self._decisions.pop(number, Decision.CONTINUE)
         if failure:
-            self._ledger.fail(number, failure)
+            self._manager.fail(number, failure)
             self._close(number, "fail", failure)
-        elif verdict is Verdict.PAUSE and not all_steps:
+        elif decision is Decision.PAUSE and not all_steps:
             if self.interrupted:
                 self.suspended(number)
             else:
-                self._ledger.pause(number)
-        elif verdict is Verdict.STOP:
-            self._ledger.prune(number)
+                self._manager.pause(number)
+        elif decision is Decision.STOP:
+            self._manager.prune(number)
             self._close(number, "pruned")
         else:
-            self._ledger.complete(number)
+            self._manager.complete(number)
             self._close(number, "complete")
 
     def leaves(self, number: int, reason: str, sick_node: str | None, *, is_loss: bool) -> None:
@@ -233,10 +233,10 @@ class Conductor:
     @_scarce(None)
     def lost(self, number: int) -> None:
         """Hand a trial out again whose process was lost, unless it was to be stopped anyway."""
-        if self._verdicts.get(number) is Verdict.STOP:
+        if self._decisions.get(number) is Decision.STOP:
             self.ended(number)
             return
-        self._verdicts.pop(number, None)
+        self._decisions.pop(number, None)
         reason = self._leaving.pop(number, None)
         self._losses[number] += 1
         if self._losses[number] > PROCESS_LOSSES:
@@ -244,21 +244,21 @@ class Conductor:
             self.ended(number, f"its process was lost {self._losses[number]} times{last}")
             return
         self._live.remove(number)
-        self._ledger.requeue(number)
+        self._manager.requeue(number)
         lost = reason or "its process was lost"
         self._observer.noted(number, f"{lost}; it goes on from its latest checkpoint")
 
     @_scarce(None)
     def suspended(self, number: int) -> None:
         """Leave a trial as it is, to be continued by a later run of the study."""
-        self._ledger.suspend(number)
+        self._manager.suspend(number)
         self._close(number, "interrupted")
 
     @_scarce(None)
     def close(self) -> None:
         """Nothing more is run now: paused trials are left to the next run of the study."""
-        left = self._ledger.unfinished
-        self._ledger.close()
+        left = self._manager.unfinished
+        self._manager.close()
         for number in left & self._live:
             self._close(number, "interrupted")
 
@@ -274,8 +274,8 @@ class Conductor:
 
     def _show_leader(self) -> None:
         """Tell who watches of the best trial."""
-        number = self._ledger.leader
-        best = None if number is None else self._ledger.best_of(number)
+        number = self._manager.leader
+        best = None if number is None else self._manager.best_of(number)
         leader = None if number is None or best is None else (number, best["step"])
         if leader != self._leader:
             self._leader = leader
@@ -283,10 +283,10 @@ class Conductor:
             self._observer.led(best["scores"][0] if best else math.nan)
 
     def _close(self, number: int, state: str, reason: str | None = None) -> None:
-        if state in ("complete", "pruned") and not self._ledger.is_feasible(number):
+        if state in ("complete", "pruned") and not self._manager.is_feasible(number):
             state = "infeasible"
         self._live.discard(number)
         self._changed(number)
         if state != "interrupted":
-            self._touch(self._ledger.id)
+            self._touch(self._manager.id)
         self._observer.ended(number, state, reason)

@@ -1,4 +1,4 @@
-"""The meter: what a study has spent, and which part of its budget is used up first."""
+"""The budget tracker: what a study has spent, and which part of its budget is used up first."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ KEEP_EVERY = 10.0  # seconds between writes to the storage
 SECONDS_PER_HOUR = 3600
 
 
-class Meter:
+class BudgetTracker:
     """Hours that a study has run, and that its trials have occupied GPUs; kept in Optuna's storage.
 
     Dollars are those of all nodes that were up meanwhile; None where no prices are known.
