@@ -2,8 +2,8 @@
 
 What runs is the program's own: `run_study` with trial manager, controller, publisher and views, the adapters
 to Ray, the trainable with its training, and leases. In place of Ray there is a loop that does what Tune does
-with searcher, scheduler and trainable: a result that is the last one, or whose trial is to be stopped, goes to
-the searcher; so does the end of a process, as an error. A process takes one trial after another.
+with searcher, scheduler and trainable: a result that is the last one, or whose trial is to be stopped, goes
+to the searcher; so does the end of a process, as an error. A process takes one trial after another.
 """
 
 from __future__ import annotations
