@@ -98,10 +98,9 @@ class Training:
 
     def _evaluations(self, after: int) -> Generator[EvaluationRecord]:
         self._use(lambda: self.run.create(self.experiment, self._asker.user))
-        for record in self._recorded(after):
-            yield record
-            after = record.step
+        after = yield from self._told(after)
         if self.is_done or self._asker.should_stop():
+            yield from self._told(after)  # it may just have come to its end
             return
         teacher = train_teacher(self.experiment, self.run.runs, self._asker, self._device)
         if self._asker.should_stop():
@@ -128,11 +127,19 @@ class Training:
     def _go_on(
         self, teacher: SavedModel | None, check: Callable[[], object], after: int
     ) -> Generator[EvaluationRecord]:
-        for record in self._recorded(after):  # what others have measured meanwhile
-            yield record
-            after = record.step
-        if not self.is_done:
+        after = yield from self._told(after)
+        if self.is_done:
+            yield from self._told(after)
+        else:
             yield from self._train(teacher, check, after)
+
+    def _told(self, after: int) -> Generator[EvaluationRecord, None, int]:
+        """What is on record, and what others add to it meanwhile. Returns the step of the last one."""
+        while found := self._recorded(after):
+            for record in found:
+                yield record
+                after = record.step
+        return after
 
     def _is_used(self) -> bool:
         """Tell whether the training goes on: who no longer asks for evaluations must not keep others off."""

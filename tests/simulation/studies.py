@@ -293,7 +293,7 @@ class Tune:
             threads=1,
             device="cpu",
             time_limit=None,
-            hangs="",
+            hangs=Path(),
             expected=None,
         )
         controller.on_stop = self.stop_signal.turn_on
