@@ -96,8 +96,10 @@ def a_holder(location: str) -> Iterator[subprocess.Popen[str]]:
 
 @pytest.fixture(params=["folder", "bucket"])
 def location(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    folder = str(tmp_path / "run") if request.param == "folder" else request.getfixturevalue("bucket")
-    return f"{folder}/lease.json"
+    if request.param == "bucket":
+        return f"{request.getfixturevalue('bucket')}/lease.json"
+    (tmp_path / "run").mkdir()
+    return f"{tmp_path}/run/lease.json"
 
 
 def as_of_another_host(location: str, **changes: object) -> None:
@@ -255,6 +257,7 @@ def test_a_process_finds_out_that_another_has_held_it_and_ended(location: str) -
 
 def test_a_storage_that_is_away_loses_no_lease(tmp_path: Path) -> None:
     clock = Leaping()
+    (tmp_path / "run").mkdir()
     lease = Lease(f"{tmp_path}/run/lease.json", "patient", clock=clock)
     with lease.held():
         (tmp_path / "run").rename(tmp_path / "away")
