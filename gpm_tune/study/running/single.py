@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -59,6 +60,7 @@ class _Single:
         self.state = "running"
         self.reason: str | None = None
         self.note: str | None = None
+        self._started = time.time_ns() // 1_000_000
         self._experiment = experiment
         self._name = name
         self._run = run
@@ -71,11 +73,9 @@ class _Single:
         found = self._run.evaluations(self._experiment.judge())
         return [record for record in found if record.step <= self._experiment.training.steps]
 
-    def __call__(self, key: str) -> View | None:
-        """The view; it begins with the first evaluation."""
+    def __call__(self, key: str) -> View:
+        """The view; it begins with the first evaluation, or with this process where there is none."""
         found = self.evaluations
-        if not found:
-            return None
         pictures = {
             f"samples/step_{record.step:07d}.png": partial(
                 locations.read, self._run.picture(record.step, record.judge)
@@ -89,7 +89,7 @@ class _Single:
             found,
             self.state,
             pictures,
-            started=found[0].time,
+            started=found[0].time if found else self._started,
             data_fingerprint=self._experiment.fingerprints["data"],
             run=self._run.name,
             note=self.note,
