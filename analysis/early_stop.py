@@ -51,7 +51,7 @@ def main(
         one_grid=True,
         steps=steps,
     )
-    points = nfe_curves.with_front(points_of(frame, subjects, metric))
+    points = nfe_curves.with_front(points_of(frame, subjects, metric), subjects)
     written(figures.write(nfe_curves.draw(points, front=False), points, output))
 
 

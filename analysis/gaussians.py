@@ -22,7 +22,8 @@ def main(
         str,
         typer.Argument(
             metavar="RUN|EXPERIMENT.yaml",
-            help="STUDY (its best trial), STUDY/TRIAL, an MLflow run id, a checkpoint's folder, or a file.",
+            help="STUDY (its best trial), STUDY/TRIAL, a training run or its folder, an MLflow run id, or "
+            "a file.",
         ),
     ],
     output: common.FigureOption = Path("gaussians"),

@@ -55,7 +55,7 @@ def main(
         nfe=nfe or nfe_curves.default_nfe(subjects),
         solvers=solver or (),
     )
-    points = nfe_curves.with_front(points_of(frame, subjects, metric))
+    points = nfe_curves.with_front(points_of(frame, subjects, metric), subjects)
     written(figures.write(nfe_curves.draw(points), points, output))
 
 

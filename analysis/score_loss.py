@@ -20,8 +20,8 @@ def main(
         str | None,
         typer.Argument(
             metavar="[RUN|EXPERIMENT.yaml]",
-            help="A Score GAN: STUDY (its best trial), STUDY/TRIAL, an MLflow run id, a checkpoint's folder, "
-            "or a file.",
+            help="A Score GAN: STUDY (its best trial), STUDY/TRIAL, a training run or its folder, an MLflow "
+            "run id, or a file.",
         ),
     ] = None,
     output: common.FigureOption = Path("score_loss"),

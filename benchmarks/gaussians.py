@@ -21,7 +21,8 @@ from gpm_tune.documents import Document
 from gpm_tune.metrics import PointMetrics
 from gpm_tune.study.definition.specification import find_file, include_teacher, load_experiment
 from gpm_tune.training import Experiment, Trainer
-from gpm_tune.training.pretraining import train_teacher
+from gpm_tune.training.loop import Asker, train_teacher
+from gpm_tune.training.run import Runs
 from gpm_tune.training.trainer import draw
 
 MODELS = ("gan", "edm", "score_gan", "discr_flow", "mmd_generator", "kernel_flow")
@@ -45,11 +46,12 @@ def load(model: str, seed: int, steps: int | None, precision: str) -> Experiment
 
 def measure(experiment: Experiment, cache: Path) -> list[dict[str, object]]:
     """Train, and measure the last weights and their average on points of the test set."""
-    if experiment.teacher is not None:
-        train_teacher(experiment.teacher, cache, "cpu")
+    (cache / "runs").mkdir(parents=True, exist_ok=True)
+    asker = Asker("benchmarks", f"benchmark of {experiment.model.name}")
+    teacher = train_teacher(experiment, Runs(str(cache / "runs"), cache), asker, "cpu")
     data = experiment.data.load(experiment.seed)
     metrics = PointMetrics(data.test[:SAMPLES], experiment.data.means, experiment.data.std)
-    trainer = Trainer(experiment, cache=cache)
+    trainer = Trainer(experiment, cache=cache, teacher=teacher)
     started = time.perf_counter()
     while not trainer.done:
         trainer.run_interval()

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 
 from gpm_tune.training import Experiment, Trainer
+from gpm_tune.training.saved import SavedModel
 from gpm_tune.training.sweep import Conditions, Measurement, evaluate
 
 STEPS = 32
@@ -47,19 +48,21 @@ MODELS: dict[str, dict[str, Any]] = {
 }
 
 
-def measure(folder: Path, cache: Path, nfe: list[int], samples: int) -> list[Measurement]:
+def measure(saved: SavedModel, cache: Path, nfe: list[int], samples: int) -> list[Measurement]:
     """As `gpm-tune evaluate` does."""
     conditions = Conditions("validation", samples, 0, 0)
-    return evaluate(folder, nfe=nfe, solvers=(), conditions=conditions, cache=cache, device="cpu")
+    return evaluate(saved, nfe=nfe, solvers=(), conditions=conditions, cache=cache, device="cpu")
 
 
-def seconds(folder: Path, groups: list[list[int]], samples: int, real: Path) -> tuple[float, list[float]]:
+def seconds(
+    saved: SavedModel, groups: list[list[int]], samples: int, real: Path
+) -> tuple[float, list[float]]:
     """Of measuring NFE group by group, with nothing kept but the real features; and the FIDs."""
     found: list[Measurement] = []
     started = time.perf_counter()
     for group in groups:
         shutil.rmtree(real / "measurements", ignore_errors=True)
-        found += measure(folder, real, group, samples)
+        found += measure(saved, real, group, samples)
     return time.perf_counter() - started, [measurement.metrics["fid"] for measurement in found]
 
 
@@ -74,15 +77,16 @@ def main() -> None:
     print("| model | naive loop, s | sweep, s | loop / sweep |\n| --- | --- | --- | --- |")
     for name, model in MODELS.items():
         with tempfile.TemporaryDirectory() as folder:
-            run, cache = Path(folder) / "run", Path(folder) / "cache"
+            cache = Path(folder) / "cache"
             trainer = Trainer(Experiment.model_validate({**DATA, "model": model}))
             trainer.run_interval()
-            trainer.save(run)
-            measure(run, cache, [1], arguments.samples)  # fills the cache of real features
+            trainer.save(Path(folder) / "run")
+            saved = SavedModel.at(Path(folder) / "run")
+            measure(saved, cache, [1], arguments.samples)  # fills the cache of real features
             pairs = []
             for _ in range(arguments.repeats):
-                loop, alone = seconds(run, [[n] for n in every], arguments.samples, cache)
-                sweep, together = seconds(run, [every], arguments.samples, cache)
+                loop, alone = seconds(saved, [[n] for n in every], arguments.samples, cache)
+                sweep, together = seconds(saved, [every], arguments.samples, cache)
                 assert together == alone, "the sweep changes values"
                 pairs.append((loop, sweep))
         loops, sweeps = (statistics.median(column) for column in zip(*pairs, strict=True))

@@ -4,9 +4,12 @@ throughput   steps per second of a trial inside a study against the same experim
              the same number of threads, an interval each in turns; the ratio's median
 trials       a study of many trivial trials: CPU time of the driver's process, and wall time, per trial,
              of each hundred, so that growth shows
+sharing      seconds of a study whose trials differ in inference-only keys, so that they share one training,
+             against those of the training alone and of as many evaluations; of an EDM on MNIST
 
     python -m benchmarks.overhead throughput --repeats 5
     python -m benchmarks.overhead trials --trials 500 --sampler tpe random
+    python -m benchmarks.overhead sharing --trials 40
 """
 
 from __future__ import annotations
@@ -29,8 +32,8 @@ from benchmarks.experiments import shipped
 from benchmarks.machine import RESULTS
 from benchmarks.table import markdown, origin
 from gpm_tune.documents import Document
-from gpm_tune.study.accounts.ledger import Assignment, Ledger
 from gpm_tune.study.accounts.records import read_study
+from gpm_tune.study.accounts.trial_manager import TrialManager, TrialSpec
 from gpm_tune.study.definition import space
 from gpm_tune.study.definition.specification import Study, load_study
 from gpm_tune.study.running.progress import StudyProgress
@@ -39,7 +42,7 @@ from gpm_tune.study.storage.home import Home
 from gpm_tune.training import Experiment, Trainer
 
 BLOCK = 100  # trials whose mean makes a row
-THROUGHPUT_GOAL, DRIVER_GOAL = 0.97, 150.0
+THROUGHPUT_GOAL, DRIVER_GOAL, SHARING_GOAL = 0.97, 150.0, 1.1
 
 # Discriminator Flow on points, as small as it gets.
 POINTS = space.put(
@@ -60,6 +63,15 @@ REAL = space.put(
         "model.discriminator": {"name": "mlp", "width": 128, "depth": 3},
         "training": {"steps": 10_000, "batch_size": 128},
         "evaluation": {"every": 500, "nfe": [2], "samples": 1000},
+    },
+)
+IMAGES = space.put(
+    shipped("edm").model_dump(mode="json"),
+    {
+        "model.denoiser.network.channels": 8,
+        "model.sampling_steps": 6,
+        "training": {"steps": 1500, "batch_size": 64},
+        "evaluation": {"every": 1500, "samples": 500, "features": "small", "nfe": []},
     },
 )
 SEARCH = {
@@ -178,13 +190,13 @@ class Meter:
         self.asked: list[float] = []
 
     def watch(self) -> None:
-        """Look on at the ledger and the progress of this process's next study."""
-        assign, ended = Ledger.next, StudyProgress.ended
+        """Look on at the trial manager and the progress of this process's next study."""
+        assign, ended = TrialManager.next, StudyProgress.ended
 
-        def timed_next(ledger: Ledger) -> Assignment | None:
+        def timed_next(manager: TrialManager, places: int = 1) -> TrialSpec | None:
             start = time.process_time()
             try:
-                return assign(ledger)
+                return assign(manager, places)
             finally:
                 self.asked.append(time.process_time() - start)
 
@@ -192,7 +204,7 @@ class Meter:
             ended(progress, number, state, reason)
             self.ends.append((time.process_time(), time.perf_counter()))
 
-        Ledger.next, StudyProgress.ended = timed_next, timed_end  # type: ignore[method-assign]
+        TrialManager.next, StudyProgress.ended = timed_next, timed_end  # type: ignore[method-assign]
 
 
 def many_trials(trials: int, sampler: str, concurrent: int) -> list[dict[str, Any]]:
@@ -235,6 +247,24 @@ def many_trials(trials: int, sampler: str, concurrent: int) -> list[dict[str, An
     return rows
 
 
+def sharing(trials: int) -> list[dict[str, Any]]:
+    """A row: seconds of the training, of the evaluations, and of the study that shares the training."""
+    search = {"model.sampling_noise.rho": {"float": [1.0, 12.0]}}
+    study = study_of("sharing", IMAGES, trials, search=search)
+    trainer = Trainer(study.experiment)
+    started = time.perf_counter()
+    trainer.train_until(study.experiment.training.steps)
+    trained = time.perf_counter()
+    trainer.run_interval()
+    evaluated = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        run_quietly(study, Home(Path(folder), None))
+    training, evaluations = trained - started, trials * (evaluated - trained)
+    whole = time.perf_counter() - evaluated
+    ratio = whole / (training + evaluations)
+    return [{"training": training, "evaluations": evaluations, "study": whole, "ratio": ratio}]
+
+
 def write(found: dict[str, Any], what: str, rows: list[dict[str, Any]], summary: str) -> None:
     """Print the table, and keep it as JSON and Markdown; found: when, how and where."""
     record = {"what": what, **found, "rows": rows, "summary": summary}
@@ -248,7 +278,7 @@ def write(found: dict[str, Any], what: str, rows: list[dict[str, Any]], summary:
 def main() -> None:
     """Measure what the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("what", choices=["throughput", "trials"])
+    parser.add_argument("what", choices=["throughput", "trials", "sharing"])
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--trials", type=int, default=500)
     parser.add_argument("--sampler", nargs="+", default=["tpe", "random"])
@@ -264,6 +294,16 @@ def main() -> None:
             rows,
             f"Steps per second; an interval is {REAL['evaluation']['every']} steps, an evaluation and a "
             f"checkpoint. Median ratio of the studies {ratio:.3f}; goal {THROUGHPUT_GOAL}.",
+        )
+        return
+    if arguments.what == "sharing":
+        rows = sharing(arguments.trials)
+        write(
+            found,
+            "sharing",
+            rows,
+            f"Seconds, for {arguments.trials} trials, one at a time, the start of Ray and the loading of "
+            f"data included. Goal: ratio <= {SHARING_GOAL:g}.",
         )
         return
     rows = []

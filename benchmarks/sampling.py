@@ -14,11 +14,12 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from benchmarks.experiments import MODELS, shipped
 from benchmarks.machine import clock
 from benchmarks.table import Row, Table
-from gpm_tune.models import DiscrFlowConfig, EDMConfig, GeneratorModel, place
+from gpm_tune.models import to_device
 from gpm_tune.training.machine import keep_freed_memory
 from gpm_tune.training.trainer import draw
 
@@ -28,42 +29,41 @@ FULL = 10_000
 
 def alone(case: str, n: int, device: str) -> Callable[[], object]:
     """As many calls of the network as n samples, drawn together, take."""
-    config: Any = shipped(case).model
-    shape = shipped(case).data.shape
-    model = place(config.build(shape), device).eval()
-    if isinstance(model, GeneratorModel):
-        z = torch.randn(n, model.latent, device=device)
+    experiment = shipped(case)
+    model: Any = to_device(experiment.model.build(experiment.data.shape), device).eval()
+    x, t = torch.randn(n, *model.noise_shape, device=device), torch.full((n,), 0.5, device=device)
+    return lambda: ALONE[case](model, x, t)
 
-        @torch.no_grad()
-        def call() -> None:
-            model.generator(z)
 
-        return call
-    x, t = torch.randn(n, *shape, device=device), torch.full((n,), 0.5, device=device)
+@torch.no_grad()
+def generate(model: Any, z: Tensor, _t: Tensor) -> None:
+    """A GAN's samples."""
+    model.generator(z)
+
+
+@torch.no_grad()
+def denoise(model: Any, x: Tensor, t: Tensor) -> None:
+    """What Heun's method calls of an EDM."""
     network = model.flow.network
-    if isinstance(config, EDMConfig):
+    for _ in range(2 * model.steps - 1):
+        network.network(x, network.embedding(t))
 
-        @torch.no_grad()
-        def denoise() -> None:
-            for _ in range(2 * config.sampling_steps - 1):
-                network.network(x, network.embedding(t))
 
-        return denoise
-    assert isinstance(config, DiscrFlowConfig)
-    network.requires_grad_(False)
+def descend(model: Any, x: Tensor, t: Tensor) -> None:
+    """The gradients that a Discriminator Flow's particles follow."""
+    network = model.flow.network.requires_grad_(False)
+    for _ in range(model.steps):
+        y = x.detach().requires_grad_()
+        torch.autograd.grad(network(y, model.flow.embedding(t)).sum(), y)
 
-    def descend() -> None:
-        for _ in range(config.sampling_steps):
-            y = x.detach().requires_grad_()
-            torch.autograd.grad(network(y, model.flow.embedding(t)).sum(), y)
 
-    return descend
+ALONE = {"discr_flow": descend, "edm": denoise, "gan": generate}
 
 
 def sampling(case: str, n: int, device: str) -> Callable[[], object]:
     """Drawing n samples, as evaluations do."""
     experiment = shipped(case)
-    model = place(experiment.model.build(experiment.data.shape), device)
+    model = to_device(experiment.model.build(experiment.data.shape), device)
     rng = torch.Generator(device).manual_seed(0)
     return lambda: draw(model, n, rng, at_once=n)
 

@@ -25,9 +25,9 @@ from benchmarks.machine import finish
 from benchmarks.straightforward import straightforward
 from benchmarks.table import Row, Table
 from gpm_tune.training import Experiment
-from gpm_tune.training.description import describe
+from gpm_tune.training.description import build_empty, describe
 from gpm_tune.training.machine import peak_memory
-from gpm_tune.training.rehearsal import Rehearsal
+from gpm_tune.training.profiling import Profiler
 
 SECONDS = 1.0  # of a turn, at least: many iterations of a small network
 GOALS = {"discr_flow": 0.45} | dict.fromkeys(MODELS[1:], 0.8)  # of the straightforward step's time
@@ -37,8 +37,7 @@ Step = Callable[[], Any]
 
 def turn_of(experiment: Experiment) -> int:
     """Iterations that a generator's step belongs to."""
-    model: Any = experiment.model
-    return getattr(model, "score_steps", None) or getattr(model, "discriminator_steps", None) or 1
+    return build_empty(experiment)[0].flow_steps
 
 
 def ours(precision: str) -> Callable[[Experiment, str], Step]:
@@ -46,7 +45,7 @@ def ours(precision: str) -> Callable[[Experiment, str], Step]:
 
     def step(experiment: Experiment, device: str) -> Step:
         training = experiment.training.model_copy(update={"precision": precision})
-        return Rehearsal(experiment.model_copy(update={"training": training}), device=device).train_step
+        return Profiler(experiment.model_copy(update={"training": training}), device=device).train_step
 
     return step
 

@@ -14,8 +14,9 @@ import annotated_types as bounds
 import yaml
 from pydantic.fields import FieldInfo
 
-from gpm_tune.config import Config
+from gpm_tune.config import Config, is_inference_only
 from gpm_tune.study.definition.distributions import Scalar
+from gpm_tune.study.definition.schema import NOTE
 from gpm_tune.study.definition.specification import Study
 
 Places = dict[type[Config], list[tuple[type[Config], str]]]  # class -> the keys where it stands
@@ -152,9 +153,14 @@ def _row(config: type[Config], key: str, field: FieldInfo) -> str:
         f'<a id="{anchor}" href="#{anchor}"><code>{key}</code></a>',
         words(field.annotation, field.metadata),
         "required" if _is_needed(config, key, field) else _default(field.get_default()),
-        field.description or "Chooses what this table is about.",
+        _meaning(field),
     ]
     return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
+
+
+def _meaning(field: FieldInfo) -> str:
+    text = field.description or "Chooses what this table is about."
+    return f"{text} *{NOTE}*" if is_inference_only(field) else text
 
 
 def _is_needed(config: type[Config], key: str, field: FieldInfo) -> bool:

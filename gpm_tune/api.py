@@ -13,16 +13,16 @@ from gpm_tune.config import SEEDS
 from gpm_tune.console import new_console
 from gpm_tune.documents import Document
 from gpm_tune.errors import UnknownError, UserError
+from gpm_tune.patience import Patience
 from gpm_tune.study.accounts.records import StudyRecord, best_trial, read_study
-from gpm_tune.study.accounts.runs import checkpoint_of
-from gpm_tune.study.definition import space
+from gpm_tune.study.accounts.runs import model_of
 from gpm_tune.study.definition.specification import load_study, open_file
-from gpm_tune.study.patience import Patience
 from gpm_tune.study.storage.home import Home
 from gpm_tune.study.views.results import states
 from gpm_tune.training import Experiment
 from gpm_tune.training.machine import choose_device
 from gpm_tune.training.objectives import shown
+from gpm_tune.training.saved import SavedModel
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,7 +39,7 @@ class Trial:
     values: dict[str, Any]  # of the search space's paths
     metrics: dict[str, float]  # of the evaluation where it was reached
     experiment: Experiment  # the base experiment with these values
-    checkpoint: Path  # holds the weights of that evaluation
+    saved: SavedModel  # its checkpoint, and which of its weights
 
     def __repr__(self) -> str:
         return f"Trial({self.study}/{self.number}: {shown(self.value)}, {self.values})"
@@ -57,9 +57,7 @@ class Trial:
 
         if not 0 <= seed < SEEDS:
             raise UserError(f"seed {seed}: valid: 0 to {SEEDS - 1}")
-        sampler = load_sampler(
-            self.checkpoint, nfe=nfe, solver=None, steps=None, device=choose_device(device)
-        )
+        sampler = load_sampler(self.saved, nfe=nfe, device=choose_device(device))
         return sampler.draw(n, seed)[1]
 
 
@@ -153,10 +151,11 @@ class Study:
         """
         record = self.record
         found = best_trial(record)
-        folder = checkpoint_of(f"{self.name}/{found.number}", self.home)
+        saved = model_of(f"{self.name}/{found.number}", self.home)
         assert found.value is not None, "it is ranked by it"
-        experiment = Experiment.model_validate(space.put(record.experiment, found.values))
-        return Trial(self.name, found.number, found.value, found.values, found.metrics, experiment, folder)
+        return Trial(
+            self.name, found.number, found.value, found.values, found.metrics, saved.experiment, saved
+        )
 
     def __repr__(self) -> str:
         try:

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic.config import JsonDict
+from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
-WIDEST = 2**14  # units of a layer, or size of a vector: what is beyond is taken for a slip
-MOST_STEPS = 10_000  # of sampling, likewise
-GREATEST = 1e6  # of quantities that are squared, likewise
-SMALLEST = 1e-6  # of quantities that are squared and divided by, likewise
+MAX_WIDTH = 2**14  # units of a layer, or size of a vector: what is beyond is taken for a slip
+MAX_SAMPLING_STEPS = 10_000  # of sampling, likewise
+MAX_MAGNITUDE = 1e6  # of quantities that are squared, likewise
+MIN_MAGNITUDE = 1e-6  # of quantities that are squared and divided by, likewise
 SEEDS = 2**32  # how many there are, from 0: what NumPy takes, and torch with a step beside it
 Seed = Annotated[int, Field(ge=0, lt=SEEDS)]
 NUMBERS = (int, float, int | None, float | None)
+# Marks a key, with all that is below it: it changes how a trained model is sampled or measured, and not its
+# training. As in `Field(32, json_schema_extra=INFERENCE_ONLY)`; the JSON Schema has the mark, too.
+INFERENCE_ONLY: JsonDict = {"inference_only": True}
 
 
 class Config(BaseModel):
@@ -53,6 +58,44 @@ class Config(BaseModel):
                     {"key": name, "value": str(data[name]).lower()},
                 )
         return data
+
+    def trained_part(self) -> dict[str, Any]:
+        """As plain data, without inference-only keys."""
+        return self.model_dump(mode="json", exclude=_inference_only(self))
+
+    def inference_part(self) -> dict[str, Any]:
+        """As plain data, inference-only keys alone."""
+        return self.model_dump(mode="json", include=_inference_only(self))
+
+    @property
+    def inference_only_keys(self) -> list[str]:
+        """The dotted paths of its inference-only keys, sorted; what is below one is not listed."""
+        return sorted(_dotted(_inference_only(self)))
+
+
+def is_inference_only(field: FieldInfo) -> bool:
+    """Whether a key of a configuration class has the mark."""
+    extra = field.json_schema_extra
+    return isinstance(extra, dict) and extra.items() >= INFERENCE_ONLY.items()
+
+
+def _inference_only(value: Any) -> dict[Any, Any]:
+    """The marked keys in a configuration, or a sequence of them, as pydantic includes and excludes keys."""
+    inner: dict[Any, Any] = {}
+    if isinstance(value, Config):
+        for name, field in type(value).model_fields.items():
+            inner[name] = is_inference_only(field) or _inference_only(getattr(value, name))
+    elif isinstance(value, list | tuple):
+        inner = dict(enumerate(map(_inference_only, value)))
+    return {key: marked for key, marked in inner.items() if marked}
+
+
+def _dotted(keys: Mapping[Any, Any], prefix: str = "") -> Iterator[str]:
+    for key, inner in keys.items():
+        if inner is True:
+            yield f"{prefix}{key}"
+        else:
+            yield from _dotted(inner, f"{prefix}{key}.")
 
 
 def nearest(word: str, valid: Iterable[str]) -> str:

@@ -9,6 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from gpm_tune.config import INFERENCE_ONLY
 from gpm_tune.models import FreeParticleModel, ParticleModelConfig, TaxonomyRow
 from gpm_tune.models.flow import NO_INPUTS, Flow, FlowInputs, Particles, Terms, evaluating, per_sample
 from gpm_tune.models.flows.discriminator import DiscriminatorFlow
@@ -56,8 +57,12 @@ class StraightConfig(ParticleModelConfig):
     solvers: ClassVar[tuple[str, ...]] = ("euler", "heun")
 
     name: Literal["straight"]
-    sampling_steps: int = Field(8, ge=1, description="N of the solver.")
-    solver: SolverConfig = Field(HeunConfig(name="heun"), description="How particles follow the flow.")
+    sampling_steps: int = Field(8, ge=1, description="N of the solver.", json_schema_extra=INFERENCE_ONLY)
+    solver: SolverConfig = Field(
+        HeunConfig(name="heun"),
+        description="How particles follow the flow.",
+        json_schema_extra=INFERENCE_ONLY,
+    )
     network: DenoiserConfig = Field(SMALL, description="The network v.")
 
     def build(self, shape: tuple[int, ...], inputs: FlowInputs = NO_INPUTS) -> FreeParticleModel:

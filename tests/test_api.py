@@ -72,7 +72,7 @@ def test_a_study_from_its_start_to_its_samples(file: Path, tmp_path: Path) -> No
     assert best.values["model.eta"] == row["model.eta"] == best.experiment.model.eta  # type: ignore[union-attr]
 
     samples = best.sample(5, seed=1)
-    sampler = load_sampler(best.checkpoint, nfe=None, solver=None, steps=None, device="cpu")
+    sampler = load_sampler(best.saved, nfe=None, solver=None, steps=None, device="cpu")
     assert torch.equal(samples, sampler.draw(5, 1)[1])
     assert best.sample(3, nfe=1).shape == (3, 2)
     with pytest.raises(UserError, match="NFE 99"):

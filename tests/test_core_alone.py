@@ -1,4 +1,4 @@
-"""From `training` down, the program runs without ray, optuna and mlflow."""
+"""From `training` down, the program runs without ray, optuna and mlflow, and trains without pyarrow."""
 
 import subprocess
 import sys
@@ -10,11 +10,11 @@ import sys
 
 class Blocked:
     def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in {"ray", "optuna", "mlflow"}:
+        if name.split(".")[0] in {"ray", "optuna", "mlflow", "pyarrow"}:
             raise ImportError(f"{name} is blocked")
 
 sys.meta_path.insert(0, Blocked())
-from gpm_tune.training import Experiment, Trainer
+from gpm_tune.training import Experiment, Trainer, loop
 
 trainer = Trainer(Experiment.model_validate_json(sys.argv[1]))
 print(sorted(trainer.run_interval().metrics))

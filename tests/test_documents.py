@@ -34,13 +34,13 @@ def write(folder: Path, text: str) -> Path:
     return path
 
 
-def refusal(folder: Path, text: str, *assignments: str) -> str:
+def refusal(folder: Path, text: str, *specs: str) -> str:
     """The message with which a document of this text is refused."""
 
     def parse() -> None:
         document = Document.load(write(folder, text))
-        for assignment in assignments:
-            document.set(assignment)
+        for spec in specs:
+            document.set(spec)
         document.parse(Outer)
 
     with pytest.raises(UserError) as error:

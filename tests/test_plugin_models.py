@@ -61,7 +61,7 @@ def test_it_is_trained_and_measured_at_its_counted_nfe(
     """Heun's N steps take 2 N - 1 evaluations; where it stops early, it stops after 2 and not after 3."""
     trained = json.loads(run(place, tmp_path, "train", f"{write_experiment(tmp_path, model)}", "--json"))
     assert trained["finished"]
-    latest = max(Path(trained["folder"]).iterdir())
+    latest = max((Path(trained["folder"]) / "checkpoints").iterdir())
     metrics = json.loads((latest / "checkpoint.json").read_text())["best"]["metrics"]
     assert {key for key in metrics if key.startswith("frechet/")} == {
         f"frechet/nfe_{found}" for found in (met, nfe)

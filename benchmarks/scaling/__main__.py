@@ -61,7 +61,7 @@ def measure(case: Case) -> dict[str, Any]:
         }
 
 
-MAIN = ("asking", "telling", "spooling")  # parts of the main thread's work; Tune is the rest
+MAIN = ("asking", "telling", "touching")  # parts of the main thread's work; Tune is the rest
 THREADS = ("delivery", "mirroring")  # that have a thread of their own
 SERVERS = ("MLflow server", "GCS", "switch")
 CALLS = ("Optuna commits", "MLflow", "PUT", "LIST", "GET", "DELETE")
@@ -95,9 +95,9 @@ COLUMNS += ["ms per ask", "driver, cores", "driver, MB", *(f"{name}, ms" for nam
 COLUMNS += [*(f"{name} calls" for name in CALLS), "s until all ran"]
 NOTE = f"""Per evaluation, but for columns that say otherwise; a trial has {EVALUATIONS} evaluations. ms:
 milliseconds of CPU. The driver's are those from Tune to other threads: Tune and Ray in the main thread,
-asking Optuna for values and telling it, spooling for MLflow, and two threads: delivery to MLflow, mirroring
-to the bucket. Trials pause so that all together measure {Case(1).rate:g} times a second, half as often with
-the bucket; or they do not pause, where the case says so."""
+asking Optuna for values and telling it, touching what MLflow is to show, and two threads: delivery to
+MLflow, mirroring to the bucket. Trials pause so that all together measure {Case(1).rate:g} times a second,
+half as often with the bucket; or they do not pause, where the case says so."""
 
 
 def write(record: dict[str, Any]) -> None:

@@ -13,10 +13,10 @@ import psutil
 import sqlalchemy
 
 from benchmarks.scaling.stand_ins import ActorClass
-from gpm_tune.study.accounts.ledger import Ledger
+from gpm_tune.study.accounts.trial_manager import TrialManager
 from gpm_tune.study.running.progress import StudyProgress
 from gpm_tune.study.storage.mirror import Mirror
-from gpm_tune.study.tracking.tracker import RunLog, Tracker
+from gpm_tune.study.tracking.publisher import Publisher
 
 
 class Costs:
@@ -31,11 +31,10 @@ class Costs:
         """Look on from now on."""
         from mlflow.tracking import MlflowClient
 
-        self._spy(Ledger, ["next"], "asking")
-        self._spy(Ledger, ["report", "keep_checkpoint", "complete", "used_up"], "telling")
-        self._spy(RunLog, ["metrics", "artifact", "curve", "tags", "end"], "spooling")
-        self._spy(Tracker, ["open_run"], "spooling")
-        self._spy(Tracker, ["_deliver"], "delivery")
+        self._spy(TrialManager, ["next"], "asking")
+        self._spy(TrialManager, ["report", "keep_run", "complete", "used_up"], "telling")
+        self._spy(Publisher, ["touch"], "touching")
+        self._spy(Publisher, ["_deliver"], "delivery")
         self._spy(Mirror, ["_push"], "mirroring")
         calls = ["log_batch", "create_run", "update_run", "set_terminated", "log_artifact", "search_runs"]
         self._spy(MlflowClient, calls, "MLflow")

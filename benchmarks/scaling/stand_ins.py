@@ -15,7 +15,7 @@ from typing import Any
 from benchmarks.scaling.cases import Case
 from gpm_tune.training import Evaluation, Experiment, Trainer
 
-PING_EVERY = 0.5  # seconds between a trial's looks at the switch
+PING_EVERY = 0.5  # seconds between a trial's looks at the stop signal
 START = 5.0  # seconds that the process of a trial takes to start
 
 
@@ -24,25 +24,33 @@ class StandIn:
 
     template: Path
 
+    best = None  # nothing is judged anew
+
     def __init__(self, experiment: Experiment, **_: Any) -> None:
         self._experiment = experiment
-        self._step = 0
+        self.step = self.evaluated_step = 0
 
     @property
     def done(self) -> bool:
         """Whether all steps are done."""
-        return self._step >= self._experiment.training.steps
+        return self.step >= self._experiment.training.steps
 
     def run_interval(self, _should_stop: Callable[[], bool]) -> Evaluation:
         """The next evaluation."""
-        self._step += self._experiment.evaluation.every
+        self.step += self._experiment.evaluation.every
+        self.evaluated_step = self.step
         measured = json.loads((self.template / "measured.json").read_text())
-        picture = (self.template / "checkpoint" / "samples.png").read_bytes()
-        return Evaluation(self._step, {k: v * random.uniform(0.9, 1.1) for k, v in measured.items()}, picture)
+        picture = (self.template / "samples.png").read_bytes()
+        return Evaluation(self.step, {k: v * random.uniform(0.9, 1.1) for k, v in measured.items()}, picture)
 
     def save(self, folder: Path) -> None:
         """The checkpoint of a real trainer."""
         shutil.copytree(self.template / "checkpoint", folder, dirs_exist_ok=True)
+
+    def restore(self, folder: Path) -> bool:
+        """Continue at the step of a checkpoint's folder."""
+        self.step = self.evaluated_step = int(folder.name.rpartition("_")[2])
+        return True
 
 
 def make_template(folder: Path, experiment: Experiment) -> Path:
@@ -52,6 +60,7 @@ def make_template(folder: Path, experiment: Experiment) -> Path:
     evaluation = trainer.run_interval()
     assert evaluation is not None
     (folder / "measured.json").write_text(json.dumps(evaluation.metrics))
+    (folder / "samples.png").write_bytes(evaluation.picture)
     trainer.save(folder / "checkpoint")
     return folder
 
@@ -60,10 +69,10 @@ class Holder:
     """A process that holds many trials; each waits, as if it trained, and then does what a trial does."""
 
     def __init__(self, template: Path, pause: float) -> None:
-        import gpm_tune.study.running.trainable as module
+        import gpm_tune.training.loop as module
 
         StandIn.template = template
-        module.Trainer = StandIn  # type: ignore[misc, assignment]
+        module.Trainer = StandIn  # type: ignore[misc, trial]
         self._pause = pause
         self._trials: dict[int, Any] = {}
 

@@ -12,7 +12,7 @@ from gpm_tune.config import nearest
 from gpm_tune.errors import UserError
 from gpm_tune.study.definition.specification import CONFIRMATION
 from gpm_tune.study.storage.home import Home
-from gpm_tune.study.tracking.tracker import BEST, BY_NFE
+from gpm_tune.study.tracking.views import BEST, BY_NFE
 from gpm_tune.training.objectives import AT_NFE
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ COLUMNS = [
     "seed",
     "steps",
     "version",
-    "checkpoint",
+    "training_run",
     "started",
     "ended",
 ]
@@ -150,7 +150,7 @@ def _row(name: str, run: Run) -> dict[str, Any]:
         "seed": values.get(f"{PARAM}seed"),
         "steps": values.get(f"{PARAM}training.steps"),
         "version": tags.get("gpm.version"),
-        "checkpoint": tags.get("gpm.checkpoint"),
+        "training_run": tags.get("gpm.training_run"),
         "started": _time(run.info.start_time),
         "ended": _time(run.info.end_time),
         **values,

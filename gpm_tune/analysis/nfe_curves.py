@@ -36,20 +36,27 @@ def stops(subjects: Sequence[Subject], every: int, steps: int | None) -> list[in
     return sorted({*range(every, longest + 1, every), *ends, longest})
 
 
-def with_front(points: pd.DataFrame) -> pd.DataFrame:
-    """The points, each with the name of its `series`, and whether it is on the `pareto` front of all."""
+def with_front(points: pd.DataFrame, subjects: Sequence[Subject]) -> pd.DataFrame:
+    """The points, each with the name of its `series`, and whether it is on the `pareto` front of all.
+
+    subjects: the models that were measured.
+    """
+    any_grid = {subject.label for subject in subjects if subject.any_grid}
     metric = points["metric"].iloc[0]
     sign = 1 if DIRECTIONS[metric] == "min" else -1
     front = pareto_front(points["nfe"].to_numpy(), sign * points["value"].to_numpy())
-    series = [_series(row.label, row.model, row.solver, row.sampling_steps) for row in points.itertuples()]
+    series = [
+        _series(row.label, row.label in any_grid, row.solver, row.sampling_steps)
+        for row in points.itertuples()
+    ]
     return points.assign(series=series, pareto=front).sort_values(["series", "nfe"], ignore_index=True)
 
 
-def _series(label: str, model: str, solver: str, steps: float) -> str:
+def _series(label: str, any_grid: bool, solver: str, steps: float) -> str:
     """What the points of a line have in common."""
     if solver == "generator":
         return label
-    return f"{label}, {solver}" if model == "edm" else f"{label}, N = {steps:.0f}, stopped early"
+    return f"{label}, {solver}" if any_grid else f"{label}, N = {steps:.0f}, stopped early"
 
 
 def draw(points: pd.DataFrame, *, front: bool = True) -> Figure:

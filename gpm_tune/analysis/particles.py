@@ -15,20 +15,17 @@ from torch import Tensor
 
 from gpm_tune.analysis.retraining import Origin, start, train_to
 from gpm_tune.errors import UserError
-from gpm_tune.models import FreeParticleModel, GeneratorModel, ParticleModel
+from gpm_tune.models import ParticleModel
 from gpm_tune.models.flow import Flow, evaluating
-from gpm_tune.models.flows.score import ScoreDifference
-from gpm_tune.models.particle_model import NoiseLevels
 from gpm_tune.study.storage.home import Home
 from gpm_tune.training import Trainer
 from gpm_tune.training.description import build_empty
-from gpm_tune.training.generation import Sampler
-from gpm_tune.training.saved import load_model
 
 CROWD = 500  # a kernel flow's particles interact: so many are simulated, however few are shown
 DRAWS = 64  # a Score GAN's direction is an expectation over noise, of which this is the mean
 PIXELS = 100  # of the background, along a side
 MARGIN = 1.05  # of the frame
+SYMBOLS = {"sigma": "σ"}  # of times, where they are not called by their symbol
 Spacing = Literal["even", "geometric"]
 
 
@@ -57,20 +54,23 @@ class Scene:
     @property
     def steps(self) -> int:
         """The last step: of sampling for free particles, of training for a generator's."""
-        if isinstance(self.model, FreeParticleModel):
-            return self.model.steps
-        return self.origin.experiment.training.steps
+        return self.model.steps or self.origin.experiment.training.steps
+
+    @property
+    def is_free(self) -> bool:
+        """Whether its moments are those of sampling, not of training."""
+        return self.model.steps > 0
 
     @property
     def trace(self) -> dict[str, Any]:
         """Columns of every row of the table."""
-        experiment, free = self.origin.experiment, isinstance(self.model, FreeParticleModel)
+        experiment = self.origin.experiment
         return {
             "run": self.origin.name,
-            "checkpoint": self.origin.checkpoint if free else None,
+            "checkpoint": (self.origin.saved and self.is_free and str(self.origin.saved.folder)) or None,
             "model": experiment.model.name,
-            "solver": Sampler(experiment, self.model).solver_name,
-            "sampling_steps": self.steps if free else None,
+            "solver": self.model.solver_name,
+            "sampling_steps": self.steps if self.is_free else None,
             "training_steps": experiment.training.steps,
             "training_seed": experiment.seed,
             "noise": self.noise,
@@ -105,7 +105,7 @@ def new_scene(origin: Origin, particles: int, seed: int, noise: float | None) ->
             "particles and arrows are drawn for data in the plane, such as 'gaussians'"
         )
     model = build_empty(experiment)[0]
-    if noise is not None and not isinstance(model.flow, ScoreDifference):
+    if noise is not None and not experiment.model.scores_generated:
         raise UserError(
             f"--noise: only the direction of a 'score_gan' has two scores; {origin.name} is a "
             f"'{experiment.model.name}'"
@@ -122,9 +122,8 @@ def choose(scene: Scene, panels: int, spacing: Spacing | None) -> list[int]:
     spacing: geometric ones are each twice as late as the one before; None for even steps of sampling, and
     geometric ones of training.
     """
-    total, free = scene.steps, isinstance(scene.model, FreeParticleModel)
-    multiple = scene.model.flow_steps if isinstance(scene.model, GeneratorModel) else 1
-    if (spacing or ("even" if free else "geometric")) == "even":
+    total, multiple = scene.steps, scene.model.flow_steps
+    if (spacing or ("even" if scene.is_free else "geometric")) == "even":
         wanted = np.linspace(0, total, panels)
     else:
         wanted = np.append(0, total * 2.0 ** np.arange(2 - panels, 1))
@@ -135,7 +134,7 @@ def choose(scene: Scene, panels: int, spacing: Spacing | None) -> list[int]:
 def check_steps(scene: Scene, steps: Sequence[int]) -> list[int]:
     """The steps in order. Raises UserError where one lies beyond the last."""
     if max(steps) > scene.steps:
-        what = "sampling" if isinstance(scene.model, FreeParticleModel) else "training"
+        what = "sampling" if scene.is_free else "training"
         raise UserError(f"--at {max(steps)}: the last {what} step of {scene.origin.name} is {scene.steps}")
     return sorted(set(steps))
 
@@ -146,19 +145,18 @@ def take(scene: Scene, steps: Sequence[int], home: Home, device: str) -> list[Sn
     Raises UserError where the run, its data or its teacher cannot be had.
     """
     origin = scene.origin
-    if isinstance(scene.model, GeneratorModel):
+    if not scene.is_free:
         return list(over_training(start(origin.experiment, home, device), scene, steps))
-    if origin.checkpoint is not None:
-        _, model = load_model(origin.checkpoint, device)
+    if origin.saved is not None:
+        model = origin.saved.load(device)
     else:
         trainer = start(origin.experiment, home, device)
         train_to(trainer, origin.experiment.training.steps, origin.experiment.training.steps)
         model = trainer.evaluated_model
-    assert isinstance(model, FreeParticleModel)
     return over_inference(model, scene, steps)
 
 
-def over_inference(model: FreeParticleModel, scene: Scene, steps: Sequence[int]) -> list[Snapshot]:
+def over_inference(model: ParticleModel, scene: Scene, steps: Sequence[int]) -> list[Snapshot]:
     """Free particles after so many sampling steps each, from the prior (step 0) to the end."""
     rng = torch.Generator(model.origin.device).manual_seed(scene.seed)
     with evaluating(model):
@@ -167,15 +165,14 @@ def over_inference(model: FreeParticleModel, scene: Scene, steps: Sequence[int])
 
 
 def _on_path(
-    model: FreeParticleModel, scene: Scene, step: int, nfe: int, x: Tensor, rng: torch.Generator
+    model: ParticleModel, scene: Scene, step: int, nfe: int, x: Tensor, rng: torch.Generator
 ) -> Snapshot:
-    grid = model.schedule.grid(model.steps)
-    is_noise = isinstance(model.schedule, NoiseLevels)
-    tau, name, symbol = grid[step], "sigma" if is_noise else "t", "σ" if is_noise else "t"
+    grid, name = model.grid(), model.time
+    tau, symbol = grid[step], SYMBOLS.get(name, name)
     # The last step was made by the flow as it is before the end, where nothing was trained or defined.
     t = x.new_full((len(x),), grid[min(step, model.steps - 1)])
-    ended = is_noise and step == model.steps
-    arrows = {} if ended else {"direction": model.flow.direction(x, t, rng)}
+    is_clean = step == model.steps and tau == 0  # without noise there is no score
+    arrows = {} if is_clean else {"direction": model.flow.direction(x, t, rng)}
     title, moment = f"{symbol} = {tau:.3g}, NFE {nfe}", {"step": step, name: tau, "nfe": nfe}
     return _snapshot(scene, model.flow, title, moment, x, arrows, t[:1])
 
@@ -183,7 +180,6 @@ def _on_path(
 def over_training(trainer: Trainer, scene: Scene, steps: Iterable[int]) -> Iterator[Snapshot]:
     """A generator's particles, of the same latent noise, after so many training steps each, ascending."""
     model, total = trainer.model, trainer.experiment.training.steps
-    assert isinstance(model, GeneratorModel)
     rng = torch.Generator(model.origin.device).manual_seed(scene.seed)
     z = model.noise(scene.simulated, rng)
     epsilon = torch.randn(len(z), 2, device=z.device, generator=rng)
@@ -192,10 +188,10 @@ def over_training(trainer: Trainer, scene: Scene, steps: Iterable[int]) -> Itera
         # The same random numbers at every moment: what differs between them is the model.
         rng.manual_seed(scene.seed)
         with evaluating(model):
-            x = model.generator(z)
+            x = model.transport(z, rng)[-1].x
             if scene.noise is not None:
                 x = x + scene.noise * epsilon
-                arrows = _parts(model.flow, x, scene.noise)
+                arrows = model.flow.scores(x, x.new_full((len(x),), scene.noise))
             else:
                 arrows = {"direction": _mean_direction(model.flow, x, rng)}
             title = _training_title(step, total, model.flow_steps)
@@ -212,13 +208,6 @@ def _mean_direction(flow: Flow, x: Tensor, rng: torch.Generator) -> Tensor:
     """The flow's direction at particles (B, 2); its mean where it draws noise."""
     draws = DRAWS if flow.is_random else 1
     return torch.stack([flow.direction(x, None, rng) for _ in range(draws)]).mean(0)
-
-
-def _parts(flow: Flow, noised: Tensor, noise: float) -> dict[str, Tensor]:
-    """α σ s_data and -β σ s_gen at particles (B, 2) of this noise level (19)(27)."""
-    assert isinstance(flow, ScoreDifference)
-    data, generated = flow.scaled_scores(noised, noised.new_full((len(noised),), noise))
-    return {"data_score": flow.alpha * data, "generated_score": -flow.beta * generated}
 
 
 def _loss(flow: Flow, half: float, t: Tensor | None, device: torch.device) -> Tensor | None:

@@ -16,7 +16,7 @@ from torch import Tensor
 from gpm_tune.analysis.figures import COLORS, STYLE
 from gpm_tune.analysis.subjects import Subject, all_that_can_be_had
 from gpm_tune.errors import UserError
-from gpm_tune.training.generation import Sampler, interpolate, load_sampler
+from gpm_tune.training.generation import ModelSampler, interpolate, load_sampler
 from gpm_tune.training.pictures import frame, tile
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class Shown:
     """A trained model that is sampled for a figure."""
 
     subject: Subject
-    sampler: Sampler
+    sampler: ModelSampler
     real: Tensor | None  # points of the data (n, 2); None for images
 
     def simulated(self, n: int) -> int:
@@ -51,7 +51,7 @@ class Shown:
         return {
             "label": self.subject.label,
             "run": self.subject.origin,
-            "checkpoint": str(self.subject.folder),
+            "checkpoint": str(self.subject.saved.folder),
             "model": self.subject.model,
             "data": self.subject.experiment.data_label,
             "solver": self.sampler.solver_name,
@@ -78,7 +78,7 @@ def load_shown(subjects: Sequence[Subject], nfe: int | None, device: str) -> lis
 
 def _load(subject: Subject, nfe: int | None, device: str) -> Shown:
     experiment = subject.experiment
-    sampler = load_sampler(subject.folder, nfe=None if experiment.model.has_generator else nfe, device=device)
+    sampler = load_sampler(subject.saved, nfe=None if experiment.model.has_generator else nfe, device=device)
     points = len(experiment.data.shape) == 1
     real = experiment.data.load(experiment.seed).validation[:REAL_POINTS] if points else None
     return Shown(subject, sampler, real)

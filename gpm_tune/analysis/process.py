@@ -17,7 +17,7 @@ from torch import Tensor
 from gpm_tune.analysis.animation import FRAMES, write_animation
 from gpm_tune.analysis.pictures import SIDE, Shown, caption, panels, show
 from gpm_tune.errors import UserError
-from gpm_tune.models import FreeParticleModel, ParticleModel, Samples
+from gpm_tune.models import Samples
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -54,7 +54,7 @@ def free(shown: Sequence[Shown]) -> list[Shown]:
 
     Raises UserError where there are only generators.
     """
-    found = [each for each in shown if isinstance(each.sampler.model, FreeParticleModel)]
+    found = [each for each in shown if each.sampler.model.steps]
     others = ", ".join(each.subject.label for each in shown if each not in found)
     why = "a generator makes a sample from noise of another shape by a single evaluation: no process to show"
     if not found:
@@ -87,14 +87,10 @@ def choose(process: Process, every: int | None) -> Process:
 
 def first(processes: Iterable[Process], steps: int) -> list[Process]:
     """The first steps of the models that can be stopped on their way, as Discriminator Flows can."""
-    early = [process for process in processes if _stops_early(process.shown.sampler.model)]
+    early = [process for process in processes if not process.shown.sampler.model.any_grid]
     if not early:
         raise UserError("--first: no Discriminator Flow or kernel flow was given, which alone can stop early")
     return [Process(p.shown, p.states[: steps + 1], f"first {steps} steps") for p in early]
-
-
-def _stops_early(model: ParticleModel) -> bool:
-    return isinstance(model, FreeParticleModel) and not model.schedule.any_grid
 
 
 def process_figure(processes: Sequence[Process], seed: int) -> tuple[Figure, pd.DataFrame]:

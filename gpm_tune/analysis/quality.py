@@ -13,7 +13,6 @@ from gpm_tune.analysis.subjects import Subject
 from gpm_tune.config import nearest
 from gpm_tune.errors import UserError
 from gpm_tune.study.storage.home import Home
-from gpm_tune.training.checkpoint import read_record
 from gpm_tune.training.sweep import Conditions, Measurement, evaluate
 
 # What values must share to be compared, besides the name of the data.
@@ -42,7 +41,7 @@ def measure(
     for subject in subjects:
         any_grid = subject.any_grid
         found = evaluate(
-            subject.folder,
+            subject.saved,
             nfe=[n for n in nfe if any_grid or n <= subject.sampling_steps],
             solvers=[name for name in solvers if name in subject.experiment.model.solvers],
             conditions=conditions,
@@ -60,7 +59,7 @@ def refuse_different(subjects: Sequence[Subject], samples: int | None) -> None:
         {
             "label": subject.label,
             "data": subject.experiment.data_label,
-            "data_fingerprint": read_record(subject.folder).data,
+            "data_fingerprint": subject.saved.record.data,
             "shape": subject.experiment.data.shape,
             "evaluation.features": subject.experiment.features,
             "evaluation.samples": samples or subject.experiment.evaluation.samples,
@@ -78,7 +77,7 @@ def _row(subject: Subject, measured: Measurement) -> dict[str, Any]:
         "data": subject.experiment.data_label,
         "data_fingerprint": measured.data_fingerprint,
         "origin": subject.origin,
-        "checkpoint": str(subject.folder),
+        "checkpoint": str(subject.saved.folder),
         "seed": subject.experiment.seed,
         "solver": measured.solver,
         "sampling_steps": measured.sampling_steps,

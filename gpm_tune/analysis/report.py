@@ -23,7 +23,7 @@ from gpm_tune.version import __version__
 
 HERE = Path(__file__).parent
 MOST_ROWS = 2000  # of a table under a figure
-REPEATED = {"study", "run", "checkpoint", "reason"}  # the table of trials has them
+REPEATED = {"study", "run", "training_run", "reason"}  # the table of trials has them
 
 
 def render(data: StudyData) -> str:
@@ -108,7 +108,7 @@ def _best(data: StudyData) -> dict[str, Any] | None:
         ],
         "searched": [(path, _cell(value)) for path, value in trial.values.items()],
         "metrics": [(name, _cell(value)) for name, value in sorted(trial.metrics.items())],
-        "checkpoint": trial.checkpoint,
+        "training_run": trial.run,
         "picture": None if picture is None else base64.b64encode(picture).decode(),
     }
 
@@ -118,7 +118,7 @@ def _trials(data: StudyData) -> dict[str, Any]:
     frame = study_frames.trials(data)
     order = {trial.number: rank for rank, trial in enumerate(data.record.ranked())}
     ranks = frame["trial"].map(lambda number: order.get(number, len(order) + number))
-    last = ["reason", "run", "checkpoint"]
+    last = ["reason", "run", "training_run"]
     columns = [column for column in frame if column not in ("study", *last)]
     return _table(frame.iloc[ranks.argsort()][[*columns, *last]])
 

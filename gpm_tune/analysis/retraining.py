@@ -19,7 +19,9 @@ from gpm_tune.study.accounts.runs import find_teacher
 from gpm_tune.study.definition.specification import load_experiment, open_file
 from gpm_tune.study.storage.home import Home
 from gpm_tune.training import Experiment, Trainer
-from gpm_tune.training.pretraining import train_teacher
+from gpm_tune.training.loop import Asker, train_teacher
+from gpm_tune.training.run import EvaluationRecord
+from gpm_tune.training.saved import SavedModel
 
 SAID_EVERY = 20.0  # seconds between lines on progress
 STEPS_BETWEEN = 50  # looks at the clock
@@ -31,7 +33,7 @@ class Origin:
 
     name: str
     experiment: Experiment
-    checkpoint: Path | None  # None for a file
+    saved: SavedModel | None  # None for a file
 
 
 def find_origin(home: Home, word: str, overrides: list[str]) -> Origin:
@@ -41,8 +43,8 @@ def find_origin(home: Home, word: str, overrides: list[str]) -> Origin:
     """
     if Path(word).suffix in (".yaml", ".yml"):
         document = open_file(Path(word))
-        for assignment in overrides:
-            document.set(assignment)
+        for spec in overrides:
+            document.set(spec)
         return Origin(word, load_experiment(document), None)
     if overrides:
         raise UserError(
@@ -50,7 +52,7 @@ def find_origin(home: Home, word: str, overrides: list[str]) -> Origin:
             "`gpm-tune best STUDY --export FILE.yaml` and give the file"
         )
     (subject,) = find_subjects(home, [word])
-    return Origin(subject.origin, subject.experiment, subject.folder)
+    return Origin(subject.origin, subject.experiment, subject.saved)
 
 
 def start(experiment: Experiment, home: Home, device: str) -> Trainer:
@@ -60,19 +62,16 @@ def start(experiment: Experiment, home: Home, device: str) -> Trainer:
     KeyboardInterrupt after a signal that asks to stop, once the teacher's state is kept.
     """
     experiment = find_teacher(experiment, home)
-    if experiment.teacher is not None:
-        total = experiment.teacher.training.steps
-        with interruptible() as interrupted:
-            is_trained = train_teacher(
-                experiment.teacher,
-                home.cache,
-                device,
-                on_evaluation=lambda evaluation: _say(f"teacher: step {evaluation.step:,} of {total:,}"),
-                should_stop=interrupted,
-            )
-        if not is_trained:
+    with interruptible() as interrupted:
+        asker = Asker("figures", "a figure", should_stop=interrupted, on_teacher=_say_taught)
+        teacher = train_teacher(experiment, home.open_runs(), asker, device)
+        if interrupted():
             raise KeyboardInterrupt
-    return Trainer(experiment, device=device, cache=home.cache)
+    return Trainer(experiment, device=device, cache=home.cache, teacher=teacher)
+
+
+def _say_taught(teacher: Experiment, record: EvaluationRecord) -> None:
+    _say(f"teacher: step {record.step:,} of {teacher.training.steps:,}")
 
 
 def train_to(

@@ -24,13 +24,12 @@ from gpm_tune.config import nearest
 from gpm_tune.errors import DivergedError, UserError
 from gpm_tune.interrupts import interruptible
 from gpm_tune.metrics import ImageMetrics, PointMetrics
-from gpm_tune.models import ScoreGANConfig
 from gpm_tune.study.definition import space
 from gpm_tune.study.storage.home import Home
 from gpm_tune.study.storage.locks import only_once
 from gpm_tune.training import Experiment, Trainer, checkpoint
-from gpm_tune.training.resuming import resume
-from gpm_tune.training.saved import note_of_other_data, run_name
+from gpm_tune.training.loop import resume
+from gpm_tune.training.run import Runs, TrainingRun
 
 LOSS = "denoising"  # the term of the score's loss
 KEPT_EVERY = 5000  # steps of training between states that are kept on the way
@@ -45,7 +44,7 @@ def with_score_steps(origin: Origin, score_steps: int, updates: int) -> Experime
     What evaluations need is not loaded: none is made. Raises UserError where it is no Score GAN.
     """
     experiment = origin.experiment
-    if not isinstance(experiment.model, ScoreGANConfig):
+    if not experiment.model.scores_generated:
         raise UserError(
             f"{origin.name}: a '{experiment.model.name}' has no score of the generated distribution; "
             "give a 'score_gan'"
@@ -67,17 +66,16 @@ def follow(
     generator_updates, score_steps (made since the update, before the loss was taken), loss (their mean),
     standard_error, repeats. Raises UserError where data or teacher cannot be had.
     """
-    assert isinstance(experiment.model, ScoreGANConfig)
-    k = experiment.model.score_steps
-    folder = kept_in(experiment, home)
-    note = note_of_other_data(folder, experiment.data)
+    run = kept_in(experiment, home)
+    note = run.note_of_other_data(experiment)
     if note:
         _log.warning("%s", note)
     frames = []
-    with only_once(f"the training in {folder}", folder):
+    with only_once(f"the training in {run.location}", Path(run.location)):
         trainer = start(experiment, home, device)
+        k = trainer.model.flow_steps
         for count in sorted(set(updates)):
-            place = reach(trainer, count * k, folder)
+            place = reach(trainer, count * k, run)
             losses = np.array([_score_steps(trainer, place, seed + i, k) for i in range(repeats)])
             error = losses.std(0, ddof=1) / np.sqrt(repeats)
             columns = {"score_steps": range(k), "loss": losses.mean(0), "standard_error": error}
@@ -94,28 +92,28 @@ def follow(
     )
 
 
-def kept_in(experiment: Experiment, home: Home) -> Path:
+def kept_in(experiment: Experiment, home: Home) -> TrainingRun:
     """Where the states of a run that was trained for this figure are kept; its length makes no difference."""
-    return home.cache / "score_loss" / run_name(experiment, {"training": {"steps"}, "evaluation": True})
+    return Runs(str(home.cache / "score_loss"), home.cache).of(experiment)
 
 
-def reach(trainer: Trainer, step: int, folder: Path) -> Path:
+def reach(trainer: Trainer, step: int, run: TrainingRun) -> Path:
     """Train up to a step, from the newest state that is kept, and keep that state too; where it is kept.
 
     Raises KeyboardInterrupt after a signal that asks to stop, once the state is kept.
     """
-    place = checkpoint.next_folder(folder, step)
-    resume(trainer, checkpoint.up_to(place))
+    place = Path(run.checkpoint(step))
+    resume(trainer, run, step, _log.warning)
     if trainer.step == step and checkpoint.is_whole(place):
         return place
     passing = None
     with interruptible() as interrupted:
         while trainer.step < step and not interrupted():
             train_to(trainer, min(step, trainer.step + KEPT_EVERY), step, interrupted)
-            trainer.save(checkpoint.next_folder(folder, trainer.step))
+            trainer.save(Path(run.checkpoint(trainer.step)))
             if passing:
                 shutil.rmtree(passing)
-            passing = checkpoint.next_folder(folder, trainer.step)
+            passing = run.checkpoint(trainer.step)
     if trainer.step < step:
         raise KeyboardInterrupt
     return place
@@ -144,7 +142,7 @@ def rates(score: float, generator: float) -> str:
 def learning_rates(experiment: Experiment) -> tuple[float, float]:
     """Of the score of the generated distribution, and of the generator."""
     training = experiment.training
-    return training.optimizer.lr, (training.generator_optimizer or training.optimizer).lr
+    return training.optimizer_of("flow").lr, training.optimizer_of("generator").lr
 
 
 def draw_losses(losses: pd.DataFrame, name: str) -> Figure:
@@ -194,7 +192,7 @@ def best_by_run(home: Home, names: Sequence[str], metric: str | None) -> pd.Data
     return (
         pd.DataFrame(
             {
-                **{name: found[name] for name in ("study", "stage", "trial", "run", "checkpoint", "seed")},
+                **{name: found[name] for name in ("study", "stage", "trial", "run", "training_run", "seed")},
                 "k": found["param.model.score_steps"],
                 "training_steps": found["steps"],
                 "generator_updates": found["steps"] // found["param.model.score_steps"],

@@ -20,6 +20,7 @@ from mlflow.utils.file_utils import local_file_uri_to_path
 from mlflow.utils.uri import is_local_uri
 from pydantic import TypeAdapter, ValidationError
 
+from gpm_tune import locations
 from gpm_tune.analysis.figures import MEASURE, metric_title
 from gpm_tune.analysis.loader import COLUMNS, PARAM, load_bests, load_points, load_runs, refuse_mixed
 from gpm_tune.errors import UserError
@@ -34,10 +35,10 @@ from gpm_tune.study.accounts.records import (
     read_study,
     study_names,
 )
+from gpm_tune.study.definition import space
 from gpm_tune.study.definition.distributions import AnyDistribution
 from gpm_tune.study.definition.specification import Study
 from gpm_tune.study.running.manage import is_running
-from gpm_tune.study.storage import shared_storage
 from gpm_tune.study.storage.home import Home
 from gpm_tune.training import Experiment
 from gpm_tune.uris import without_secrets
@@ -209,13 +210,13 @@ def _from_optuna(
 
 def _is_readable(location: str, home: Home) -> bool:
     """Whether it is a file in a bucket, or a plain one in the home or its storage."""
-    if shared_storage.is_bucket(location):
-        return shared_storage.exists(location)
+    if locations.is_bucket(location):
+        return locations.exists(location)
     return any(is_plain(Path(location), Path(place)) for place in (home.root, home.storage) if place)
 
 
 def _evaluations(trial: optuna.trial.FrozenTrial) -> list[tuple[int, float]]:
-    """Steps and values of the first objective, as the ledger keeps them."""
+    """Steps and values of the first objective, as the trial manager keeps them."""
     prefix = "scores:"  # with several objectives
     attributes = trial.user_attrs.items()
     several = {int(key.removeprefix(prefix)): v[0] for key, v in attributes if key.startswith(prefix)}
@@ -253,7 +254,8 @@ def _from_mlflow(
         0.0,
         0.0,
         trials,
-        next(iter(searched["data_fingerprint"].dropna()), None),
+        study.constraints,
+        data_fingerprint=next(iter(searched["data_fingerprint"].dropna()), None),
     )
     of_ended = searched.dropna(subset="ended")
     ended = dict(zip(of_ended["trial"].astype(int), of_ended["ended"], strict=True))
@@ -282,9 +284,9 @@ def _tracked_trial(
         step=max(evaluations, default=0),
         seconds=max((found.get("seconds", 0.0) for found in evaluations.values()), default=0.0),
         reason=run["reason"],
-        checkpoint=run["checkpoint"],
         forked_from=None,
         confirms=None,
+        run=run["training_run"],
     )
 
 
@@ -293,14 +295,18 @@ def _is_known(value: Any) -> bool:
 
 
 def _picture(home: Home, record: StudyRecord, runs: pd.DataFrame) -> bytes | None:
-    """Samples of the best trial: from its checkpoint, else from MLflow."""
+    """Samples of the best trial: from its training run, else from MLflow."""
     best = next(iter(record.ranked()), None)
     if best is None:
         return None
-    file = f"{best.checkpoint}/best.png"
-    if best.checkpoint and _is_readable(file, home):
-        return shared_storage.read(file)
+    if best.run is not None and best.best_step is not None:
+        with suppress(ValidationError):  # of another version
+            experiment = Experiment.model_validate(space.put(record.experiment, best.values))
+            judge = experiment.judge(record.objective)
+            file = home.runs.named(best.run).picture(best.best_step, judge)
+            if _is_readable(file, home):
+                return locations.read(file)
     of_best = runs[(runs["stage"] == "search") & (runs["trial"] == best.number)]["run"]
-    paths = ("checkpoint/best.png", f"samples/step_{best.best_step:07d}.png")
-    found = (_artifact(home, run, path) for run in of_best for path in paths)
+    path = f"samples/step_{best.best_step:07d}.png"
+    found = (_artifact(home, run, path) for run in of_best)
     return next((content for content in found if content), None)

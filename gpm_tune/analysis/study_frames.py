@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterable
 from typing import Any
 
 import optuna
@@ -26,8 +27,10 @@ def trials(data: StudyData) -> pd.DataFrame:
     """A row per trial: its searched values, its best evaluation, what it cost.
 
     seconds: of training, up to its last evaluation; a fork's begin where it forked, pro rata of its steps.
+    Of trials that share a training run the first has its seconds, and later ones what they trained further.
     """
     record = data.record
+    seconds = own_seconds(record.trials)
     rows = [
         {
             **_origin(data, trial),
@@ -36,15 +39,15 @@ def trials(data: StudyData) -> pd.DataFrame:
             "nfe": trial.metrics.get("nfe"),
             "best_step": trial.best_step,
             "steps": trial.step,
-            "seconds": _own_seconds(trial),
-            "gpu_hours": None if data.gpu is None else _own_seconds(trial) * data.gpu / SECONDS_PER_HOUR,
+            "seconds": seconds[trial.number],
+            "gpu_hours": None if data.gpu is None else seconds[trial.number] * data.gpu / SECONDS_PER_HOUR,
             "reason": trial.reason,
-            "checkpoint": trial.checkpoint,
+            "training_run": trial.run,
         }
         for trial in record.trials
     ]
     columns = [*TRIAL, *record.search, *(goal.metric for goal in record.objectives)]
-    costs = ["nfe", "best_step", "steps", "seconds", "gpu_hours", "reason", "checkpoint"]
+    costs = ["nfe", "best_step", "steps", "seconds", "gpu_hours", "reason", "training_run"]
     return pd.DataFrame(rows, columns=list(dict.fromkeys([*columns, *costs])))
 
 
@@ -53,13 +56,13 @@ def best_so_far(data: StudyData) -> pd.DataFrame:
 
     hours: training time of all trials so far, in parallel ones added up. Infeasible trials are no results.
     """
-    record = data.record
+    record, seconds = data.record, own_seconds(data.record.trials)
     last = max(data.ended.values(), default=None)
     order = sorted(record.trials, key=lambda t: (t.number not in data.ended, data.ended.get(t.number, last)))
     feasible = {trial.number for trial in record.ranked()}
     rows, best, spent = [], None, 0.0
     for count, trial in enumerate(order, start=1):
-        spent += _own_seconds(trial)
+        spent += seconds[trial.number]
         value = trial.value
         if value is not None and trial.number in feasible:
             best = value if best is None or record.objective.better(value, best) else best
@@ -251,10 +254,21 @@ def _shown(value: Any) -> Any:
     return value if is_number or value is None else str(value)
 
 
-def _own_seconds(trial: TrialRecord) -> float:
-    """Training time; of a fork only since it forked, in proportion to the steps."""
-    _, forked_at = fork_point(trial) or (None, 0)
-    return trial.seconds * (trial.step - forked_at) / trial.step if trial.step else trial.seconds
+def own_seconds(trials: Iterable[TrialRecord]) -> dict[int, float]:
+    """Training time by trial: what trials share is counted once, for the first of them.
+
+    Of a fork only since it forked, in proportion to the steps.
+    """
+    found: dict[int, float] = {}
+    trained: dict[str, float] = {}  # seconds of each training run that are counted already
+    for trial in sorted(trials, key=lambda trial: trial.number):
+        _, forked_at = fork_point(trial) or (None, 0)
+        before = trial.seconds * forked_at / trial.step if trial.step else 0.0
+        if trial.run is not None:
+            before = max(before, trained.get(trial.run, 0.0))
+            trained[trial.run] = max(before, trial.seconds)
+        found[trial.number] = max(0.0, trial.seconds - before)
+    return found
 
 
 def fork_point(trial: TrialRecord) -> tuple[int, int] | None:

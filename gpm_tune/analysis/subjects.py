@@ -6,17 +6,16 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TypeVar
 
 from gpm_tune.errors import UnknownError, UserError
-from gpm_tune.models import FreeParticleModel, model_classes
+from gpm_tune.models import model_classes
 from gpm_tune.plugins import name_of
-from gpm_tune.study.accounts.runs import checkpoints_of
+from gpm_tune.study.accounts.runs import models_of
 from gpm_tune.study.storage.home import Home
 from gpm_tune.training import Experiment
 from gpm_tune.training.description import build_empty
-from gpm_tune.training.saved import read_experiment
+from gpm_tune.training.saved import SavedModel
 
 Wanted = TypeVar("Wanted")
 Found = TypeVar("Found")
@@ -30,8 +29,12 @@ class Subject:
 
     label: str  # its name in the figure, unlike any other's
     origin: str  # what the person called it: a study and its trial, a run id, or a folder
-    folder: Path  # its checkpoint
-    experiment: Experiment
+    saved: SavedModel
+
+    @property
+    def experiment(self) -> Experiment:
+        """As what it is sampled and measured."""
+        return self.saved.experiment
 
     @property
     def model(self) -> str:
@@ -47,13 +50,13 @@ class Subject:
     def sampling_steps(self) -> int:
         """N of the model's own grid; 0 for a generator."""
         model, _ = build_empty(self.experiment)
-        return model.steps if isinstance(model, FreeParticleModel) else 0
+        return model.steps
 
     @property
     def any_grid(self) -> bool:
         """Whether the model knows every grid, so that each NFE may have its own."""
         model, _ = build_empty(self.experiment)
-        return isinstance(model, FreeParticleModel) and model.schedule.any_grid
+        return model.any_grid
 
     @property
     def unseeded(self) -> str:
@@ -68,7 +71,7 @@ def model_title(name: str) -> str:
 
 
 def find_subjects(home: Home, words: Sequence[str], *, replicates: bool = False) -> list[Subject]:
-    """The models of these words: STUDY (its best trial), STUDY/TRIAL, an MLflow run id, or a checkpoint.
+    """The models of these words: STUDY (its best trial), STUDY/TRIAL, a training run, an MLflow run id.
 
     STUDY/* stands for all of a study's trials that have a checkpoint; STUDY.confirm is its stage of new
     seeds. LABEL=WORD gives a model its name in the figure; else it is the kind of model, and where several
@@ -77,7 +80,7 @@ def find_subjects(home: Home, words: Sequence[str], *, replicates: bool = False)
     with a warning. Raises UserError where that leaves none.
     """
     if not words:
-        raise UserError("no run was given: name a study, a run id, or a checkpoint")
+        raise UserError("no run was given: name a study, a training run, or a run id of MLflow")
     found = all_that_can_be_had(words, lambda word: _find(home, word))
     return _distinguish([subject for subjects in found for subject in subjects], replicates)
 
@@ -105,10 +108,7 @@ def all_that_can_be_had(wanted: Iterable[Wanted], find: Callable[[Wanted], Found
 def _find(home: Home, word: str) -> list[Subject]:
     before, given, after = word.partition("=")
     label, reference = (before, after) if given else ("", word)
-    return [
-        Subject(label, origin, folder, read_experiment(folder))
-        for origin, folder in checkpoints_of(reference, home).items()
-    ]
+    return [Subject(label, origin, saved) for origin, saved in models_of(reference, home).items()]
 
 
 def _distinguish(subjects: list[Subject], replicates: bool) -> list[Subject]:

@@ -108,13 +108,15 @@ def fetch(
     tracking_uri: TrackingOption = None,
 ) -> None:
     """Bring a study's results here, from a cluster or a storage: its trials, MLflow's runs, checkpoints."""
-    from gpm_tune.study.cluster.fetching import deliver, from_storage
     from gpm_tune.study.cluster.fetching import fetch as fetch_study
+    from gpm_tune.study.cluster.fetching import from_storage
+    from gpm_tune.study.running.publishing import publish_study
     from gpm_tune.study.views.results import plain, report
 
     if checkpoints not in ("best", "all", "none"):
         raise UserError(f"--checkpoints {checkpoints}: expected best, all or none")
     place = home_at(home, tracking_uri, storage)
+    here = place.alone
     if cluster is not None:
         refuse_beside_cluster(cluster, storage=storage)
         from gpm_tune.study.cluster.remote import Cluster
@@ -124,10 +126,10 @@ def fetch(
         get = from_storage(place.storage)
     else:
         raise UserError("where is the study? Name the cluster's file (--cluster), or its storage (--storage)")
-    record = fetch_study(study, place, get, checkpoints=checkpoints)
-    deliver(study, place)
-    output.result(plain(record), report(place.optuna_uri, record))
-    output.advise(f"in {place.root}; open it in MLflow with", f"  gpm-tune ui --home {place.root}")
+    record = fetch_study(study, here, get, checkpoints=checkpoints)
+    publish_study(study, here)
+    output.result(plain(record), report(here.optuna_uri, record))
+    output.advise(f"in {here.root}; open it in MLflow with", f"  gpm-tune ui --home {here.root}")
 
 
 def _show(finding: Finding, console: Console) -> None:

@@ -153,7 +153,7 @@ RunsArgument = Annotated[
     list[str],
     typer.Argument(
         metavar="[LABEL=]RUN...",
-        help="STUDY (its best trial), STUDY/TRIAL, an MLflow run id, or a checkpoint's folder; "
+        help="STUDY (its best trial), STUDY/TRIAL, a training run or its folder, an MLflow run id; "
         "LABEL names it in the figure.",
     ),
 ]
@@ -215,8 +215,8 @@ def override(
         document.assign("budget.trials", trials, "--trials")
     if name is not None:
         document.assign("name", name, "--name")
-    for assignment in overrides or []:
-        document.set(assignment)
+    for spec in overrides or []:
+        document.set(spec)
     return document
 
 

@@ -31,13 +31,14 @@ from gpm_tune.cli.common import (
 from gpm_tune.cli.output import output
 
 if TYPE_CHECKING:
-    from gpm_tune.training.generation import Sampler
+    from gpm_tune.training.generation import ModelSampler
+    from gpm_tune.training.saved import SavedModel
 
 RunArgument = Annotated[
     str,
     typer.Argument(
         metavar="RUN",
-        help="STUDY (its best trial), STUDY/TRIAL, an MLflow run id, or a checkpoint's folder.",
+        help="STUDY (its best trial), STUDY/TRIAL, a training run or its folder, or an MLflow run id.",
         autocompletion=complete_study,
     ),
 ]
@@ -122,18 +123,18 @@ def sample(
     tracking_uri: TrackingOption = None,
 ) -> None:
     """Sample from the best weights of a run."""
-    from gpm_tune.study.accounts.runs import checkpoint_of
+    from gpm_tune.study.accounts.runs import model_of
     from gpm_tune.training.generation import write_samples
 
-    folder = checkpoint_of(run, home_at(home, tracking_uri))
-    sampler = _sampler(folder, nfe, solver, steps, device)
+    saved = model_of(run, home_at(home, tracking_uri))
+    sampler = _sampler(saved, nfe, solver, steps, device)
     cost = write_samples(sampler, file, n=n, seed=seed)
     output.result(
         {"file": str(file), "samples": n, "solver": sampler.solver_name, "nfe": cost, "seed": seed}
-        | _weights(folder),
+        | _weights(saved),
         [
-            f"{n} samples in {file}: {sampler.solver_name}, NFE {cost}, seed {seed}, from {folder}, "
-            f"weights of step {_weights(folder)['step']}"
+            f"{n} samples in {file}: {sampler.solver_name}, NFE {cost}, seed {seed}, from {saved.folder}, "
+            f"weights of step {saved.step}"
         ],
     )
 
@@ -162,16 +163,16 @@ def evaluate(
     tracking_uri: TrackingOption = None,
 ) -> None:
     """Measure the best weights of a run, at several NFE and with several solvers."""
-    from gpm_tune.study.accounts.runs import checkpoint_of
+    from gpm_tune.study.accounts.runs import model_of
     from gpm_tune.study.views.experiments import measurements_table
     from gpm_tune.training.machine import choose_device
     from gpm_tune.training.sweep import Conditions
-    from gpm_tune.training.sweep import evaluate as evaluate_checkpoint
+    from gpm_tune.training.sweep import evaluate as evaluate_model
 
     place = home_at(home, tracking_uri)
-    folder = checkpoint_of(run, place)
-    measurements = evaluate_checkpoint(
-        folder,
+    saved = model_of(run, place)
+    measurements = evaluate_model(
+        saved,
         nfe=nfe or (),
         solvers=solver or (),
         steps=steps,
@@ -180,10 +181,10 @@ def evaluate(
         device=choose_device(device),
     )
     output.result(
-        [measurement.plain() | _weights(folder) for measurement in measurements],
+        [measurement.plain() | _weights(saved) for measurement in measurements],
         [
             measurements_table(measurements),
-            f"checkpoint: {folder}, weights of step {_weights(folder)['step']}",
+            f"checkpoint: {saved.folder}, weights of step {saved.step}",
         ],
     )
 
@@ -206,33 +207,29 @@ def interpolate(
     tracking_uri: TrackingOption = None,
 ) -> None:
     """Interpolate between the noises, or prior points, from which samples are made."""
-    from gpm_tune.study.accounts.runs import checkpoint_of
+    from gpm_tune.study.accounts.runs import model_of
     from gpm_tune.training.generation import write_interpolation
 
-    folder = checkpoint_of(run, home_at(home, tracking_uri))
-    sampler = _sampler(folder, nfe, solver, steps, device)
+    saved = model_of(run, home_at(home, tracking_uri))
+    sampler = _sampler(saved, nfe, solver, steps, device)
     write_interpolation(sampler, file, rows=rows, columns=columns, seed=seed, method=method)
     output.result(
         {"file": str(file), "rows": rows, "columns": columns, "method": method, "seed": seed}
-        | _weights(folder),
-        [f"{rows} x {columns} interpolations in {file}: {method}, seed {seed}, from {folder}"],
+        | _weights(saved),
+        [f"{rows} x {columns} interpolations in {file}: {method}, seed {seed}, from {saved.folder}"],
     )
 
 
-def _weights(folder: Path) -> dict[str, object]:
-    """Which weights of a checkpoint are used: those of its best evaluation, which may be older than it."""
-    from gpm_tune.training.checkpoint import read_record
-
-    best = read_record(folder).best
-    assert best is not None, "its best weights were used"
-    return {"checkpoint": str(folder), "step": best.step}
+def _weights(saved: SavedModel) -> dict[str, object]:
+    """Which weights are used: those of a run's best evaluation, which may be older than their checkpoint."""
+    return {"checkpoint": str(saved.folder), "step": saved.step}
 
 
 def _sampler(
-    folder: Path, nfe: int | None, solver: str | None, steps: int | None, device: str | None
-) -> Sampler:
-    """The best weights of a checkpoint, on the device that was chosen."""
+    saved: SavedModel, nfe: int | None, solver: str | None, steps: int | None, device: str | None
+) -> ModelSampler:
+    """A trained model, on the device that was chosen."""
     from gpm_tune.training.generation import load_sampler
     from gpm_tune.training.machine import choose_device
 
-    return load_sampler(folder, nfe=nfe, solver=solver, steps=steps, device=choose_device(device))
+    return load_sampler(saved, nfe=nfe, solver=solver, steps=steps, device=choose_device(device))

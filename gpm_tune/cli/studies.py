@@ -122,7 +122,9 @@ def _finish(study: Study, finished: bool) -> None:
 
     record, home = study.record, study.home
     output.result(plain(record), report(home.optuna_uri, record))
-    output.advise(f"results in {home.study(study.name)}; open them in MLflow with", f"  {_ui_command(home)}")
+    output.advise(
+        f"results in {os.path.relpath(home.root)}; open them in MLflow with", f"  {_ui_command(home)}"
+    )
     if not finished:
         output.advise("interrupted; continue with", f"  {this_command()}")
         raise typer.Exit(INTERRUPTED)
@@ -252,15 +254,12 @@ def best(
     from gpm_tune.study.accounts.records import read_study
     from gpm_tune.study.views.results import best_plain, best_yaml, trials_table
 
-    record = read_study(home_at(home).optuna_uri, study)
+    place = home_at(home)
+    record = read_study(place.optuna_uri, study)
     data = best_plain(record)
-    output.result(
-        data,
-        [
-            trials_table(record, limit=1),
-            f"checkpoint: {data['checkpoint']}, weights of step {data['best_step']}",
-        ],
-    )
+    run = f"{place.runs.location}/{data['run']}" if data["run"] else "none, of an earlier version"
+    lines = [trials_table(record, limit=1), f"training run: {run}, weights of step {data['best_step']}"]
+    output.result(data, lines)
     if export:
         export.write_text(best_yaml(record), encoding="utf-8")
         output.advise(f"its experiment is in {export}; train it with", f"  gpm-tune train {export}")
@@ -309,13 +308,13 @@ def delete(
     tracking_uri: TrackingOption = None,
     storage: StorageOption = None,
 ) -> None:
-    """Delete a study: its trials, checkpoints and tracked runs."""
+    """Delete a study: its trials, its runs in MLflow, and training runs that nothing else uses."""
     from gpm_tune.study.accounts.records import count_trials
     from gpm_tune.study.running.manage import delete as delete_study
 
     place = home_at(home, tracking_uri, storage)
     trials = count_trials(place.optuna_uri, study)
-    question = f"Delete study '{study}', its {trials} trials and their checkpoints?"
+    question = f"Delete study '{study}', its {trials} trials, and training runs that nothing else uses?"
     if not yes and not sys.stdin.isatty():
         raise UserError(f"{question}\nhelp: say so with --yes")
     if not yes and not typer.confirm(question, err=True):

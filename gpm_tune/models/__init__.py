@@ -12,8 +12,8 @@ from gpm_tune.models.particle_model import (
     GeneratorModel,
     ParticleModel,
     Samples,
-    Sampling,
-    place,
+    SamplingOptions,
+    to_device,
 )
 from gpm_tune.models.score_gan import ScoreGANConfig
 from gpm_tune.plugins import Extensible, members
@@ -40,9 +40,9 @@ __all__ = [
     "ParticleModel",
     "ParticleModelConfig",
     "Samples",
-    "Sampling",
+    "SamplingOptions",
     "ScoreGANConfig",
     "TaxonomyRow",
     "model_classes",
-    "place",
+    "to_device",
 ]

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
+
+from pydantic import Field, model_validator
 
 from gpm_tune.config import Config
+from gpm_tune.paths import LocalPath
 
 
 class TaxonomyRow(NamedTuple):
@@ -14,6 +17,26 @@ class TaxonomyRow(NamedTuple):
     generator: bool
     knobs: tuple[str, ...]  # paths into `model` that a study would search
     paper: str
+
+
+class TeacherConfig(Config):
+    """The frozen denoiser of the data: an EDM, given in one of three ways."""
+
+    paper: ClassVar[str] = "section 4.1, appendix B.1.1"
+
+    checkpoint: LocalPath | None = Field(None, description="Folder of a trained EDM's checkpoint.")
+    run: str | None = Field(None, description="MLflow run id of a trained EDM.")
+    experiment: dict[str, Any] | None = Field(
+        None,
+        description="Experiment of an EDM, or the file that has one: trained once, and shared by all "
+        "trials with the same.",
+    )
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> TeacherConfig:
+        if sum(value is not None for value in (self.checkpoint, self.run, self.experiment)) != 1:
+            raise ValueError("give exactly one of checkpoint, run, experiment")
+        return self
 
 
 class ParticleModelConfig(Config):
@@ -49,8 +72,18 @@ class ParticleModelConfig(Config):
         return False
 
     @property
+    def scores_generated(self) -> bool:
+        """Whether its flow's network denoises generated samples, and directions are of two scores (19)."""
+        return False
+
+    @property
+    def given_teacher(self) -> TeacherConfig | None:
+        """Where the denoiser of the data that its flow follows is to be had; None for a flow without one."""
+        return None
+
+    @property
     def teacher_dropout(self) -> bool:
-        """Whether its teacher's dropout acts; of a model with a key `teacher`."""
+        """Whether its teacher's dropout acts."""
         return False
 
     def check_shape(self, shape: tuple[int, ...]) -> None:

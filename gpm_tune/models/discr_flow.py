@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, field_validator
 
-from gpm_tune.config import GREATEST, MOST_STEPS
+from gpm_tune.config import MAX_MAGNITUDE, MAX_SAMPLING_STEPS
 from gpm_tune.models.configuration import ParticleModelConfig, TaxonomyRow
 from gpm_tune.models.flow import NO_INPUTS, FlowInputs
 from gpm_tune.models.flows.adversarial import GradientPenalty, LossName
@@ -37,10 +37,13 @@ class DiscrFlowConfig(ParticleModelConfig):
     name: Literal["discr_flow"]
     loss: LossName = Field("ipm", description="Adversarial loss of discriminator and particles (15)(16).")
     sampling_steps: int = Field(
-        64, ge=1, le=MOST_STEPS, description="N: Euler steps from the prior to the data (Algorithm 3)."
+        64,
+        ge=1,
+        le=MAX_SAMPLING_STEPS,
+        description="N: Euler steps from the prior to the data (Algorithm 3).",
     )
     eta: float = Field(
-        2.0, gt=0, le=GREATEST, description="η: gradient strength, the length of the flow (Algorithm 3)."
+        2.0, gt=0, le=MAX_MAGNITUDE, description="η: gradient strength, the length of the flow (Algorithm 3)."
     )
     gradient_penalty: GradientPenalty | None = Field(
         GradientPenalty(), description="Regularisation R(f) of the discriminator (15); null for none."
@@ -48,7 +51,7 @@ class DiscrFlowConfig(ParticleModelConfig):
     entropy: float = Field(
         0.0,
         ge=0,
-        le=GREATEST,
+        le=MAX_MAGNITUDE,
         description="Entropy regularisation: Brownian noise of this variance over the path.",
     )
     prior: GaussianPrior = Field(GaussianPrior(), description="Where particles start.")

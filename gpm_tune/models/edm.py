@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from gpm_tune.config import GREATEST, MOST_STEPS, SMALLEST, Config
+from gpm_tune.config import INFERENCE_ONLY, MAX_MAGNITUDE, MAX_SAMPLING_STEPS, MIN_MAGNITUDE, Config
 from gpm_tune.models.configuration import ParticleModelConfig, TaxonomyRow
 from gpm_tune.models.flow import NO_INPUTS, FlowInputs
 from gpm_tune.models.flows.score import DataScore, Denoiser, TrainingNoise
@@ -27,8 +27,8 @@ class DenoiserPart(Config):
     )
     sigma_data: float = Field(
         0.5,
-        ge=SMALLEST,
-        le=GREATEST,
+        ge=MIN_MAGNITUDE,
+        le=MAX_MAGNITUDE,
         description="σ_data of the preconditioning: standard deviation of the data.",
     )
     network: DenoiserConfig = Field(
@@ -72,11 +72,23 @@ class EDMConfig(ParticleModelConfig):
     training_noise: TrainingNoise = Field(
         TrainingNoise(), description="Noise levels at which the denoiser is trained."
     )
-    sampling_noise: NoiseRange = Field(NoiseRange(), description="Noise levels of the grid in sampling.")
-    sampling_steps: int = Field(
-        32, ge=1, le=MOST_STEPS, description="N: steps of the solver from σ_max to 0."
+    sampling_noise: NoiseRange = Field(
+        NoiseRange(),
+        description="Noise levels of the grid in sampling.",
+        json_schema_extra=INFERENCE_ONLY,
     )
-    solver: SolverConfig = Field(HeunConfig(name="heun"), description="How particles follow the flow.")
+    sampling_steps: int = Field(
+        32,
+        ge=1,
+        le=MAX_SAMPLING_STEPS,
+        description="N: steps of the solver from σ_max to 0.",
+        json_schema_extra=INFERENCE_ONLY,
+    )
+    solver: SolverConfig = Field(
+        HeunConfig(name="heun"),
+        description="How particles follow the flow.",
+        json_schema_extra=INFERENCE_ONLY,
+    )
 
     @property
     def scores_data(self) -> bool:

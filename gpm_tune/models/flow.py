@@ -63,6 +63,14 @@ class Flow(nn.Module, ABC):
         del x, t
         return None
 
+    def scores(self, noised: Tensor, sigma: Tensor) -> dict[str, Tensor]:
+        """The weighted scores whose sum is the direction at noised particles (B, *shape), by name (19)(27).
+
+        sigma: (B,), the particles' noise levels. None where the configuration's `scores_generated` is False.
+        """
+        del noised, sigma
+        return {}
+
 
 @contextmanager
 def no_parameter_grad(network: nn.Module) -> Iterator[None]:

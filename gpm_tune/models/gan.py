@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from gpm_tune.config import WIDEST
+from gpm_tune.config import MAX_WIDTH
 from gpm_tune.models.configuration import ParticleModelConfig, TaxonomyRow
 from gpm_tune.models.flow import NO_INPUTS, FlowInputs
 from gpm_tune.models.flows.adversarial import GradientPenalty, LossName
@@ -45,7 +45,7 @@ class GANConfig(ParticleModelConfig):
     discriminator: DiscriminatorConfig = Field(
         DCGANDiscriminatorConfig(name="dcgan", norm="batch"), description="The network f(x)."
     )
-    latent: int = Field(128, ge=1, le=WIDEST, description="Dimension of z ~ N(0, I).")
+    latent: int = Field(128, ge=1, le=MAX_WIDTH, description="Dimension of z ~ N(0, I).")
     generator: GeneratorConfig = Field(DCGANGeneratorConfig(name="dcgan"), description="The network g(z).")
 
     @property

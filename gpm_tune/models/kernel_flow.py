@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from gpm_tune.config import GREATEST, MOST_STEPS, WIDEST
+from gpm_tune.config import INFERENCE_ONLY, MAX_MAGNITUDE, MAX_SAMPLING_STEPS, MAX_WIDTH
 from gpm_tune.models.configuration import ParticleModelConfig, TaxonomyRow
 from gpm_tune.models.flow import NO_INPUTS, FlowInputs
 from gpm_tune.models.flows.kernel import MMD, AnyFunctional, KernelFlow
@@ -47,10 +47,27 @@ class KernelFlowConfig(ParticleModelConfig):
     data_samples: int = Field(
         1000, ge=1, le=1_000_000, description="Samples of the data that the flow keeps."
     )
-    sampling_steps: int = Field(100, ge=1, le=MOST_STEPS, description="N: Euler steps, without a generator.")
-    eta: float = Field(10.0, gt=0, le=GREATEST, description="η: the length of the flow, without a generator.")
-    prior: GaussianPrior = Field(GaussianPrior(), description="Where particles start, without a generator.")
-    latent: int = Field(128, ge=1, le=WIDEST, description="Dimension of z ~ N(0, I), with a generator.")
+    # A generator trains without these; without one, nothing is trained.
+    sampling_steps: int = Field(
+        100,
+        ge=1,
+        le=MAX_SAMPLING_STEPS,
+        description="N: Euler steps, without a generator.",
+        json_schema_extra=INFERENCE_ONLY,
+    )
+    eta: float = Field(
+        10.0,
+        gt=0,
+        le=MAX_MAGNITUDE,
+        description="η: the length of the flow, without a generator.",
+        json_schema_extra=INFERENCE_ONLY,
+    )
+    prior: GaussianPrior = Field(
+        GaussianPrior(),
+        description="Where particles start, without a generator.",
+        json_schema_extra=INFERENCE_ONLY,
+    )
+    latent: int = Field(128, ge=1, le=MAX_WIDTH, description="Dimension of z ~ N(0, I), with a generator.")
     generator: GeneratorConfig | None = Field(None, description="The network g(z); null for free particles.")
 
     @property

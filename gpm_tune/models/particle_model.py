@@ -11,7 +11,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from gpm_tune.config import GREATEST, SMALLEST, Config
+from gpm_tune.config import MAX_MAGNITUDE, MIN_MAGNITUDE, Config
 from gpm_tune.models.evaluations import count_evaluations
 from gpm_tune.models.flow import Flow, Particles, Terms
 from gpm_tune.sampling.schedules import NoiseRange, uniform_grid
@@ -27,7 +27,7 @@ class Samples(NamedTuple):
     x: Tensor  # (n, *shape)
 
 
-class Sampling(NamedTuple):
+class SamplingOptions(NamedTuple):
     """How samples are made, where that is not left to the model; a generator has no choice."""
 
     solver: Solver | None = None
@@ -36,18 +36,27 @@ class Sampling(NamedTuple):
     nfe: Sequence[int] = ()
 
 
-ITS_OWN = Sampling()
+DEFAULT_SAMPLING = SamplingOptions()
 
 
-def place(network: Network, device: torch.device | str) -> Network:
+def to_device(network: Network, device: torch.device | str) -> Network:
     """Move to a device, convolutions with their channels last in memory: faster on most."""
     return network.to(device).to(memory_format=torch.channels_last)
 
 
 class ParticleModel(nn.Module, ABC):
-    """What trains and samples alike, whatever the flow, with a generator or without."""
+    """What trains and samples alike, whatever the flow, with a generator or without.
+
+    What differs between kinds of models is asked here.
+    """
 
     origin: Tensor
+    # Of the path from noise to samples; None and 0 where a generator makes them at once.
+    solver: Solver | None = None
+    steps: int = 0  # N, of the path's grid
+    any_grid: bool = False  # whether fewer evaluations mean a coarser grid, not to stop early
+    time: str = ""  # what the grid counts: t, or sigma
+    flow_steps: int = 1  # fits of the flow's network per step of the generator
 
     def __init__(self, flow: Flow, shape: tuple[int, ...]) -> None:
         super().__init__()
@@ -55,9 +64,29 @@ class ParticleModel(nn.Module, ABC):
         # Where the model is: device, dtype and shape of its samples.
         self.register_buffer("origin", torch.zeros(shape), persistent=False)
 
+    @property
+    def parts(self) -> dict[str, nn.Module]:
+        """What is trained, each part by an optimiser of its own."""
+        return {"flow": self.flow}
+
+    @property
+    def solver_name(self) -> str:
+        """What samples: the solver, or the generator."""
+        return "generator" if self.solver is None else self.solver.name
+
     def fit(self, real: Tensor, rng: torch.Generator) -> Terms:
         """The terms of the flow's loss on a real batch (B, *shape); their sum is to be minimised."""
         return self.flow.fit(real, lambda: self.particles(len(real), rng), rng)
+
+    def generator_loss(self, n: int, rng: torch.Generator) -> Terms:
+        """The terms of the generator's loss on n of its samples; none without a generator."""
+        del n, rng
+        return {}
+
+    def grid(self, steps: int | None = None) -> list[float]:
+        """The times, or noise levels, of the path in so many steps, or in N; none without a path."""
+        del steps
+        return []
 
     @abstractmethod
     def particles(self, n: int, rng: torch.Generator) -> Particles:
@@ -69,17 +98,33 @@ class ParticleModel(nn.Module, ABC):
         """Shape of the standard normal noise from which one sample is made."""
 
     @abstractmethod
-    def transport(self, noise: Tensor, rng: torch.Generator, how: Sampling = ITS_OWN) -> list[Samples]:
-        """Samples made from noise (n, *noise_shape): one entry per NFE that came out, ascending."""
+    def process(
+        self, noise: Tensor, rng: torch.Generator, options: SamplingOptions = DEFAULT_SAMPLING
+    ) -> Iterator[Samples]:
+        """How samples come about from noise (n, *noise_shape): the last state is what they are.
+
+        A path begins with the prior's particles, at NFE 0; a generator's samples are there at once.
+        """
+
+    def transport(
+        self, noise: Tensor, rng: torch.Generator, options: SamplingOptions = DEFAULT_SAMPLING
+    ) -> list[Samples]:
+        """Samples made from noise (n, *noise_shape): one entry per NFE that came out, ascending.
+
+        Those at lower NFE come from stopping on the way (Figure 7a).
+        """
+        return list(last_within(self.process(noise, rng, options), (*options.nfe, None)))
 
     def noise(self, n: int, rng: torch.Generator) -> Tensor:
         """Standard normal noise for n samples: (n, *noise_shape)."""
         like = self.origin
         return torch.randn(n, *self.noise_shape, device=like.device, dtype=like.dtype, generator=rng)
 
-    def sample(self, n: int, rng: torch.Generator, how: Sampling = ITS_OWN) -> list[Samples]:
+    def sample(
+        self, n: int, rng: torch.Generator, options: SamplingOptions = DEFAULT_SAMPLING
+    ) -> list[Samples]:
         """n samples from fresh noise; see `transport`."""
-        return self.transport(self.noise(n, rng), rng, how)
+        return self.transport(self.noise(n, rng), rng, options)
 
 
 class GeneratorModel(ParticleModel):
@@ -94,12 +139,16 @@ class GeneratorModel(ParticleModel):
         self.latent = latent
         self.flow_steps = flow_steps
 
-    def generator_loss(self, n: int, rng: torch.Generator) -> Tensor:
+    @property
+    def parts(self) -> dict[str, nn.Module]:
+        """The flow, and the generator that follows it."""
+        return {"flow": self.flow, "generator": self.generator}
+
+    def generator_loss(self, n: int, rng: torch.Generator) -> Terms:
         """-⟨g(z), ∇h(g(z)).detach()⟩, summed over dimensions, averaged over n samples (12)(25)."""
         x = self._generate(self.noise(n, rng))
         direction = self.flow.direction(x.detach(), None, rng)
-        loss: Tensor = -(x * direction).flatten(1).sum(1).mean()
-        return loss
+        return {"generator": -(x * direction).flatten(1).sum(1).mean()}
 
     def particles(self, n: int, rng: torch.Generator) -> Particles:
         """g(z)."""
@@ -116,12 +165,14 @@ class GeneratorModel(ParticleModel):
         """z ~ N(0, I)."""
         return (self.latent,)
 
-    def transport(self, noise: Tensor, rng: torch.Generator, how: Sampling = ITS_OWN) -> list[Samples]:
+    def process(
+        self, noise: Tensor, rng: torch.Generator, options: SamplingOptions = DEFAULT_SAMPLING
+    ) -> Iterator[Samples]:
         """g(z), for one evaluation of the generator per sample, whatever is asked for besides."""
-        del rng, how
+        del rng, options
         with count_evaluations(self.generator) as counter, torch.no_grad():
             x = self.generator(noise)
-        return [Samples(counter.nfe(len(noise)), x)]
+        return iter([Samples(counter.nfe(len(noise)), x)])
 
 
 class GaussianPrior(Config):
@@ -129,8 +180,10 @@ class GaussianPrior(Config):
 
     paper: ClassVar[str] = "section 2, (1)"
 
-    mean: float = Field(0.0, ge=-GREATEST, le=GREATEST, description="Mean of each coordinate.")
-    std: float = Field(1.0, ge=SMALLEST, le=GREATEST, description="Standard deviation of each coordinate.")
+    mean: float = Field(0.0, ge=-MAX_MAGNITUDE, le=MAX_MAGNITUDE, description="Mean of each coordinate.")
+    std: float = Field(
+        1.0, ge=MIN_MAGNITUDE, le=MAX_MAGNITUDE, description="Standard deviation of each coordinate."
+    )
 
 
 @dataclass(frozen=True)
@@ -140,6 +193,7 @@ class UniformTime:
     eta: float
     prior: GaussianPrior
     any_grid: bool = False  # else the flow was fitted on its grid: fewer evaluations mean to stop early
+    name = "t"
 
     @property
     def rate(self) -> float:
@@ -156,6 +210,7 @@ class NoiseLevels:
     """Particles move by dx = -σ s(x; σ) dσ (8) along decreasing noise levels, from N(0, σ_max² I)."""
 
     noise: NoiseRange
+    name = "sigma"
     rate = -1.0  # dx/dσ in units of ∇h = σ s(x; σ)
     any_grid = True  # the flow knows every noise level: fewer evaluations mean a coarser grid
 
@@ -172,6 +227,8 @@ class NoiseLevels:
 class FreeParticleModel(ParticleModel):
     """A flow without generator (PM): each particle follows it from the prior to the data (1)."""
 
+    solver: Solver
+
     def __init__(
         self,
         flow: Flow,
@@ -185,6 +242,12 @@ class FreeParticleModel(ParticleModel):
         self.schedule = schedule
         self.solver = solver
         self.steps = steps
+        self.any_grid = schedule.any_grid
+        self.time = schedule.name
+
+    def grid(self, steps: int | None = None) -> list[float]:
+        """From the prior to the data."""
+        return self.schedule.grid(self.steps if steps is None else steps)
 
     def velocity(self, x: Tensor, tau: Tensor, rng: torch.Generator) -> Tensor:
         """dx/dτ at particles x (B, *shape) and times, or noise levels, τ (B,)."""
@@ -194,7 +257,7 @@ class FreeParticleModel(ParticleModel):
         """Particles stopped at random times k/N, k ~ U{0, …, N-1} (Algorithm 3)."""
         start = self._start(self.noise(n, rng))
         stops = torch.randint(self.steps, (n,), device=rng.device, generator=rng)
-        grid = self.schedule.grid(self.steps)
+        grid = self.grid()
         x = self.solver.until(lambda y, t: self.velocity(y, t, rng), start, grid, stops, rng)
         return Particles(x, torch.tensor(grid, dtype=x.dtype, device=stops.device)[stops].to(x.device))
 
@@ -207,40 +270,40 @@ class FreeParticleModel(ParticleModel):
         """A point of the prior, standardised."""
         return tuple(self.origin.shape)
 
-    def transport(self, noise: Tensor, rng: torch.Generator, how: Sampling = ITS_OWN) -> list[Samples]:
+    def transport(
+        self, noise: Tensor, rng: torch.Generator, options: SamplingOptions = DEFAULT_SAMPLING
+    ) -> list[Samples]:
         """The particles at the end of their path, preceded by what they are at lower NFE.
 
-        Where the flow knows every grid, lower NFE come from coarser grids, unless `how.steps` fixes the
+        Where the flow knows every grid, lower NFE come from coarser grids, unless `options.steps` fixes the
         grid; else from stopping on the way (Figure 7a).
         """
-        if not self.schedule.any_grid or how.steps is not None:
-            return self._states(noise, rng, how)
+        if not self.any_grid or options.steps is not None:
+            return super().transport(noise, rng, options)
         found: dict[int, Tensor] = {}
-        solver = how.solver or self.solver
-        lengths = {length for k in how.nfe if 0 < (length := solver.steps(k)) < self.steps}
+        solver = options.solver or self.solver
+        lengths = {length for k in options.nfe if 0 < (length := solver.steps(k)) < self.steps}
         for length in sorted({*lengths, self.steps}):
-            (end,) = self._states(noise, rng, Sampling(solver, length))
+            (end,) = super().transport(noise, rng, SamplingOptions(solver, length))
             found[end.nfe] = end.x
         return [Samples(cost, x) for cost, x in found.items()]
 
-    def process(self, noise: Tensor, rng: torch.Generator, how: Sampling = ITS_OWN) -> Iterator[Samples]:
+    def process(
+        self, noise: Tensor, rng: torch.Generator, options: SamplingOptions = DEFAULT_SAMPLING
+    ) -> Iterator[Samples]:
         """The particles of noise (n, *noise_shape) on their path: NFE 0, and after every step.
 
         What lies beyond the last one taken is not computed.
         """
         x, rows = self._start(noise), 0
         yield Samples(0, x)
-        grid = self.schedule.grid(self.steps if how.steps is None else how.steps)
-        path = (how.solver or self.solver).path(lambda y, tau: self.velocity(y, tau, rng), x, grid, rng)
+        grid = self.grid(options.steps)
+        path = (options.solver or self.solver).path(lambda y, tau: self.velocity(y, tau, rng), x, grid, rng)
         for _ in grid[1:]:
             with count_evaluations(self.flow.network) as counter:  # not of what others do between the steps
                 x = next(path)
             rows += counter.rows
             yield Samples(round(rows / len(x)), x)
-
-    def _states(self, noise: Tensor, rng: torch.Generator, how: Sampling) -> list[Samples]:
-        """The particles at the last states that the NFE asked for allow, and at the end of the grid."""
-        return list(last_within(self.process(noise, rng, how), (*how.nfe, None)))
 
 
 def last_within(path: Iterable[Samples], asked: Sequence[int | None]) -> Iterator[Samples]:

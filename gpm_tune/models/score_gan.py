@@ -2,39 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from gpm_tune.config import GREATEST, WIDEST, Config
-from gpm_tune.models.configuration import ParticleModelConfig, TaxonomyRow
+from gpm_tune.config import MAX_MAGNITUDE, MAX_WIDTH
+from gpm_tune.models.configuration import ParticleModelConfig, TaxonomyRow, TeacherConfig
 from gpm_tune.models.edm import DenoiserPart
 from gpm_tune.models.flow import NO_INPUTS, FlowInputs
 from gpm_tune.models.flows.score import ScoreDifference
 from gpm_tune.models.particle_model import GeneratorModel
 from gpm_tune.networks import DCGANGeneratorConfig, GeneratorConfig, UNetConfig
-from gpm_tune.paths import LocalPath
 from gpm_tune.sampling.schedules import NoiseRange
-
-
-class TeacherConfig(Config):
-    """The frozen denoiser of the data: an EDM, given in one of three ways."""
-
-    paper: ClassVar[str] = "section 4.1, appendix B.1.1"
-
-    checkpoint: LocalPath | None = Field(None, description="Folder of a trained EDM's checkpoint.")
-    run: str | None = Field(None, description="MLflow run id of a trained EDM.")
-    experiment: dict[str, Any] | None = Field(
-        None,
-        description="Experiment of an EDM, or the file that has one: trained once, and shared by all "
-        "trials with the same.",
-    )
-
-    @model_validator(mode="after")
-    def _exactly_one(self) -> TeacherConfig:
-        if sum(value is not None for value in (self.checkpoint, self.run, self.experiment)) != 1:
-            raise ValueError("give exactly one of checkpoint, run, experiment")
-        return self
 
 
 class ScoreGANConfig(ParticleModelConfig):
@@ -58,11 +37,11 @@ class ScoreGANConfig(ParticleModelConfig):
         ge=1,
         description="K: score steps per generator step; training steps count the former (appendix C.4).",
     )
-    alpha: float = Field(1.0, ge=0, le=GREATEST, description="α: weight of the data's score (27).")
+    alpha: float = Field(1.0, ge=0, le=MAX_MAGNITUDE, description="α: weight of the data's score (27).")
     beta: float = Field(
         1.0,
         ge=0,
-        le=GREATEST,
+        le=MAX_MAGNITUDE,
         description="β: weight of the generated distribution's score (27); α = 2 with β = 1 provokes mode "
         "collapse (appendix C.2).",
     )
@@ -85,13 +64,23 @@ class ScoreGANConfig(ParticleModelConfig):
         DenoiserPart(network=UNetConfig(name="unet", channels=64, blocks=2, dropout=0.13)),
         description="The denoiser of the generated distribution.",
     )
-    latent: int = Field(128, ge=1, le=WIDEST, description="Dimension of z ~ N(0, I).")
+    latent: int = Field(128, ge=1, le=MAX_WIDTH, description="Dimension of z ~ N(0, I).")
     generator: GeneratorConfig = Field(DCGANGeneratorConfig(name="dcgan"), description="The network g(z).")
 
     @property
     def has_generator(self) -> bool:
         """It has one."""
         return True
+
+    @property
+    def scores_generated(self) -> bool:
+        """By D_gen, fitted `score_steps` times per step of the generator."""
+        return True
+
+    @property
+    def given_teacher(self) -> TeacherConfig:
+        """D_data."""
+        return self.teacher
 
     @property
     def teacher_dropout(self) -> bool:

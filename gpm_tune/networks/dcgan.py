@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import leaky_relu, relu
 
-from gpm_tune.config import WIDEST, Config
+from gpm_tune.config import MAX_WIDTH, Config
 from gpm_tune.networks.initialization import Initialization, Normal, initialize
 from gpm_tune.networks.layers import Conv, Modulation, check_images
 
@@ -24,7 +24,7 @@ class DCGANDiscriminatorConfig(Config):
     paper: ClassVar[str] = "appendix D.2"
 
     name: Literal["dcgan"]
-    width: int = Field(64, ge=1, le=WIDEST, description="Channels after the first convolution.")
+    width: int = Field(64, ge=1, le=MAX_WIDTH, description="Channels after the first convolution.")
     norm: Literal["batch", "none"] = Field(
         "none", description="Normalisation after the stride-2 convolutions."
     )
@@ -74,7 +74,7 @@ class DCGANGeneratorConfig(Config):
     paper: ClassVar[str] = "appendix D.2"
 
     name: Literal["dcgan"]
-    width: int = Field(64, ge=1, le=WIDEST, description="Channels before the last convolution.")
+    width: int = Field(64, ge=1, le=MAX_WIDTH, description="Channels before the last convolution.")
     norm: Literal["batch", "none"] = Field(
         "batch", description="Normalisation after every convolution but the last."
     )

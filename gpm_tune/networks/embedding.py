@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from gpm_tune.config import GREATEST, WIDEST, Config
+from gpm_tune.config import MAX_MAGNITUDE, MAX_WIDTH, Config
 
 
 class FourierConfig(Config):
@@ -17,9 +17,11 @@ class FourierConfig(Config):
 
     name: Literal["fourier"] = "fourier"
     size: int = Field(
-        128, ge=2, le=WIDEST, multiple_of=2, description="Length of the embedding: half cos, half sin."
+        128, ge=2, le=MAX_WIDTH, multiple_of=2, description="Length of the embedding: half cos, half sin."
     )
-    scale: float = Field(16.0, gt=0, le=GREATEST, description="Standard deviation of the fixed frequencies.")
+    scale: float = Field(
+        16.0, gt=0, le=MAX_MAGNITUDE, description="Standard deviation of the fixed frequencies."
+    )
 
     def build(self) -> Embedding:
         """The embedding with freshly drawn frequencies."""
@@ -31,7 +33,7 @@ class PositionalConfig(Config):
 
     name: Literal["positional"] = "positional"
     size: int = Field(
-        256, ge=4, le=WIDEST, multiple_of=2, description="Length of the embedding: half cos, half sin."
+        256, ge=4, le=MAX_WIDTH, multiple_of=2, description="Length of the embedding: half cos, half sin."
     )
 
     def build(self) -> Embedding:

@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d, avg_pool2d, glu, leaky_relu, silu
 
-from gpm_tune.config import WIDEST, Config
+from gpm_tune.config import MAX_WIDTH, Config
 from gpm_tune.networks.initialization import Initialization, Normal, initialize
 from gpm_tune.networks.layers import Conv, Modulation, check_images, upsample
 
@@ -25,7 +25,7 @@ class FastGANDiscriminatorConfig(Config):
 
     name: Literal["fastgan"]
     width: int = Field(
-        32, ge=1, le=WIDEST, description="Channels at 64 x 64; each halving of the side doubles them."
+        32, ge=1, le=MAX_WIDTH, description="Channels at 64 x 64; each halving of the side doubles them."
     )
     norm: Literal["batch", "none"] = Field(
         "batch", description="Normalisation after every convolution but the first and the last."
@@ -94,7 +94,7 @@ class FastGANGeneratorConfig(Config):
     paper: ClassVar[str] = "appendix D.2"
 
     name: Literal["fastgan"]
-    width: int = Field(32, ge=1, le=WIDEST, description="Half the channels before the last convolution.")
+    width: int = Field(32, ge=1, le=MAX_WIDTH, description="Half the channels before the last convolution.")
     norm: Literal["batch", "none"] = Field(
         "batch", description="Normalisation after every convolution but the last."
     )

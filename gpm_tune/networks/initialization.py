@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 from torch import Tensor, nn
 
-from gpm_tune.config import GREATEST, Config
+from gpm_tune.config import MAX_MAGNITUDE, Config
 
 Convolution = nn.Conv2d | nn.ConvTranspose2d
 Norm = nn.BatchNorm1d | nn.BatchNorm2d | nn.GroupNorm
@@ -17,7 +17,7 @@ class Normal(Config):
     """N(0, gain²) weights, zero biases, norm scales N(1, gain²)."""
 
     name: Literal["normal"] = "normal"
-    gain: float = Field(0.02, gt=0, le=GREATEST, description="Standard deviation of the weights.")
+    gain: float = Field(0.02, gt=0, le=MAX_MAGNITUDE, description="Standard deviation of the weights.")
 
     def fill(self, weight: Tensor) -> None:
         nn.init.normal_(weight, 0.0, self.gain)
@@ -27,7 +27,7 @@ class Orthogonal(Config):
     """Orthogonal weights times a gain, zero biases, norm scales N(1, gain²)."""
 
     name: Literal["orthogonal"] = "orthogonal"
-    gain: float = Field(1.41, gt=0, le=GREATEST, description="Factor on the orthogonal matrix.")
+    gain: float = Field(1.41, gt=0, le=MAX_MAGNITUDE, description="Factor on the orthogonal matrix.")
 
     def fill(self, weight: Tensor) -> None:
         nn.init.orthogonal_(weight, self.gain)

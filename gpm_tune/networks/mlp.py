@@ -10,7 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from gpm_tune.config import WIDEST, Config
+from gpm_tune.config import MAX_WIDTH, Config
 from gpm_tune.networks.initialization import Initialization, Normal, initialize
 from gpm_tune.networks.layers import ACTIVATIONS, Dropout
 
@@ -23,7 +23,7 @@ class MLPConfig(Config):
     paper: ClassVar[str] = "appendix D.2"
 
     name: Literal["mlp"]
-    width: int = Field(512, ge=1, le=WIDEST, description="Units of each hidden layer.")
+    width: int = Field(512, ge=1, le=MAX_WIDTH, description="Units of each hidden layer.")
     depth: int = Field(4, ge=1, le=100, description="Activations, each followed by a linear layer.")
     activation: Literal["leaky_relu", "relu", "silu"] = Field(
         "leaky_relu", description="Activation function; leaky ReLU has the slope 0.2."

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import max_pool2d, relu, scaled_dot_product_attention
 
-from gpm_tune.config import WIDEST, Config
+from gpm_tune.config import MAX_WIDTH, Config
 from gpm_tune.networks.initialization import Initialization, Normal, initialize
 from gpm_tune.networks.layers import ACTIVATIONS, Conv, Modulation, check_images, upsample
 
@@ -28,7 +28,7 @@ class ResNetDiscriminatorConfig(Config):
 
     name: Literal["resnet"]
     width: int = Field(
-        64, ge=1, le=WIDEST, description="Channels after the first block; twice as many for 32 x 32."
+        64, ge=1, le=MAX_WIDTH, description="Channels after the first block; twice as many for 32 x 32."
     )
     norm: Literal["batch", "none"] = Field("none", description="Normalisation in every block but the first.")
     first_bias: bool = Field(False, description="Whether the first convolution has a bias.")
@@ -148,7 +148,7 @@ class ResNetGeneratorConfig(Config):
     width: int = Field(
         64,
         ge=1,
-        le=WIDEST,
+        le=MAX_WIDTH,
         description="Channels after the last block; four times as many for 32 x 32.",
     )
     norm: Literal["batch", "none"] = Field("batch", description="Normalisation before every activation.")

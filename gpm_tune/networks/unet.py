@@ -10,7 +10,7 @@ from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, scaled_dot_product_attention, silu
 
-from gpm_tune.config import WIDEST, Config
+from gpm_tune.config import MAX_WIDTH, Config
 from gpm_tune.networks.layers import Dropout, TimeMLP, upsample
 
 Resampling = Literal["up", "down"]
@@ -23,7 +23,7 @@ class UNetConfig(Config):
 
     name: Literal["unet"]
     channels: int = Field(
-        128, ge=4, le=WIDEST, multiple_of=4, description="Base width c: channels of the first convolution."
+        128, ge=4, le=MAX_WIDTH, multiple_of=4, description="Base width c: channels of the first convolution."
     )
     channel_mult: tuple[Annotated[int, Field(ge=1, le=64)], ...] = Field(
         (1, 2, 2),

@@ -8,7 +8,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from gpm_tune.config import GREATEST, MOST_STEPS, SMALLEST, Config
+from gpm_tune.config import MAX_MAGNITUDE, MAX_SAMPLING_STEPS, MIN_MAGNITUDE, Config
 
 TOLD_APART = 2**-22  # relative distance of two numbers that float32 certainly tells apart
 
@@ -18,9 +18,9 @@ class NoiseRange(Config):
 
     paper: ClassVar[str] = "appendix D.2, (28)"
 
-    sigma_min: float = Field(0.002, ge=SMALLEST, description="Smallest noise level.")
-    sigma_max: float = Field(40.0, gt=0, le=GREATEST, description="Largest noise level.")
-    rho: float = Field(7.0, gt=0, le=GREATEST, description="ρ: the larger, the denser near sigma_min.")
+    sigma_min: float = Field(0.002, ge=MIN_MAGNITUDE, description="Smallest noise level.")
+    sigma_max: float = Field(40.0, gt=0, le=MAX_MAGNITUDE, description="Largest noise level.")
+    rho: float = Field(7.0, gt=0, le=MAX_MAGNITUDE, description="ρ: the larger, the denser near sigma_min.")
 
     @model_validator(mode="after")
     def _refuse_levels_that_are_too_close(self) -> NoiseRange:
@@ -29,12 +29,14 @@ class NoiseRange(Config):
                 f"sigma_min ({self.sigma_min:.9g}) must be below sigma_max ({self.sigma_max:.9g})"
             )
         # Relative to their size, the levels of a grid are closest at sigma_max.
-        u = torch.tensor(1 / (MOST_STEPS - 1), dtype=torch.float64, device="cpu")  # whatever the default is
+        u = torch.tensor(
+            1 / (MAX_SAMPLING_STEPS - 1), dtype=torch.float64, device="cpu"
+        )  # whatever the default is
         if self.at(u) > (1 - TOLD_APART) * self.sigma_max:
             raise ValueError(
                 f"sigma_min ({self.sigma_min:.9g}), sigma_max ({self.sigma_max:.9g}) and rho "
                 f"({self.rho:.9g}) give noise levels too close to each other for a grid of "
-                f"{MOST_STEPS:,} steps: choose a wider range, or a larger rho"
+                f"{MAX_SAMPLING_STEPS:,} steps: choose a wider range, or a larger rho"
             )
         return self
 
@@ -49,7 +51,7 @@ class NoiseRange(Config):
     def grid(self, steps: int) -> list[float]:
         """σ_0 = σ_max, …, σ_{N-1} = σ_min, and σ_N = 0, after which nothing is left to be removed.
 
-        Strictly decreasing, in float32 too, for any N up to MOST_STEPS.
+        Strictly decreasing, in float32 too, for any N up to MAX_SAMPLING_STEPS.
         """
         u = torch.linspace(0, 1, steps, dtype=torch.float64, device="cpu")
         levels: list[float] = self.at(u).tolist()

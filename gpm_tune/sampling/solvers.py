@@ -12,7 +12,7 @@ import torch
 from pydantic import Field as Key
 from torch import Tensor
 
-from gpm_tune.config import GREATEST, Config
+from gpm_tune.config import MAX_MAGNITUDE, Config
 from gpm_tune.sampling.euler import Euler, Field, randn_like
 
 
@@ -98,7 +98,7 @@ class HeunConfig(Config, Paths):
     s_max: float | None = Key(
         None, gt=0, description="Highest noise level at which churn adds noise; null for all of them."
     )
-    s_noise: float = Key(1.0, gt=0, le=GREATEST, description="Standard deviation of the added noise.")
+    s_noise: float = Key(1.0, gt=0, le=MAX_MAGNITUDE, description="Standard deviation of the added noise.")
 
     def path(self, field: Field, x: Tensor, grid: Sequence[float], rng: torch.Generator) -> Iterator[Tensor]:
         """The particles after each step of the grid."""

@@ -3,9 +3,8 @@
 weights.safetensors   last, average and best weights, prefixed with these words
 state.pt              optimiser, random state, running sums; read with weights_only=True
 checkpoint.json       format, step, best metrics, the experiment, size and CRC-32 of the two; written last
-samples.png, best.png the pictures of the last and the best evaluation
 
-A run keeps its last two checkpoints, and each of them holds the best weights so far. A folder is a
+A folder is a
 checkpoint only where `checkpoint.json` vouches for the files beside it: one that is half written, or
 half copied, is none.
 """
@@ -16,9 +15,8 @@ import errno
 import json
 import os
 import pickle
-import shutil
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -32,8 +30,7 @@ from torch import Tensor
 
 from gpm_tune.errors import DISK_FAILS, UserError, is_full
 
-FORMAT = 3  # raised by what changes the meaning of weights, too: 3 is of U-Nets that pool first
-KEPT = 2
+FORMAT = 4  # raised by what changes the meaning of weights, too, as 3 did: of U-Nets that pool first
 VOUCHED = ("weights.safetensors", "state.pt")
 CHUNK = 2**20
 Weights = dict[str, dict[str, Tensor]]
@@ -68,6 +65,8 @@ class Record(_Part):
     evaluated_step: NonNegativeInt
     seconds: float
     joules: float = 0.0
+    is_end: bool  # of a training of so many steps: such a checkpoint is kept when it is trained further
+    judge: str  # by what the best evaluation was chosen
     best: Best | None
 
     @model_validator(mode="after")
@@ -86,7 +85,6 @@ def write(
     weights: Weights,
     state: Mapping[str, Any],
     record: Mapping[str, Any],
-    pictures: Mapping[str, bytes],
 ) -> None:
     """Write a checkpoint. `checkpoint.json` comes last: where it is, the checkpoint is whole.
 
@@ -102,8 +100,6 @@ def write(
     with _disk_errors(folder):
         (folder / "weights.safetensors").write_bytes(save(flat))  # save_file: mode 0600, whatever the umask
         torch.save(dict(state), folder / "state.pt")
-    for name, png in pictures.items():
-        (folder / f"{name}.png").write_bytes(png)
     partial = folder / "checkpoint.json.partial"
     files = {name: _fingerprint(folder / name).model_dump() for name in VOUCHED}
     partial.write_text(json.dumps({"format": FORMAT, "files": files, **record}, indent=2, allow_nan=False))
@@ -122,8 +118,8 @@ def _disk_errors(folder: Path) -> Iterator[None]:
         raise OSError(code, os.strerror(code), str(folder)) from error
 
 
-def read(folder: Path, device: torch.device) -> tuple[Weights, dict[str, Any], Record, dict[str, bytes]]:
-    """The weights by group, the state, the record and the pictures of a checkpoint.
+def read(folder: Path, device: torch.device) -> tuple[Weights, dict[str, Any], Record]:
+    """The weights by group, the state and the record of a checkpoint.
 
     Raises UserError where the folder holds no whole checkpoint of this format.
     """
@@ -135,12 +131,9 @@ def read(folder: Path, device: torch.device) -> tuple[Weights, dict[str, Any], R
             group, name = key.split("/", 1)
             weights.setdefault(group, {})[name] = tensor
         state = torch.load(folder / "state.pt", map_location=device, weights_only=True)
-        pictures = {path.stem: path.read_bytes() for path in folder.glob("*.png")}
-        if record.best and "best" not in pictures:
-            raise FileNotFoundError("best.png is missing")
     except (OSError, RuntimeError, SafetensorError, EOFError, ValueError, pickle.UnpicklingError) as error:
         raise damaged(folder, error) from error
-    return weights, state, record, pictures
+    return weights, state, record
 
 
 def damaged(folder: object, reason: object) -> UserError:
@@ -171,8 +164,8 @@ def parse_record(content: bytes, folder: object) -> Record:
         raise UserError(f"{folder}: no whole checkpoint is here: checkpoint.json: {error}") from error
     if isinstance(plain, dict) and isinstance(plain.get("format"), int) and plain["format"] != FORMAT:
         raise UserError(
-            f"{folder}: checkpoint format {plain['format']}, this version reads {FORMAT}: networks of "
-            "another version compute something else from the same weights. Use that version, or train again"
+            f"{folder}: checkpoint format {plain['format']}, this version reads {FORMAT}: it was written by "
+            "another version. Use that version, or train again"
         )
     try:
         return Record.model_validate(plain)
@@ -182,26 +175,6 @@ def parse_record(content: bytes, folder: object) -> Record:
         raise damaged(folder, f"{where}: {first['msg'].removeprefix('Value error, ')}") from error
 
 
-def next_folder(run: Path, step: int) -> Path:
-    """Where, in the folder of a run, its checkpoint at a step belongs."""
-    return run / "checkpoints" / f"step_{step:09d}"
-
-
-def latest(run: Path) -> Path | None:
-    """The newest whole checkpoint in the folder of a run, or None."""
-    return next(filter(is_whole, newest_first(run)), None)
-
-
-def newest_first(run: Path) -> list[Path]:
-    """The checkpoint folders of a run, damaged ones included."""
-    return sorted(run.glob("checkpoints/step_*"), reverse=True)
-
-
-def up_to(folder: Path) -> list[Path]:
-    """A checkpoint and those before it in its run, newest first: later ones were passed over as damaged."""
-    return [kept for kept in newest_first(folder.parent.parent) if kept.name <= folder.name]
-
-
 def is_whole(folder: Path) -> bool:
     """Whether the folder holds a checkpoint of this format with all its files at their full size."""
     try:
@@ -209,14 +182,6 @@ def is_whole(folder: Path) -> bool:
     except (UserError, OSError):
         return False
     return True
-
-
-def drop_old(folders: Sequence[Path]) -> None:
-    """Delete those of a run's checkpoint folders, newest first, that are no longer needed."""
-    whole = [index for index, folder in enumerate(folders) if is_whole(folder)][:KEPT]
-    if len(whole) == KEPT:
-        for folder in folders[whole[-1] + 1 :]:
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _check(folder: Path, record: Record, *, by_content: bool) -> None:

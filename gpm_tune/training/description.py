@@ -15,9 +15,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from gpm_tune.models import GeneratorModel, ParticleModel
-from gpm_tune.models.flow import FlowInputs, evaluating
-from gpm_tune.models.flows.score import DataScore
+from gpm_tune.models import ParticleModel
+from gpm_tune.models.flow import FlowInputs, Terms, evaluating
 from gpm_tune.training.experiment import Experiment
 
 META = torch.device("meta")
@@ -38,6 +37,7 @@ class Description:
     flops_per_sample: float
     memory_of_weights: int  # with gradients and Adam's states, and the teacher's weights
     memory_of_step: int  # what a training step keeps for its backward passes, at the batch size
+    inference_only: list[str]  # paths of the keys that its training does not depend on
 
     @property
     def memory(self) -> int:
@@ -51,6 +51,7 @@ class Description:
             "nfe": self.nfe,
             "flops": {"training_step": self.flops_per_step, "sample": self.flops_per_sample},
             "memory": {"weights": self.memory_of_weights, "training_step": self.memory_of_step},
+            "inference_only": self.inference_only,
         }
 
 
@@ -77,8 +78,7 @@ def count_costs(experiment: Experiment) -> Description:
     """Build the model without values, and count."""
     model, teacher = build_empty(experiment)
     parts = {model.flow.role: model.flow.network}
-    if isinstance(model, GeneratorModel):
-        parts["generator"] = model.generator
+    parts |= {name: part for name, part in model.parts.items() if part is not model.flow}
     if teacher is not None:
         parts["teacher"] = teacher
     networks = {name: parameters(part) for name, part in parts.items()}
@@ -92,6 +92,7 @@ def count_costs(experiment: Experiment) -> Description:
         flops_per_sample=sample_flops,
         memory_of_weights=4 * (sum(networks.values()) + trained * (1 + STATES_OF_ADAM)),
         memory_of_step=round(_kept(model, experiment.data.shape) * batch_size),
+        inference_only=experiment.inference_only_keys,
     )
 
 
@@ -110,9 +111,7 @@ def untrained_teacher(experiment: Experiment) -> nn.Module | None:
     teacher = experiment.teacher
     if teacher is None:
         return None
-    flow = teacher.model.build(teacher.data.shape).flow
-    assert isinstance(flow, DataScore)
-    return flow.network.requires_grad_(False)
+    return teacher.model.build(teacher.data.shape).flow.network.requires_grad_(False)
 
 
 class _Flops(TorchDispatchMode):
@@ -137,15 +136,17 @@ class _Flops(TorchDispatchMode):
 
 def _fit(model: ParticleModel, shape: tuple[int, ...]) -> None:
     """A fit of the flow's network."""
-    terms = model.fit(torch.empty(PROBES, *shape, device=META), torch.Generator().manual_seed(0))
-    if terms:
-        torch.stack(list(terms.values())).sum().backward()
+    _descend(model.fit(torch.empty(PROBES, *shape, device=META), torch.Generator().manual_seed(0)))
 
 
 def _follow(model: ParticleModel) -> None:
     """A step of the generator."""
-    if isinstance(model, GeneratorModel):
-        model.generator_loss(PROBES, torch.Generator()).backward()
+    _descend(model.generator_loss(PROBES, torch.Generator()))
+
+
+def _descend(terms: Terms) -> None:
+    if terms:
+        torch.stack(list(terms.values())).sum().backward()
 
 
 def _count_step(model: ParticleModel, shape: tuple[int, ...]) -> float:
@@ -154,8 +155,7 @@ def _count_step(model: ParticleModel, shape: tuple[int, ...]) -> float:
         _fit(model, shape)
     with _Flops() as follow:
         _follow(model)
-    share = 1 / model.flow_steps if isinstance(model, GeneratorModel) else 0.0
-    return float(fit.total + share * follow.total) / PROBES
+    return float(fit.total + 1 / model.flow_steps * follow.total) / PROBES
 
 
 def _count_sampling(model: ParticleModel) -> tuple[int, float]:

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, ValidationError, model_validator
 from torch import Tensor
 
-from gpm_tune.config import Config, Seed
+from gpm_tune.config import INFERENCE_ONLY, Config, Seed
 from gpm_tune.data import DataConfig
 from gpm_tune.data.fingerprint import fingerprint
 from gpm_tune.documents import reason
 from gpm_tune.errors import UserError
 from gpm_tune.metrics import ImageMetrics, PointMetrics
 from gpm_tune.models import ModelConfig
-from gpm_tune.models.score_gan import TeacherConfig
+from gpm_tune.models.configuration import TeacherConfig
 from gpm_tune.paths import LocalPath
-from gpm_tune.training.objectives import WORDS, Mode, Objective, Reference, direction
+from gpm_tune.training.objectives import WORDS, Mode, Objective, Reference, derive, direction
 
 POINTS_EVALUATED = 10_000
+LONGEST_LABEL = 40  # in the name of a folder
+DATA_DIGITS = 4  # of a training's digest: its last ones
 
 
 class OptimizerConfig(Config):
@@ -61,6 +68,11 @@ class TrainingConfig(Config):
         "(1 + step) / (10 + step); null for none, as in the paper (D.2).",
     )
 
+    def optimizer_of(self, part: str) -> OptimizerConfig:
+        """The optimiser of a part of the model, `flow` or `generator`."""
+        own = self.generator_optimizer if part == "generator" else None
+        return own or self.optimizer
+
 
 class EvaluationConfig(Config):
     """When and how the model is measured, always on the validation set."""
@@ -98,7 +110,9 @@ class Experiment(Config):
     data: DataConfig = Field(description="The data set that the model learns.")
     model: ModelConfig = Field(description="The particle model: a flow, with or without a generator.")
     training: TrainingConfig = Field(description="How long and how to train.")
-    evaluation: EvaluationConfig = Field(EvaluationConfig(), description="When and how to measure.")
+    evaluation: EvaluationConfig = Field(
+        EvaluationConfig(), description="When and how to measure.", json_schema_extra=INFERENCE_ONLY
+    )
     seed: Seed = Field(0, description="Seed of weights, batches, particles and splits.")
 
     @model_validator(mode="after")
@@ -142,9 +156,9 @@ class Experiment(Config):
     @property
     def given_teacher(self) -> TeacherConfig | None:
         """Where the model's teacher is to be had; None for a model without one."""
-        return getattr(self.model, "teacher", None)
+        return self.model.given_teacher
 
-    @property
+    @cached_property
     def teacher(self) -> Experiment | None:
         """The experiment of the denoiser that a Score GAN follows, where it is given by one."""
         given = self.given_teacher
@@ -157,6 +171,12 @@ class Experiment(Config):
             where = ".".join(map(str, ("model.teacher.experiment", *first["loc"])))
             raise ValueError(f"{where}: {reason(first)}") from None
 
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Experiment:
+        """As pydantic's; the teacher is that of the copy's model."""
+        copied = super().model_copy(update=update, deep=deep)
+        copied.__dict__.pop("teacher", None)
+        return copied
+
     @property
     def fingerprints(self) -> dict[str, str]:
         """Of the samples that training reads: its data's, and its teacher's where that has other data.
@@ -167,6 +187,43 @@ class Experiment(Config):
         if self.teacher is not None and self.teacher.data != self.data:
             found["teacher"] = fingerprint(self.teacher.data)
         return found
+
+    @property
+    def training_key(self) -> str:
+        """8 hexadecimal digits: equal for experiments whose trainings are the same, up to their lengths.
+
+        A longer training is the same one, continued. Of a teacher given by its experiment everything counts,
+        since its evaluations choose the weights that are followed.
+        """
+        trained = self.trained_part()
+        del trained["training"]["steps"]
+        return digest(trained, 12 - DATA_DIGITS)
+
+    @property
+    def training_digest(self) -> str:
+        """12 hexadecimal digits: of the training's key, and of what the data hold.
+
+        Raises UserError where the data cannot be had.
+        """
+        return self.training_key + digest(self.fingerprints, DATA_DIGITS)
+
+    def judge(self, objective: Objective | None = None) -> str:
+        """8 hexadecimal digits: of how trained weights are measured, and for which objective chosen.
+
+        Where this and the training's digest are equal, evaluations at a step are, too: bit for bit on the
+        CPU.
+        objective: the default one if None.
+        """
+        chosen = (objective or self.default_objective).model_dump(mode="json")
+        return digest({"measure": self.inference_part(), "objective": chosen}, 8)
+
+    @property
+    def run_name(self) -> str:
+        """The name of its training run's folder: MODEL-DATA-TRAINING_DIGEST.
+
+        Raises UserError where the data cannot be had.
+        """
+        return f"{folder_safe(self.model.name)}-{folder_safe(self.data_label)}-{self.training_digest}"
 
     @property
     def data_label(self) -> str:
@@ -233,3 +290,24 @@ class Experiment(Config):
         Raises ValueError where evaluations do not tell it.
         """
         return direction(name, self.metrics, self.evaluation.nfe, self.evaluation.reference)
+
+    def derived(self, metrics: Mapping[str, float], name: str) -> float:
+        """The value that an objective or constraint names, from what an evaluation measured.
+
+        Raises UserError where it was not measured.
+        """
+        value = derive(name, metrics, self.metrics, self.evaluation.reference)
+        if value is None:
+            raise UserError(f"{name} is not measured: the model's full NFE is {metrics['nfe']:g}")
+        return value
+
+
+def digest(plain: Any, digits: int) -> str:
+    """The first hexadecimal digits of the SHA-256 of plain data as canonical JSON."""
+    canonical = json.dumps(plain, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:digits]
+
+
+def folder_safe(label: str) -> str:
+    """A label as a part of a folder's name, on any file system, in ASCII."""
+    return re.sub(r"[^A-Za-z0-9_.-]", "_", label)[:LONGEST_LABEL]

@@ -11,24 +11,24 @@ import torch
 from pydantic import TypeAdapter
 from torch import Tensor
 
-from gpm_tune.config import MOST_STEPS, nearest
+from gpm_tune.config import MAX_SAMPLING_STEPS, nearest
 from gpm_tune.errors import UserError
-from gpm_tune.models import FreeParticleModel, ParticleModel, Samples, Sampling
+from gpm_tune.models import ParticleModel, Samples, SamplingOptions
 from gpm_tune.sampling.interpolation import INTERPOLATIONS
 from gpm_tune.sampling.solvers import Solver, SolverConfig
 from gpm_tune.training.experiment import Experiment
 from gpm_tune.training.pictures import most_images, picture
-from gpm_tune.training.saved import load_model
+from gpm_tune.training.saved import SavedModel
 from gpm_tune.training.trainer import FRAMING, draw
 
 
 @dataclass(frozen=True)
-class Sampler:
+class ModelSampler:
     """A trained model, and how it is to be sampled.
 
     nfe: to be spent per sample; None for the model's full NFE. solver: the name of one, or None for
     the model's own. steps: of the grid; None for the model's own, or where there are many grids for
-    the one that fits the NFE. A grid longer than the NFE is left early. checkpoint: where the model is from.
+    the one that fits the NFE. A grid longer than the NFE is left early. saved: where the model is from.
     """
 
     experiment: Experiment
@@ -36,18 +36,18 @@ class Sampler:
     nfe: int | None = None
     solver: str | None = None
     steps: int | None = None
-    checkpoint: Path | None = None
+    saved: SavedModel | None = None
 
     def check(self) -> None:
         """Raise UserError where the model cannot be sampled like this."""
-        if not isinstance(self.model, FreeParticleModel):
+        if not self.model.steps:
             self._check_generator()
             return
         name, valid = self.experiment.model.name, self.experiment.model.solvers
         if self.solver is not None and self.solver not in valid:
             raise UserError(f"model '{name}' has no solver '{self.solver}'; {nearest(self.solver, valid)}")
         trained = self.model.steps
-        if not self.model.schedule.any_grid:
+        if not self.model.any_grid:
             if self.steps not in (None, trained):
                 raise UserError(
                     f"model '{name}' knows the grid of {trained} sampling steps only, not one of "
@@ -59,11 +59,14 @@ class Sampler:
                     f"trained on; valid: 1 to {trained}"
                 )
             return
-        if self.nfe is not None and self._solver().steps(self.nfe) < 1:
+        solver = self._solver()
+        if solver is not None and self.nfe is not None and solver.steps(self.nfe) < 1:
             raise UserError(f"NFE {self.nfe} does not suffice for a step of solver '{self.solver_name}'")
         steps = self.sampling_steps
-        if steps is not None and not 1 <= steps <= MOST_STEPS:
-            raise UserError(f"{steps:,} sampling steps; valid: 1 to {MOST_STEPS:,}. Change --nfe or --steps")
+        if steps is not None and not 1 <= steps <= MAX_SAMPLING_STEPS:
+            raise UserError(
+                f"{steps:,} sampling steps; valid: 1 to {MAX_SAMPLING_STEPS:,}. Change --nfe or --steps"
+            )
 
     def _check_generator(self) -> None:
         name = self.experiment.model.name
@@ -77,19 +80,16 @@ class Sampler:
     @property
     def solver_name(self) -> str:
         """What samples: the solver, or the generator."""
-        if not isinstance(self.model, FreeParticleModel):
-            return "generator"
-        return self.solver or self.model.solver.name
+        return self.solver or self.model.solver_name
 
     @property
     def sampling_steps(self) -> int | None:
         """N of the grid; None for a generator."""
-        return self.how.steps
+        return self.options.steps
 
-    def _solver(self) -> Solver:
+    def _solver(self) -> Solver | None:
         """The solver asked for; with the experiment's options where it is the model's own."""
-        assert isinstance(self.model, FreeParticleModel)
-        if self.solver in (None, self.model.solver.name):
+        if self.solver in (None, self.model.solver_name):
             return self.model.solver
         adapter: TypeAdapter[Solver] = TypeAdapter(SolverConfig)
         return adapter.validate_python({"name": self.solver})
@@ -101,7 +101,7 @@ class Sampler:
         """
         self.check()
         rng = torch.Generator(self.model.origin.device).manual_seed(seed)
-        found = draw(self.model, n, rng, self.how)
+        found = draw(self.model, n, rng, self.options)
         nfe = max((cost for cost in found if self.nfe is None or cost <= self.nfe), default=None)
         if nfe is None:
             raise UserError(f"no state of the path is reached with NFE {self.nfe}; the first: {min(found)}")
@@ -111,7 +111,7 @@ class Sampler:
         """As `draw`, the samples (n, *shape) that are made from given noise (n, *noise_shape)."""
         self.check()
         rng = torch.Generator(self.model.origin.device).manual_seed(seed)
-        found = self.model.transport(noise.to(self.model.origin), rng, self.how)
+        found = self.model.transport(noise.to(self.model.origin), rng, self.options)
         return self._finish([state for state in found if self.nfe is None or state.nfe <= self.nfe][-1])
 
     def process(self, n: int, seed: int) -> list[Samples]:
@@ -122,13 +122,13 @@ class Sampler:
         """
         self.check()
         model = self.model
-        if not isinstance(model, FreeParticleModel):
+        if not model.steps:
             raise UserError(
                 f"model '{self.experiment.model.name}' has no process of generation: a single evaluation "
                 "of its generator turns noise of another shape into a sample"
             )
         rng = torch.Generator(model.origin.device).manual_seed(seed)
-        path = model.process(model.noise(n, rng), rng, self.how)
+        path = model.process(model.noise(n, rng), rng, self.options)
         return [self.check_finite(state) for state in path if self.nfe is None or state.nfe <= self.nfe]
 
     def check_finite(self, samples: Samples) -> Samples:
@@ -137,7 +137,7 @@ class Sampler:
         lost = len(x) - int(x.isfinite().flatten(1).all(1).sum())
         if lost:
             model = f"model '{self.experiment.model.name}'" + (
-                f" of {self.checkpoint}" if self.checkpoint else ""
+                f" of {self.saved.folder}" if self.saved else ""
             )
             advice = "another NFE or solver, or another run" if self.sampling_steps else "another run"
             raise UserError(
@@ -152,18 +152,17 @@ class Sampler:
         return Samples(nfe, x.clamp(-1, 1) if len(self.experiment.data.shape) == 3 else x)
 
     @property
-    def how(self) -> Sampling:
+    def options(self) -> SamplingOptions:
         """As the model takes it; nothing is simulated beyond what is asked for."""
-        if not isinstance(self.model, FreeParticleModel):
-            return Sampling()
         solver = self._solver()
-        if self.model.schedule.any_grid and self.steps is None and self.nfe is not None:
-            return Sampling(solver, solver.steps(self.nfe))
+        if solver is not None and self.model.any_grid and self.steps is None and self.nfe is not None:
+            return SamplingOptions(solver, solver.steps(self.nfe))
         stops = (self.nfe,) if self.nfe is not None else ()
-        return Sampling(solver, self.model.steps if self.steps is None else self.steps, stops)
+        own_steps = self.model.steps or None
+        return SamplingOptions(solver, own_steps if self.steps is None else self.steps, stops)
 
 
-def interpolate(sampler: Sampler, *, rows: int, columns: int, seed: int, method: str) -> Samples:
+def interpolate(sampler: ModelSampler, *, rows: int, columns: int, seed: int, method: str) -> Samples:
     """Samples (rows, columns, *shape) between pairs of noises, by one of the four methods (appendix C.3).
 
     Raises UserError where the method is unknown or the model cannot be sampled like this.
@@ -185,20 +184,20 @@ def check_method(method: str) -> None:
 
 
 def load_sampler(
-    folder: Path,
+    saved: SavedModel,
     *,
     nfe: int | None = None,
     solver: str | None = None,
     steps: int | None = None,
     device: str = "cpu",
-) -> Sampler:
-    """A checkpoint's best weights, ready to be sampled. Raises UserError where that is impossible."""
-    sampler = Sampler(*load_model(folder, device), nfe, solver, steps, folder)
+) -> ModelSampler:
+    """A trained model, ready to be sampled. Raises UserError where that is impossible."""
+    sampler = ModelSampler(saved.experiment, saved.load(device), nfe, solver, steps, saved)
     sampler.check()
     return sampler
 
 
-def write_samples(sampler: Sampler, file: Path, *, n: int, seed: int) -> int:
+def write_samples(sampler: ModelSampler, file: Path, *, n: int, seed: int) -> int:
     """Write n samples as a picture (.png), or with their NFE and seed as arrays (.npz); returns the NFE.
 
     Raises UserError where the file has another ending, or they are too many for a picture, before anything
@@ -215,7 +214,7 @@ def write_samples(sampler: Sampler, file: Path, *, n: int, seed: int) -> int:
 
 
 def write_interpolation(
-    sampler: Sampler, file: Path, *, rows: int, columns: int, seed: int, method: str
+    sampler: ModelSampler, file: Path, *, rows: int, columns: int, seed: int, method: str
 ) -> None:
     """Write interpolations as a picture (.png), a row each, or as an array (.npz).
 
@@ -230,7 +229,7 @@ def write_interpolation(
         np.savez_compressed(file, samples=x.numpy(), seed=seed)
 
 
-def _check_shown(sampler: Sampler, file: Path, count: int) -> None:
+def _check_shown(sampler: ModelSampler, file: Path, count: int) -> None:
     """Raise UserError where a picture cannot show so many images; of points it shows any number."""
     shape = sampler.experiment.data.shape
     if file.suffix == ".png" and len(shape) == 3 and count > (most := most_images(shape)):

@@ -20,13 +20,12 @@ from gpm_tune.data import to_float
 from gpm_tune.data.fingerprint import described, fingerprint, read
 from gpm_tune.errors import OtherDataError, UserError
 from gpm_tune.metrics import ImageQuality, PointQuality, Quality
-from gpm_tune.models import FreeParticleModel, Samples
+from gpm_tune.models import Samples
 from gpm_tune.models.flow import evaluating
 from gpm_tune.models.particle_model import last_within
-from gpm_tune.training import checkpoint
 from gpm_tune.training.experiment import Experiment
-from gpm_tune.training.generation import Sampler
-from gpm_tune.training.saved import load_model
+from gpm_tune.training.generation import ModelSampler
+from gpm_tune.training.saved import SavedModel
 from gpm_tune.training.trainer import SAMPLED_AT_ONCE
 from gpm_tune.version import __version__
 
@@ -78,27 +77,25 @@ class Conditions:
 class Simulation:
     """One run along a grid, and the NFE at which it is looked at; None stands for its end."""
 
-    sampler: Sampler
+    sampler: ModelSampler
     asked: tuple[int | None, ...]
 
     def states(self, n: int, rng: torch.Generator) -> Iterator[Samples]:
         """n samples (n, *shape) at the highest NFE that each of those asked for allows, ascending."""
         model = self.sampler.model
-        if not isinstance(model, FreeParticleModel):
-            return iter(model.sample(n, rng))
-        return last_within(model.process(model.noise(n, rng), rng, self.sampler.how), self.asked)
+        return last_within(model.process(model.noise(n, rng), rng, self.sampler.options), self.asked)
 
 
-def plan(samplers: Sequence[Sampler]) -> list[Simulation]:
+def plan(samplers: Sequence[ModelSampler]) -> list[Simulation]:
     """The fewest simulations that serve these requests: those with the same solver and grid share one."""
-    shared: dict[tuple[str, int | None], list[Sampler]] = {}
+    shared: dict[tuple[str, int | None], list[ModelSampler]] = {}
     for sampler in samplers:
         shared.setdefault((sampler.solver_name, sampler.sampling_steps), []).append(sampler)
     return [Simulation(group[0], tuple(sampler.nfe for sampler in group)) for group in shared.values()]
 
 
 def evaluate(
-    folder: Path,
+    saved: SavedModel,
     *,
     nfe: Sequence[int],
     solvers: Sequence[str],
@@ -107,7 +104,7 @@ def evaluate(
     device: str,
     steps: int | None = None,
 ) -> list[Measurement]:
-    """Measure a checkpoint's best weights at every NFE with every solver, or with the model's own.
+    """Measure a trained model at every NFE with every solver, or with the model's own.
 
     steps: of a grid that lower NFE leave early; None for the model's own or, where it knows every grid,
     for the one that fits each NFE. What was measured before, of the same weights in the same way, is
@@ -117,29 +114,30 @@ def evaluate(
     if conditions.resamples == 1:
         raise UserError("--resamples 1: a standard error needs at least 2 resamples; 0 leaves it out")
     check_split(conditions.split)
-    experiment, model = load_model(folder, device)
+    experiment, model = saved.experiment, saved.load(device)
     wanted = [(solver, n) for solver in (solvers or (None,)) for n in (nfe or (None,))]
-    samplers = [Sampler(experiment, model, n, solver, steps, folder) for solver, n in wanted]
+    samplers = [ModelSampler(experiment, model, n, solver, steps, saved) for solver, n in wanted]
     for sampler in samplers:
         sampler.check()
-    data = _look_at_data(folder, experiment)
+    data = _look_at_data(saved)
     bench = _Bench(experiment, conditions, cache, torch.device(device), data)
     store = cache / "measurements"
     found: list[Measurement] = []
     for simulation in plan(samplers):
-        file = store / f"{_key(folder, conditions, simulation, data)}.json"
+        file = store / f"{_key(saved, conditions, simulation, data)}.json"
         found += _load(file) or _keep(file, bench.measure(simulation))
     return found
 
 
-def _look_at_data(folder: Path, experiment: Experiment) -> str:
+def _look_at_data(saved: SavedModel) -> str:
     """The fingerprint of what a checkpoint is measured against; warns where it was trained on other data."""
-    found, trained = fingerprint(experiment.data), checkpoint.read_record(folder).data
+    data, trained = saved.experiment.data, saved.record.data
+    found = fingerprint(data)
     if found != trained:
         _log.warning(
             "%s have changed since %s was trained (fingerprint %s, now %s): it is measured against what is "
             "there now",
-            *(described(experiment.data), folder, trained, found),
+            *(described(data), saved.folder, trained, found),
         )
     return found
 
@@ -225,14 +223,14 @@ def build_quality(
     )
 
 
-def _key(folder: Path, conditions: Conditions, simulation: Simulation, data: str) -> str:
+def _key(saved: SavedModel, conditions: Conditions, simulation: Simulation, data: str) -> str:
     """A digest of all that measurements depend on."""
-    record = checkpoint.read_record(folder)
     sampler = simulation.sampler
     parts = [
         __version__,
-        record.model_dump(include={"files"})["files"],
-        record.experiment,
+        saved.record.model_dump(include={"files"})["files"],
+        saved.weights,
+        saved.experiment.model_dump(mode="json"),
         data,
         asdict(conditions),
         sampler.solver_name,

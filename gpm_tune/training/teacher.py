@@ -1,80 +1,54 @@
-"""The frozen denoiser that a Score GAN follows: where it is, and what it must fit."""
+"""The frozen denoiser that a Score GAN follows."""
 
 from __future__ import annotations
-
-from pathlib import Path
-from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from gpm_tune.errors import UserError
 from gpm_tune.models.flow import Denoise
-from gpm_tune.models.flows.score import DataScore
 from gpm_tune.paths import expand
-from gpm_tune.training import checkpoint
 from gpm_tune.training.experiment import Experiment
-from gpm_tune.training.saved import load_model, read_experiment, refuse_other_data, run_name
-
-
-def teacher_folder(teacher: Experiment, cache: Path) -> Path:
-    """Where a teacher that is given by its experiment is kept: of the same data the same folder.
-
-    Raises UserError where its data cannot be had.
-    """
-    return cache / "teachers" / run_name(teacher)
-
-
-def is_trained(teacher: Experiment, cache: Path) -> bool:
-    """Whether a teacher that is given by its experiment has been trained to its end.
-
-    Raises UserError where its data cannot be had.
-    """
-    latest = checkpoint.latest(teacher_folder(teacher, cache))
-    if latest is None:
-        return False
-    return checkpoint.read_record(latest).evaluated_step >= teacher.training.steps
-
-
-def teacher_checkpoint(experiment: Experiment, cache: Path | None, data: str = "") -> Path | None:
-    """The checkpoint of the experiment's teacher, checked against its data; None where it has no teacher.
-
-    data: their fingerprint; empty where they are not read. Raises UserError where the teacher is missing, or
-    made for something else, and OtherDataError where the data have changed since it was trained.
-    """
-    given = experiment.given_teacher
-    if given is None:
-        return None
-    if given.run is not None:
-        raise UserError(f"model.teacher.run: {given.run} is known to MLflow only; give its checkpoint")
-    folder = expand(given.checkpoint) if given.checkpoint else None
-    if experiment.teacher is not None:
-        folder = checkpoint.latest(teacher_folder(experiment.teacher, cache)) if cache else None
-    if folder is None:
-        raise UserError("model.teacher: it has not been trained yet; train it first (`train_teacher`)")
-    try:
-        experiment.check_teacher(read_experiment(folder))
-    except ValueError as error:
-        raise UserError(f"{folder}: {error}") from error
-    if data:
-        refuse_other_data(folder, checkpoint.read_record(folder), experiment.data, data)
-    return folder
+from gpm_tune.training.saved import SavedModel, refuse_other_data
 
 
 def load_teacher(
-    experiment: Experiment, cache: Path | None, device: torch.device, data: str = ""
+    experiment: Experiment, teacher: SavedModel | None, device: torch.device, data: str
 ) -> Denoise | None:
-    """D_data with its best weights and without gradients; None if there is none.
+    """D_data without gradients; None for a model that has no teacher.
 
-    In evaluation mode, unless its dropout is to act in the scores that the generator follows. data and
-    errors: as of `teacher_checkpoint`.
+    In evaluation mode, unless its dropout is to act in the scores that the generator follows. teacher: one
+    that is given by its experiment. data: the fingerprint of what the experiment reads.
+
+    Raises UserError where the teacher is missing, or damaged, and OtherDataError where the data have changed
+    since it was trained.
     """
-    folder = teacher_checkpoint(experiment, cache, data)
-    if folder is None:
+    if experiment.given_teacher is None:
         return None
-    _, model = load_model(folder, device)
-    denoiser = cast("DataScore", model.flow).network
+    teacher = teacher or given_teacher(experiment)
+    if teacher is None:
+        raise UserError("model.teacher: it has not been trained yet")
+    refuse_other_data(teacher.folder, teacher.record, experiment.data, data)
+    denoiser = teacher.load(device).flow.network
     return freeze(denoiser.train(experiment.model.teacher_dropout))
+
+
+def given_teacher(experiment: Experiment) -> SavedModel | None:
+    """The teacher that is given by its checkpoint; None where there is none, or it is given otherwise.
+
+    Raises UserError where it cannot be loaded, or does not fit.
+    """
+    given = experiment.given_teacher
+    if given is None or given.experiment is not None:
+        return None
+    if given.checkpoint is None:
+        raise UserError(f"model.teacher.run: {given.run} is known to MLflow only; give its checkpoint")
+    found = SavedModel.at(expand(given.checkpoint))
+    try:
+        experiment.check_teacher(found.experiment)
+    except ValueError as error:
+        raise UserError(f"{found.folder}: {error}") from error
+    return found
 
 
 def freeze(denoiser: nn.Module) -> Denoise:

@@ -4,29 +4,29 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from gpm_tune.data import Dataset, to_float
 from gpm_tune.data.dataset import Batches
 from gpm_tune.data.fingerprint import read
-from gpm_tune.errors import DivergedError, UserError
+from gpm_tune.errors import DivergedError
 from gpm_tune.metrics import ImageMetrics, PointMetrics
-from gpm_tune.models import GeneratorModel, ParticleModel, Sampling, place
+from gpm_tune.models import ParticleModel, SamplingOptions, to_device
 from gpm_tune.models.flow import Denoise, FlowInputs, Terms, evaluating
-from gpm_tune.models.particle_model import ITS_OWN
+from gpm_tune.models.particle_model import DEFAULT_SAMPLING
 from gpm_tune.training import checkpoint, fitting
-from gpm_tune.training.experiment import Experiment, OptimizerConfig
+from gpm_tune.training.experiment import Experiment
 from gpm_tune.training.machine import Machine, has_bfloat16, keep_freed_memory, limit_threads
-from gpm_tune.training.objectives import Objective, derive
+from gpm_tune.training.objectives import Objective
 from gpm_tune.training.pictures import picture
-from gpm_tune.training.saved import refuse_other_data
+from gpm_tune.training.saved import SavedModel, refuse_other_data
 from gpm_tune.training.teacher import load_teacher
 
 CHECK_EVERY = 50  # steps between looks for NaN: each is a synchronisation with the device
@@ -56,19 +56,19 @@ class Trainer:
         *,
         device: torch.device | str = "cpu",
         objective: Objective | None = None,
-        wanted: Sequence[str] = (),
         cache: Path | None = None,
+        teacher: SavedModel | None = None,
     ) -> None:
         """Load the data and build the model.
 
         objective: what makes an evaluation the best; the experiment's default metric if None.
-        wanted: what evaluations report besides, named as an objective's metric.
-        cache: folder for statistics of the real data and for teachers, shared between runs.
-        Raises UserError where data, feature network or teacher cannot be had, or the data are too few.
+        cache: folder for statistics of the real data, shared between runs.
+        teacher: of a model that has one.
+        Raises UserError where data or feature network cannot be had, the data are too few, or the teacher
+        is missing.
         """
         self.experiment = experiment
         self.objective = objective or experiment.default_objective
-        self._wanted = [self.objective.metric, *wanted]
         self.device = torch.device(device)
         keep_freed_memory()
         limit_threads()
@@ -80,7 +80,7 @@ class Trainer:
         self._batches = Batches(len(data.train), experiment.training.batch_size, experiment.seed, self.device)
         self._framing = None if experiment.features else data.validation[:FRAMING]
         self._metrics, self._samples = build_metrics(experiment, data.validation, cache, self.device)
-        self.model = self._build_model(cache)
+        self.model = self._build_model(teacher)
         self._optimizers = self._build_optimizers()
         self._average = self._build_average() if experiment.training.ema else None
         self._rng = torch.Generator(self.device).manual_seed(experiment.seed)
@@ -90,35 +90,31 @@ class Trainer:
         self._timed_from = (0, 0.0)  # step and seconds where this interval began, or was continued
         self._machine = Machine(self.device)
         self._means: dict[str, RunningMean] = {}
-        self.best: Evaluation | None = None
+        self.best: checkpoint.Best | None = None
         self._best_weights: dict[str, Tensor] = {}
-        self.last: Evaluation | None = None
 
     def _load_data(self) -> tuple[Dataset, str]:
         """The data, and the fingerprint of what was read."""
         return read(self.experiment.data, self.experiment.seed)
 
-    def _load_teacher(self, cache: Path | None) -> Denoise | None:
-        return load_teacher(self.experiment, cache, self.device, self.data_fingerprint)
+    def _load_teacher(self, teacher: SavedModel | None) -> Denoise | None:
+        return load_teacher(self.experiment, teacher, self.device, self.data_fingerprint)
 
-    def _build_model(self, cache: Path | None) -> ParticleModel:
+    def _build_model(self, teacher: SavedModel | None) -> ParticleModel:
         experiment = self.experiment
         kept = experiment.model.kept_samples
-        inputs = FlowInputs(to_float(self._real[:kept]) if kept else None, self._load_teacher(cache))
+        inputs = FlowInputs(to_float(self._real[:kept]) if kept else None, self._load_teacher(teacher))
         with torch.random.fork_rng():
             torch.manual_seed(experiment.seed)
             model = experiment.model.build(experiment.data.shape, inputs)
-        return place(model, self.device)
+        return to_device(model, self.device)
 
     def _build_optimizers(self) -> dict[str, torch.optim.Adam]:
         """One for each part of the model, flow and generator, that has parameters which are not frozen."""
         training = self.experiment.training
-        parts: dict[str, tuple[nn.Module, OptimizerConfig]] = {"flow": (self.model.flow, training.optimizer)}
-        if isinstance(self.model, GeneratorModel):
-            parts["generator"] = (self.model.generator, training.generator_optimizer or training.optimizer)
         return {
-            name: torch.optim.Adam(learning, lr=config.lr, betas=config.betas, fused=True)
-            for name, (part, config) in parts.items()
+            name: torch.optim.Adam(learning, **training.optimizer_of(name).model_dump(), fused=True)
+            for name, part in self.model.parts.items()
             if (learning := [parameter for parameter in part.parameters() if parameter.requires_grad])
         }
 
@@ -179,10 +175,10 @@ class Trainer:
         model = self.model
         if "flow" in self._optimizers:
             self.fit_flow()
-        if isinstance(model, GeneratorModel) and (self.step + 1) % model.flow_steps == 0:
+        if "generator" in self._optimizers and (self.step + 1) % model.flow_steps == 0:
             with self._precision():
-                loss = model.generator_loss(self.experiment.training.batch_size, self._rng)
-            self._descend("generator", {"generator": loss})
+                terms = model.generator_loss(self.experiment.training.batch_size, self._rng)
+            self._descend("generator", terms)
         if self._average:
             self._average.update_parameters(model)
         self.step += 1
@@ -215,8 +211,9 @@ class Trainer:
     def _evaluate(self) -> Evaluation:
         """Measure the model at every NFE asked for, with the same particles at each evaluation."""
         rng = torch.Generator(self.device).manual_seed(self.experiment.seed)
-        how, at_once = Sampling(nfe=self.experiment.evaluation.nfe), self.experiment.evaluation.batch_size
-        sets = draw(self.evaluated_model, self._samples, rng, how, at_once=at_once)
+        asked = self.experiment.evaluation
+        options = SamplingOptions(nfe=asked.nfe)
+        sets = draw(self.evaluated_model, self._samples, rng, options, at_once=asked.batch_size)
         metrics: dict[str, float] = {}
         for nfe, samples in sets.items():
             for name, value in self._metrics(samples).items():
@@ -224,17 +221,15 @@ class Trainer:
         full = max(sets)
         metrics |= {name: metrics[f"{name}/nfe_{full}"] for name in self.experiment.metrics}
         losses = {f"loss/{name}": mean.total.item() / mean.terms for name, mean in self._means.items()}
-        metrics |= losses | {"nfe": full, "seconds": self.seconds}
+        metrics |= losses | {"nfe": full, "seconds": self.seconds, "parameters": self._trained_parameters()}
         metrics |= self._throughput() | self._machine.measure() | {"system/bfloat16": float(self._bfloat16)}
-        metrics |= self._derive(metrics)
         for name, value in metrics.items():
             if not math.isfinite(value):
                 raise DivergedError(f"{name} was {value} at step {self.step}")
         self._means, self.evaluated_step = {}, self.step
         shown = picture(sets[full][:PICTURED].cpu(), real=self._framing)
-        self.last = Evaluation(self.step, metrics, shown)
-        self._keep_best(self.last)
-        return self.last
+        self._keep_best(checkpoint.Best(step=self.step, metrics=metrics))
+        return Evaluation(self.step, metrics, shown)
 
     def _throughput(self) -> dict[str, float]:
         """Steps per second since the last evaluation."""
@@ -244,26 +239,37 @@ class Trainer:
             return {}
         return {"steps_per_second": (self.step - step) / (self.seconds - seconds)}
 
-    def _derive(self, measured: Mapping[str, float]) -> dict[str, float]:
-        """What objectives and constraints name, from what was measured."""
-        experiment = self.experiment
+    def _trained_parameters(self) -> int:
         trained = [p for o in self._optimizers.values() for group in o.param_groups for p in group["params"]]
-        known = {**measured, "parameters": sum(parameter.numel() for parameter in trained)}
-        found = {}
-        for name in self._wanted:
-            value = derive(name, known, experiment.metrics, experiment.evaluation.reference)
-            if value is None:
-                raise UserError(f"{name} is not measured: the model's full NFE is {measured['nfe']:g}")
-            found[name] = value
-        return found
+        return sum(parameter.numel() for parameter in trained)
 
-    def _keep_best(self, evaluation: Evaluation) -> None:
-        metric = self.objective.metric
-        value = evaluation.metrics[metric]
-        before = self.best.metrics[metric] if self.best else self.objective.worst
-        if self.objective.better(value, before):
-            self.best = evaluation
+    def _keep_best(self, found: checkpoint.Best) -> None:
+        before = self._score(self.best) if self.best else self.objective.worst
+        if self.objective.better(self._score(found), before):
+            self.best = found
             self._best_weights = {k: v.clone() for k, v in self.evaluated_model.state_dict().items()}
+
+    def _score(self, found: checkpoint.Best) -> float:
+        return self.experiment.derived(found.metrics, self.objective.metric)
+
+    @property
+    def judge(self) -> str:
+        """Identifies by what the best weights are chosen: how they are measured, and for which objective."""
+        return self.experiment.judge(self.objective)
+
+    def judge_anew(self) -> Iterator[Evaluation]:
+        """Measure the weights that another judge has kept, its best and its last, by the own judge."""
+        kept, step, evaluated_step, means = self.best, self.step, self.evaluated_step, self._means
+        assert kept is not None, "a judge has kept them"
+        last = {name: tensor.clone() for name, tensor in self.evaluated_model.state_dict().items()}
+        found = {kept.step: self._best_weights} | ({step: last} if step == evaluated_step else {})
+        self.best = None
+        for self.step, weights in found.items():
+            self._means = {}
+            self.evaluated_model.load_state_dict(weights)
+            yield self._evaluate()
+        self.evaluated_model.load_state_dict(last)
+        self.step, self.evaluated_step, self._means = step, evaluated_step, means
 
     def save(self, folder: Path) -> None:
         """Write everything that continuing needs, and the best weights so far, into the folder."""
@@ -282,17 +288,19 @@ class Trainer:
             "evaluated_step": self.evaluated_step,
             "seconds": self.seconds,
             "joules": self._machine.joules,
-            "best": self.best and {"step": self.best.step, "metrics": self.best.metrics},
+            "is_end": self.done,
+            "judge": self.judge,
+            "best": self.best and self.best.model_dump(),
         }
-        pictures = {"samples": self.last, "best": self.best}
-        checkpoint.write(folder, weights, state, record, {k: e.picture for k, e in pictures.items() if e})
+        checkpoint.write(folder, weights, state, record)
 
-    def restore(self, folder: Path) -> None:
+    def restore(self, folder: Path) -> bool:
         """Continue from what `save` wrote, for the same experiment or one with the same networks.
 
-        Raises UserError where the folder holds no whole checkpoint, OtherDataError where data have changed.
+        Returns whether its best weights were chosen by the same judge. Raises UserError where the folder
+        holds no whole checkpoint, OtherDataError where data have changed.
         """
-        weights, state, record, pictures = checkpoint.read(folder, self.device)
+        weights, state, record = checkpoint.read(folder, self.device)
         refuse_other_data(folder, record, self.experiment.data, self.data_fingerprint)
         try:
             self._check_fit(weights, state, record)
@@ -318,8 +326,8 @@ class Trainer:
         self.seconds = record.seconds
         self._machine.joules = record.joules
         self._timed_from = (self.step, self.seconds)
-        if record.best:
-            self.best = Evaluation(record.best.step, record.best.metrics, pictures["best"])
+        self.best = record.best
+        return record.judge == self.judge
 
     def _check_fit(self, weights: checkpoint.Weights, state: Any, record: checkpoint.Record) -> None:
         """Raise an error unless all that a checkpoint holds can be loaded."""
@@ -328,8 +336,6 @@ class Trainer:
             fitting.check_weights(weights["average"], self._average.state_dict(), "average")
         if record.best:
             fitting.check_weights(weights["best"], self.evaluated_model.state_dict(), "best")
-            if self.objective.metric not in record.best.metrics:
-                raise fitting.MisfitError(f"{self.objective.metric} was not measured")
         fitting.check_optimizers(state["optimizers"], self._optimizers)
         fitting.check_means(state["means"])
         fitting.check_rng(state["rng"], self._rng)
@@ -381,7 +387,7 @@ def draw(
     model: ParticleModel,
     count: int,
     rng: torch.Generator,
-    how: Sampling = ITS_OWN,
+    options: SamplingOptions = DEFAULT_SAMPLING,
     *,
     at_once: int = SAMPLED_AT_ONCE,
 ) -> dict[int, Tensor]:
@@ -392,6 +398,6 @@ def draw(
     parts: dict[int, list[Tensor]] = {}
     with evaluating(model):
         for start in range(0, count, at_once):
-            for cost, x in model.sample(min(at_once, count - start), rng, how):
+            for cost, x in model.sample(min(at_once, count - start), rng, options):
                 parts.setdefault(cost, []).append(x)
     return {cost: torch.cat(x) for cost, x in parts.items()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +11,16 @@ import yaml
 from examples import IMAGES, POINTS, study_of
 from rich.console import Console
 
-from gpm_tune.study.accounts.ledger import Ledger
+from gpm_tune.study.accounts.records import run_user
+from gpm_tune.study.accounts.trial_manager import TrialManager, TrialSpec
 from gpm_tune.study.definition import space
 from gpm_tune.study.definition.specification import Study
-from gpm_tune.study.running.conductor import Conductor
+from gpm_tune.study.running.controller import StudyController
 from gpm_tune.study.running.progress import StudyProgress
-from gpm_tune.study.running.run import _open_parent
+from gpm_tune.study.running.publishing import StudyViews
 from gpm_tune.study.storage.home import Home
-from gpm_tune.study.tracking.tracker import Tracker
+from gpm_tune.training.run import TrainingRun
+from gpm_tune.training.trainer import Evaluation
 
 EVERY = 4  # steps between evaluations
 SECONDS_A_STEP = 0.5
@@ -31,7 +33,6 @@ SEARCH = {
 }
 # What each trial measures every EVERY steps, and why it fails, if it does.
 Story = tuple[Sequence[float], str | None]
-Tell = Callable[[Mapping[str, Any]], Story]
 STORIES: list[Story] = [
     ([90.0, 60.0, 50.0], None),
     ([80.0, 40.0, 45.0], None),
@@ -59,48 +60,49 @@ def digits_study(trials: int = len(STORIES), **changes: Any) -> Study:
 def drive(home: Home, study: Study, stories: Sequence[Story]) -> None:
     """Let the study's trials have these stories one after the other, and track them."""
     told = iter(stories)
-    with Tracker(
-        home.study(study.name) / "spool", home.tracking_uri, study.name, home.artifact_root
-    ) as tracker:
-        ledger = open_ledger(home, study)
-        console = Console(file=io.StringIO())
-        with StudyProgress(study, ledger.remaining, console) as progress:
-            conductor = Conductor(ledger, tracker, progress)
-            parent = _open_parent(ledger, home, tracker)
-            conductor.report_to(parent)
-            while assignment := conductor.assign():
-                values, failure = next(told)
-                tell(conductor, home, assignment.number, assignment.values, values, failure)
-        parent.end("FINISHED")
+    manager = open_ledger(home, study)
+    views = StudyViews(home, study.name, is_running=False)
+    console = Console(file=io.StringIO())
+    with StudyProgress(study, manager.remaining, console) as progress:
+        controller = StudyController(manager, bool, progress)
+        while spec := controller.assign():
+            values, failure = next(told)
+            tell(controller, home, spec, values, failure)
+    with views.publisher() as publisher:
+        publisher.touch(*views.keys())
 
 
-def open_ledger(home: Home, study: Study) -> Ledger:
-    """The study's ledger, with its file in its folder."""
+def open_ledger(home: Home, study: Study) -> TrialManager:
+    """The study's trial manager, with its file in its folder."""
     folder = home.study(study.name)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "study.yaml").write_text(yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False))
-    return Ledger(study, home.optuna_uri, home.checkpoints(study.name))
+    return TrialManager(study, home.optuna_uri, home.open_runs())
 
 
 def tell(
-    conductor: Conductor,
-    home: Home,
-    number: int,
-    searched: Mapping[str, Any],
-    values: Sequence[float],
-    failure: str | None,
+    controller: StudyController, home: Home, spec: TrialSpec, values: Sequence[float], failure: str | None
 ) -> None:
     """One trial's story."""
-    nfe = searched.get("model.sampling_steps", 3)
+    number = spec.number
+    run = open_run(home, spec, run_user(controller.study_id))
+    controller.trains(number, run.name)
+    judge = spec.experiment.judge()
+    nfe = spec.values.get("model.sampling_steps", 3)
     for index, value in enumerate(values, start=1):
         step = index * EVERY
-        if conductor.measured(number, step, evaluation(step, value, nfe)):
+        measured = Evaluation(step, evaluation(step, value, nfe), png(number))
+        run.keep_evaluation(measured, judge, "cpu")
+        if controller.measured(number, step, measured.metrics):
             break
-    picture = home.root / f"checkpoint_{number}"
-    picture.mkdir(exist_ok=True)
-    (picture / "best.png").write_bytes(png(number))
-    conductor.checkpointed(number, str(picture), {})
-    conductor.ended(number, failure)
+    controller.ended(number, failure)
+
+
+def open_run(home: Home, spec: TrialSpec, user: str = "study") -> TrainingRun:
+    """The training run of a trial, with nothing in it."""
+    run = home.open_runs().of(spec.experiment)
+    run.create(spec.experiment, user)
+    return run
 
 
 def evaluation(step: int, value: float, nfe: int, metric: str = "fid") -> dict[str, float]:

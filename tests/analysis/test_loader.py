@@ -14,7 +14,8 @@ from gpm_tune.analysis.subjects import find_subjects
 from gpm_tune.errors import UserError
 from gpm_tune.study.accounts.records import StudyRecord, read_study
 from gpm_tune.study.storage.home import Home
-from gpm_tune.study.tracking.tracker import Tracker
+from gpm_tune.study.tracking.publisher import Publisher
+from gpm_tune.study.tracking.views import View
 
 slow = pytest.mark.slow  # the finished study takes a real Ray cluster
 
@@ -36,7 +37,7 @@ def test_runs_are_the_studys_trials(home: Home, record: StudyRecord) -> None:
     assert list(runs.columns[: len(COLUMNS)]) == COLUMNS
     assert list(runs["trial"]) == [trial.number for trial in record.trials]
     assert list(runs["state"]) == [trial.state for trial in record.trials]
-    assert list(runs["checkpoint"]) == [trial.checkpoint for trial in record.trials]
+    assert list(runs["training_run"]) == [trial.run for trial in record.trials]
     assert list(runs["param.model.eta"]) == pytest.approx([t.values["model.eta"] for t in record.trials])
     assert set(runs["stage"]) == {"search"}
     assert (runs["ended"] >= runs["started"]).all()
@@ -77,7 +78,9 @@ def test_a_study_stands_for_its_best_trial_and_a_run_for_itself(home: Home, reco
     best = record.ranked()[0]
     runs = load_runs(home, ["digits"]).set_index("trial")
     by_study, by_run = find_subjects(home, ["digits", f"mine={runs.loc[best.number, 'run']}"])
-    assert by_study.folder == by_run.folder == Path(str(best.checkpoint))
+    assert by_study.saved == by_run.saved
+    assert by_study.saved.folder.parents[1] == home.root / "runs" / str(best.run)
+    assert by_study.saved.step == best.best_step
     assert (by_study.label, by_run.label) == ("Discriminator Flow", "mine")
 
 
@@ -85,12 +88,13 @@ def test_a_study_stands_for_its_best_trial_and_a_run_for_itself(home: Home, reco
 def test_a_checkpoint_that_is_gone_is_left_out_with_a_warning(
     home: Home, record: StudyRecord, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    kept, gone = tmp_path / "kept", Path(str(record.trials[1].checkpoint)).parent
-    shutil.copytree(str(record.trials[0].checkpoint), kept)
+    runs = home.root / "runs"
+    kept, gone = tmp_path / "kept", runs / str(record.trials[1].run) / "checkpoints"
+    shutil.copytree(runs / str(record.trials[0].run), kept)
     aside = gone.rename(gone.with_name("aside"))
     with caplog.at_level(logging.WARNING):
         (subject,) = find_subjects(home, [str(kept), "digits/1"])
-    assert subject.folder == kept
+    assert subject.saved.folder.parents[1] == kept
     assert "left out: study 'digits': trial 1 is without a checkpoint on this machine" in caplog.text
     with pytest.raises(UserError, match="trial 1 is without a checkpoint"):
         find_subjects(home, ["digits/1"])
@@ -112,8 +116,9 @@ def test_nothing_tracked_and_unknown_names_are_told(tmp_path: Path) -> None:
     home = Home(tmp_path, f"sqlite:///{tmp_path / 'mlflow.db'}")
     with pytest.raises(UserError, match="'any': nothing has been tracked"):
         load_runs(home, ["any"])
-    with Tracker(tmp_path / "spool", home.tracking_uri, "known", home.artifact_root) as tracker:
-        tracker.open_run("known", name="known", params={}, tags={"gpm.study": "known"})
+    view = View("key", "known", None, 1, 2, "FINISHED", {}, {"gpm.study": "known"}, [], {})
+    with Publisher(home.tracking_uri, "known", {"key": view}.get, home.artifact_root) as publisher:
+        publisher.touch("key")
     empty = load_runs(home, ["known"])
     assert empty.empty
     assert list(empty.columns) == COLUMNS

@@ -17,13 +17,13 @@ from typing import Any
 import pytest
 from browser import look_at, needs_browser
 from examples import study_of
-from hand_made import EVERY, STORIES, evaluation, open_ledger, png
+from hand_made import EVERY, STORIES, evaluation, open_ledger, open_run, png
 
 from gpm_tune.analysis.report import render
 from gpm_tune.analysis.study_data import read_data
 from gpm_tune.cli.reports import report
 from gpm_tune.errors import UserError
-from gpm_tune.study.accounts.ledger import Ledger
+from gpm_tune.study.accounts.trial_manager import TrialManager
 from gpm_tune.study.storage.home import Home
 from gpm_tune.study.storage.locks import only_once
 
@@ -156,7 +156,7 @@ def empty_home(folder: Path) -> Home:
     return Home(folder, f"sqlite:///{folder / 'mlflow.db'}")
 
 
-def small_ledger(home: Home, **changes: Any) -> Ledger:
+def small_ledger(home: Home, **changes: Any) -> TrialManager:
     return open_ledger(home, study_of(**changes))
 
 
@@ -172,11 +172,11 @@ def test_an_empty_study_has_a_report(tmp_path: Path) -> None:
 
 def test_a_running_study_has_a_report(tmp_path: Path) -> None:
     home = empty_home(tmp_path)
-    ledger = small_ledger(home)
+    manager = small_ledger(home)
     with only_once("it", home.study("small")):
-        assert ledger.next()
+        assert manager.next()
         assert "still running" in words(page_of(home, "small"))
-        ledger.report(0, EVERY, evaluation(EVERY, 1.5, 4, "sliced_wasserstein"))
+        manager.report(0, EVERY, evaluation(EVERY, 1.5, 4, "sliced_wasserstein"))
         text = words(page_of(home, "small"))
     assert "1 running" in text
     assert "Trial 0 (running), measured at step 4" in text
@@ -186,11 +186,11 @@ def test_a_running_study_has_a_report(tmp_path: Path) -> None:
 def test_a_study_whose_trials_all_failed_tells_why_and_reasons_stay_text(tmp_path: Path) -> None:
     home = empty_home(tmp_path)
     reason = "</script><script>alert('&')</script><img src=x onerror=alert(1)>"
-    ledger = small_ledger(home, budget={"trials": 2})
-    while assignment := ledger.next():
-        if assignment.number:  # with a curve, whose marks name the reason's trial
-            ledger.report(assignment.number, EVERY, evaluation(EVERY, 1.5, 4, "sliced_wasserstein"))
-        ledger.fail(assignment.number, reason)
+    manager = small_ledger(home, budget={"trials": 2})
+    while spec := manager.next():
+        if spec.number:  # with a curve, whose marks name the reason's trial
+            manager.report(spec.number, EVERY, evaluation(EVERY, 1.5, 4, "sliced_wasserstein"))
+        manager.fail(spec.number, reason)
     page = page_of(home, "small")
     assert "alert('" not in page
     assert "img" not in Page(page).tags
@@ -200,17 +200,14 @@ def test_a_study_whose_trials_all_failed_tells_why_and_reasons_stay_text(tmp_pat
 
 def test_what_was_deleted_is_missed_and_the_rest_is_shown(tmp_path: Path) -> None:
     home = empty_home(tmp_path)
-    ledger = small_ledger(home, budget={"trials": 1})
-    assert ledger.next()
-    ledger.report(0, EVERY, evaluation(EVERY, 1.5, 4, "sliced_wasserstein"))
-    checkpoint = home.study("small") / "checkpoint"
-    checkpoint.mkdir()
-    (checkpoint / "best.png").write_bytes(png(0))
-    ledger.keep_checkpoint(0, str(checkpoint))
-    ledger.complete(0)
+    manager = small_ledger(home, budget={"trials": 1})
+    picture = measure(home, manager)
+    picture.write_bytes(png(0))
+    manager.complete(0)
     whole = page_of(home, "small")
     assert base64.b64encode(png(0)).decode() in whole
     shutil.rmtree(home.study("small"))
+    picture.unlink()
     rest = page_of(home, "small")
     assert "Its samples are gone" in words(rest)
     assert "The study's file study.yaml is gone" in words(rest)
@@ -218,25 +215,46 @@ def test_what_was_deleted_is_missed_and_the_rest_is_shown(tmp_path: Path) -> Non
 
 
 def test_no_file_from_elsewhere_is_in_the_page(tmp_path: Path) -> None:
-    planted = tmp_path / "elsewhere" / "best.png"
+    planted = tmp_path / "elsewhere" / "planted.png"
     planted.parent.mkdir()
     planted.write_bytes(b"planted: a secret file")
     home = empty_home(tmp_path / "home")
-    ledger = small_ledger(home, budget={"trials": 1})
-    assert ledger.next()
-    ledger.report(0, EVERY, evaluation(EVERY, 1.5, 4, "sliced_wasserstein"))
+    manager = small_ledger(home, budget={"trials": 1})
+    picture = measure(home, manager)
     (home.study("small") / "study.yaml").unlink()
     (home.study("small") / "study.yaml").symlink_to(planted)
-    linked = home.study("small") / "checkpoint"
-    linked.mkdir()
-    (linked / "best.png").symlink_to(planted)
-    (home.study("small") / "linked").symlink_to(planted.parent)
-    for checkpoint in (linked, home.study("small") / "linked", planted.parent):
-        ledger.keep_checkpoint(0, str(checkpoint))
-        page = page_of(home, "small")
-        assert base64.b64encode(planted.read_bytes()).decode() not in page
-        assert "planted" not in page
-        assert "Its samples are gone" in words(page)
+    picture.symlink_to(planted)
+    refuse_planted(home, planted)
+    shutil.rmtree(picture.parent)
+    picture.parent.symlink_to(planted.parent)
+    planted.rename(planted.with_name(picture.name))
+    refuse_planted(home, planted.with_name(picture.name))
+    run = picture.parents[1]
+    outside = run.rename(tmp_path / run.name)
+    manager.keep_run(0, f"../../{outside.name}")
+    (outside / "samples").unlink()
+    (outside / "samples").mkdir()
+    (outside / "samples" / picture.name).write_bytes(b"planted: a secret file")
+    refuse_planted(home, outside / "samples" / picture.name)
+
+
+def measure(home: Home, manager: TrialManager) -> Path:
+    """Let the one trial be measured; the place of its picture, in a folder of nothing."""
+    spec = manager.next()
+    assert spec
+    manager.report(0, EVERY, evaluation(EVERY, 1.5, 4, "sliced_wasserstein"))
+    run = open_run(home, spec)
+    manager.keep_run(0, run.name)
+    picture = Path(run.picture(EVERY, spec.experiment.judge()))
+    picture.parent.mkdir()
+    return picture
+
+
+def refuse_planted(home: Home, planted: Path) -> None:
+    page = page_of(home, "small")
+    assert base64.b64encode(planted.read_bytes()).decode() not in page
+    assert "planted" not in page
+    assert "Its samples are gone" in words(page)
 
 
 def test_mlflow_alone_is_enough(told: Home, tmp_path: Path) -> None:

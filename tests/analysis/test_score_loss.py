@@ -27,7 +27,8 @@ from gpm_tune.analysis.score_loss import (
 from gpm_tune.errors import UserError
 from gpm_tune.study.running.single import train
 from gpm_tune.study.storage.home import Home
-from gpm_tune.training import Trainer, checkpoint
+from gpm_tune.training import Trainer
+from gpm_tune.training.run import Runs, TrainingRun
 
 sys.path.append(str(Path(__file__).parents[2] / "analysis"))
 import score_loss
@@ -39,6 +40,15 @@ ORIGIN = Origin("small.yaml", experiment_of(model=MODELS["score_gan"]), None)
 def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
     """Where the teacher is trained once for all tests."""
     return Home(tmp_path_factory.mktemp("home"))
+
+
+def run_in(folder: Path) -> TrainingRun:
+    return Runs(str(folder), folder / "cache").named("run")
+
+
+def names(run: TrainingRun) -> list[str]:
+    """Of the checkpoints that a run keeps, newest first."""
+    return [Path(place).name for place in run.checkpoints()]
 
 
 def same_weights(one: Trainer, other: Trainer) -> bool:
@@ -69,10 +79,9 @@ def test_the_generator_rests_and_the_state_is_kept(home: Home, capsys: pytest.Ca
     again = follow(experiment, [1, 2], home, "cpu", repeats=3, seed=0)
     pd.testing.assert_frame_equal(first, again)
     assert "training:" not in capsys.readouterr().err, "both states were kept"
-    kept = [folder.name for folder in checkpoint.newest_first(kept_in(experiment, home))]
-    assert kept == ["step_000000006", "step_000000003"]
+    assert names(kept_in(experiment, home)) == ["step_000000006", "step_000000003"]
     trainer, straight = start(experiment, home, "cpu"), start(experiment, home, "cpu")
-    trainer.restore(checkpoint.next_folder(kept_in(experiment, home), 6))
+    trainer.restore(Path(kept_in(experiment, home).checkpoint(6)))
     straight.train_until(6)
     assert same_weights(trainer, straight), "restarts have left no trace in what was trained later"
     trainer.fit_flow()
@@ -81,12 +90,12 @@ def test_the_generator_rests_and_the_state_is_kept(home: Home, capsys: pytest.Ca
 
 
 def test_training_goes_on_from_the_newest_state_that_is_not_beyond(home: Home, tmp_path: Path) -> None:
-    experiment = with_score_steps(ORIGIN, 3, 4)
+    experiment, run = with_score_steps(ORIGIN, 3, 4), run_in(tmp_path)
     straight = start(experiment, home, "cpu")
     straight.train_until(9)
     for step in (6, 12, 9):
         trainer = start(experiment, home, "cpu")
-        assert reach(trainer, step, tmp_path) == checkpoint.next_folder(tmp_path, step)
+        assert reach(trainer, step, run) == Path(run.checkpoint(step))
     assert trainer.step == 9
     assert same_weights(trainer, straight)
 
@@ -108,22 +117,23 @@ def test_sigterm_keeps_what_was_trained(home: Home, tmp_path: Path, monkeypatch:
     with monkeypatch.context() as patch:
         patch.setattr(sys, "stderr", Terminating())
         with pytest.raises(KeyboardInterrupt):
-            reach(trainer, 12, tmp_path)
-    assert [folder.name for folder in checkpoint.newest_first(tmp_path)] == ["step_000000003"]
+            reach(trainer, 12, run_in(tmp_path))
+    assert names(run_in(tmp_path)) == ["step_000000003"]
     elsewhere = Home(tmp_path / "home")
     with monkeypatch.context() as patch:
         patch.setattr(sys, "stderr", Terminating())
         with pytest.raises(KeyboardInterrupt):
             start(experiment, elsewhere, "cpu")
-    (teacher,) = (elsewhere.cache / "teachers").iterdir()
-    kept = checkpoint.latest(teacher)
-    assert kept is not None
-    assert checkpoint.read_record(kept).step < TEACHER["training"]["steps"]
+    (teacher,) = elsewhere.runs.names()
+    assert 0 < elsewhere.runs.named(teacher).newest(up_to=1000) < TEACHER["training"]["steps"]
 
 
 def test_a_longer_run_shares_what_a_shorter_one_kept(home: Home) -> None:
-    assert kept_in(with_score_steps(ORIGIN, 3, 4), home) == kept_in(with_score_steps(ORIGIN, 3, 400), home)
-    assert kept_in(with_score_steps(ORIGIN, 3, 4), home) != kept_in(with_score_steps(ORIGIN, 4, 4), home)
+    short, long, other = (
+        kept_in(with_score_steps(ORIGIN, k, updates), home).location
+        for k, updates in ((3, 4), (3, 400), (4, 4))
+    )
+    assert short == long != other
 
 
 def test_learning_rates_in_words() -> None:
@@ -146,17 +156,18 @@ def test_quality_against_k(home: Home, tmp_path: Path, capsys: pytest.CaptureFix
         model = {**MODELS["score_gan"], "score_steps": k}
         experiment = experiment_of(model=model, seed=seed, training__steps=6, evaluation__every=3)
         assert train(experiment, "k", home, "cpu", Console(quiet=True))
-        folder = max(home.root.glob("experiments/k-*"), key=lambda path: path.stat().st_mtime)
-        trained.append((k, seed, checkpoint.read_record(checkpoint.latest(folder)).best.metrics))
+        found = home.runs.of(experiment).evaluations(experiment.judge())
+        best = min(found, key=lambda record: record.metrics["sliced_wasserstein"])
+        trained.append((k, seed, best.metrics))
     runs = best_by_run(home, ["k"], "energy_distance")
     assert list(zip(runs["k"], runs["seed"], strict=True)) == [(k, seed) for k, seed, _ in trained]
     assert (runs["generator_updates"] == [6, 6, 2]).all()
     assert (runs["samples"] == 200).all()
-    best = best_by_run(home, ["k"], None)
+    bests = best_by_run(home, ["k"], None)
     expected = [metrics["sliced_wasserstein"] for _, _, metrics in trained]
-    assert list(best["metric"].unique()) == ["sliced_wasserstein"]
-    np.testing.assert_allclose(best["value"], expected, rtol=1e-6)
-    summary = over_seeds(best).set_index("k")
+    assert list(bests["metric"].unique()) == ["sliced_wasserstein"]
+    np.testing.assert_allclose(bests["value"], expected, rtol=1e-6)
+    summary = over_seeds(bests).set_index("k")
     assert summary.loc[1, "mean"] == pytest.approx(np.mean(expected[:2]))
     assert summary.loc[1, "std"] == pytest.approx(np.std(expected[:2], ddof=1))
     assert np.isnan(summary.loc[3, "std"])

@@ -123,13 +123,13 @@ def told_points(tmp_path: Path, trials: int, value: str = "eta", **changes: obje
     """A study of points without MLflow, whose trials' values follow from what was searched."""
     home = Home(tmp_path, f"sqlite:///{tmp_path / 'mlflow.db'}")
     study: Study = study_of(budget={"trials": trials}, sampler={"name": "random"}, **changes)
-    ledger = open_ledger(home, study)
+    manager = open_ledger(home, study)
     for _ in range(trials):
-        assignment = ledger.next()
-        assert assignment is not None
-        found = math.log(assignment.values["model.eta"]) if value == "eta" else 1.0
-        ledger.report(assignment.number, EVERY, evaluation(EVERY, found, 4, "sliced_wasserstein"))
-        ledger.complete(assignment.number)
+        spec = manager.next()
+        assert spec is not None
+        found = math.log(spec.values["model.eta"]) if value == "eta" else 1.0
+        manager.report(spec.number, EVERY, evaluation(EVERY, found, 4, "sliced_wasserstein"))
+        manager.complete(spec.number)
     return read_data(home, study.name)
 
 
@@ -158,14 +158,14 @@ def test_importance_says_where_it_cannot_be_known(tmp_path: Path, trials: int, v
 def test_several_objectives_have_a_front(tmp_path: Path) -> None:
     goals = [{"metric": "sliced_wasserstein"}, {"metric": "nfe"}]
     home = Home(tmp_path, f"sqlite:///{tmp_path / 'mlflow.db'}")
-    ledger = open_ledger(home, study_of(objectives=goals, budget={"trials": 3}))
+    manager = open_ledger(home, study_of(objectives=goals, budget={"trials": 3}))
     for value, nfe in [(1.0, 8), (2.0, 4), (3.0, 6)]:
-        assignment = ledger.next()
-        assert assignment is not None
-        number = assignment.number
+        spec = manager.next()
+        assert spec is not None
+        number = spec.number
         for step, worse in [(4, 1.0), (8, 0.0)]:
-            ledger.report(number, step, evaluation(step, value + worse, nfe, "sliced_wasserstein"))
-        ledger.complete(number)
+            manager.report(number, step, evaluation(step, value + worse, nfe, "sliced_wasserstein"))
+        manager.complete(number)
     data = read_data(home, "small")
     frame = study_frames.objectives(data)
     assert frame[frame["front"]]["trial"].tolist() == [0, 1]

@@ -83,7 +83,7 @@ def play(driver: Driver, server: Server) -> None:
     server.wait()
     driver.finish(seconds=300 if PLAN.outage < 60 else 1800)
     for _ in range(5):  # the same command delivers what the server was too slow to take
-        if "events are not in" not in "".join(driver.lines[-20:]):
+        if "not up to date in" not in "".join(driver.lines[-20:]):
             return
         driver.lines.clear()
         driver.start()

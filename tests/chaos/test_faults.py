@@ -19,11 +19,11 @@ from processes import Driver
 from program import gpm_tune, write_study
 
 from gpm_tune.documents import Document
-from gpm_tune.study.accounts.ledger import Ledger
 from gpm_tune.study.accounts.records import read_study
+from gpm_tune.study.accounts.trial_manager import TrialManager
 from gpm_tune.study.definition import space
 from gpm_tune.study.definition.specification import load_study
-from gpm_tune.study.storage.trial_checkpoints import newest_first
+from gpm_tune.study.storage.home import Home
 from gpm_tune.training.checkpoint import is_whole
 
 pytestmark = pytest.mark.slow
@@ -54,20 +54,21 @@ def runs(name: str, home: Path) -> dict[str, Run]:
 
 
 def truncate(home: Path, driver: Driver, after: int) -> Path:
-    """Freeze the trial some time after a step, and cut its latest known checkpoint short; the one before."""
+    """Freeze the trial some time after a step, and cut its latest checkpoint short; the one before."""
     driver.wait_for(lambda: f"step {after}/4000" in driver.output)
     driver.wait_for(driver.trials)
     (process,) = driver.trials()
     older = None
-    while older is None:  # a driver that is behind may know only of the oldest that is kept
+    while older is None:
         process.suspend()
         time.sleep(1)  # what it had sent arrives
         (trial,) = read_study(f"sqlite:///{home / 'optuna.db'}", "torn").trials
-        assert trial.checkpoint is not None
-        older = next(filter(is_whole, map(Path, newest_first(trial.checkpoint)[1:])), None)
+        assert trial.run is not None
+        latest, *others = map(Path, Home(home).runs.named(trial.run).checkpoints())
+        older = next(filter(is_whole, others), None)
         if older is None:
             process.resume()
-    weights = Path(trial.checkpoint) / "weights.safetensors"
+    weights = latest / "weights.safetensors"
     weights.write_bytes(weights.read_bytes()[:-8])
     return older
 
@@ -83,7 +84,7 @@ def evaluated(home: Path) -> list[int]:
 def test_a_truncated_checkpoint_falls_back_to_the_one_before(
     tmp_path: Path, home: Path, drivers: list[Driver]
 ) -> None:
-    """First where Ray Tune restores a trial whose process was lost, then where a later driver does."""
+    """First where a trial's process was lost, then where its driver was."""
     resources = {"cpu": 1, "concurrent": 1}
     path = write_study(tmp_path, name="torn", experiment=LONG, budget={"trials": 1}, resources=resources)
     driver = Driver(path, home)
@@ -105,7 +106,7 @@ def test_a_truncated_checkpoint_falls_back_to_the_one_before(
     assert evaluated(home) == list(range(500, 4001, 500))
     history = MlflowClient(f"sqlite:///{home / 'mlflow.db'}").get_metric_history(run.info.run_id, "frechet")
     assert [point.step for point in history] == list(range(500, 4001, 500))
-    kept = list(home.glob("studies/torn/checkpoints/session_*/trial_0000*/checkpoint_*/checkpoint.json"))
+    kept = list(home.glob("runs/*/checkpoints/*/checkpoint.json"))
     assert len(kept) == 2
 
 
@@ -134,9 +135,9 @@ def test_a_trial_that_cannot_go_on_ends_alone_with_its_reason(
         tmp_path, name="ill", experiment=POINTS, search=SEARCH, budget={"trials": 6}, resources=resources
     )
     home.mkdir()
-    ledger = Ledger(load_study(Document.load(path)), f"sqlite:///{home / 'optuna.db'}")
+    manager = TrialManager(load_study(Document.load(path)), f"sqlite:///{home / 'optuna.db'}")
     for fault in FAULTS:
-        ledger._optuna.enqueue_trial({name: d["choice"][0] for name, d in SEARCH.items()} | fault)
+        manager._optuna.enqueue_trial({name: d["choice"][0] for name, d in SEARCH.items()} | fault)
     driver = Driver(path, home)
     drivers.append(driver)
     driver.start()

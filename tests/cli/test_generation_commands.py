@@ -15,9 +15,9 @@ from gpm_tune.study.storage.home import Home
 
 @pytest.fixture(scope="module")
 def best(finished: Path) -> Path:
-    """The checkpoint of the finished study's best trial."""
+    """The training run of the finished study's best trial."""
     result = gpm_tune("best", "digits", "--json", home=finished)
-    return Path(json.loads(result.stdout)["checkpoint"])
+    return finished / "runs" / json.loads(result.stdout)["run"]
 
 
 def test_models_prints_the_taxonomy() -> None:
@@ -48,6 +48,20 @@ def test_describe_prints_parameters_flops_and_memory() -> None:
     assert found["networks"]["generator"]["parameters"] < 5000
 
 
+def test_models_and_describe_tell_which_keys_are_inference_only() -> None:
+    rows = {(row["model"], row["generator"]): row for row in json.loads(gpm_tune("models", "--json").stdout)}
+    assert rows["edm", False]["inference_only"] == rows["edm", False]["knobs"][:-2]
+    assert rows["discr_flow", False]["inference_only"] == []
+    assert "sampling_steps*" in gpm_tune("models").stdout
+    found = json.loads(gpm_tune("describe", "edm_gaussians.yaml", "--json").stdout)
+    assert found["inference_only"] == [
+        "evaluation",
+        "model.sampling_noise",
+        "model.sampling_steps",
+        "model.solver",
+    ]
+
+
 def test_sample_writes_a_grid_and_says_where_it_comes_from(
     best: Path, finished: Path, tmp_path: Path
 ) -> None:
@@ -55,7 +69,7 @@ def test_sample_writes_a_grid_and_says_where_it_comes_from(
     result = gpm_tune("sample", best, "--n", "9", "--nfe", "2", "-o", grid, home=finished)
     assert result.returncode == 0, result.stderr
     assert grid.read_bytes().startswith(b"\x89PNG")
-    assert f"9 samples in {grid}: euler, NFE 2, seed 0, from {best}" in result.stdout
+    assert f"9 samples in {grid}: euler, NFE 2, seed 0, from {best}/checkpoints/step_" in result.stdout
 
 
 def test_a_run_of_mlflow_is_sampled_by_its_id(best: Path, finished: Path, tmp_path: Path) -> None:
@@ -63,12 +77,13 @@ def test_a_run_of_mlflow_is_sampled_by_its_id(best: Path, finished: Path, tmp_pa
     experiment = client.get_experiment_by_name("digits")
     assert experiment is not None
     runs = client.search_runs([experiment.experiment_id])
-    (run,) = [run for run in runs if run.data.tags.get("gpm.checkpoint") == str(best)]
-    by_id, by_folder = tmp_path / "id.npz", tmp_path / "folder.npz"
-    for reference, file in ((run.info.run_id, by_id), (best, by_folder)):
+    (run,) = [run for run in runs if run.data.tags.get("gpm.training_run") == best.name]
+    by_id, by_folder, by_name = (tmp_path / f"{name}.npz" for name in ("id", "folder", "name"))
+    for reference, file in ((run.info.run_id, by_id), (best, by_folder), (best.name, by_name)):
         result = gpm_tune("sample", reference, "--n", "4", "--seed", "3", "-o", file, home=finished)
         assert result.returncode == 0, result.stderr
-    assert np.array_equal(np.load(by_id)["samples"], np.load(by_folder)["samples"])
+    for other in (by_folder, by_name):
+        assert np.array_equal(np.load(by_id)["samples"], np.load(other)["samples"])
     (parent,) = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
     result = gpm_tune("sample", parent.info.run_id, "-o", by_id, home=finished)
     assert result.returncode == 2
@@ -116,7 +131,7 @@ def test_what_the_model_cannot_do_is_refused(
 
 
 def test_samples_that_are_not_finite_are_no_result(best: Path, finished: Path, tmp_path: Path) -> None:
-    folder = spoilt(best, tmp_path / "spoilt")
+    folder = spoilt(max((best / "checkpoints").iterdir()), tmp_path / "spoilt")
     for words in (
         ["sample", "-o", tmp_path / "x.png"],
         ["interpolate", "-o", tmp_path / "x.npz"],

@@ -29,6 +29,7 @@ def test_a_study_is_extended_compared_and_deleted(tmp_path: Path) -> None:
     }
     assert {name: len(trials) for name, trials in listed.items()} == {"one": 2, "two": 3}
     table = gpm_tune("compare", "one", "two", home=home).stdout
+    assert {trial["run"] for trial in listed["one"]} < {trial["run"] for trial in listed["two"]}, "they share"
     assert "2 complete" in table
     assert "3 complete" in table
     assert "model.eta" in table
@@ -46,6 +47,7 @@ def test_a_study_is_extended_compared_and_deleted(tmp_path: Path) -> None:
     assert "\nhelp: say so with --yes" in refused.stderr
     deleted = gpm_tune("delete", "two", "--yes", home=home)
     assert deleted.returncode == 0, deleted.stderr
+    assert {run.name for run in (home / "runs").iterdir()} == {trial["run"] for trial in listed["one"]}
     assert "version 1, 2 is deleted" in deleted.stdout, "the best of two runs of the study"
     assert "has a run that is not the study's" in deleted.stdout
     assert [v.run_id for v in client.search_model_versions("name = 'two'")] == [foreign]
@@ -72,7 +74,7 @@ def test_a_running_study_is_stopped_from_elsewhere(tmp_path: Path) -> None:
         [*COMMAND, "run", str(path), "--home", str(home)], cwd=tmp_path, stdout=subprocess.PIPE, text=True
     )
     deadline = time.monotonic() + 120
-    while not list(home.glob("studies/long/checkpoints/session_*/trial_*")):
+    while not list(home.glob("runs/*/lease.json")):
         assert running.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.5)

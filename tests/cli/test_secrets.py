@@ -13,7 +13,7 @@ from program import COMMAND
 
 from gpm_tune.cli import main
 from gpm_tune.cli.common import this_command
-from gpm_tune.study.accounts.ledger import Ledger
+from gpm_tune.study.accounts.trial_manager import TrialManager
 from gpm_tune.study.storage.home import Home
 
 PLANTED = ("planted1", "planted2")  # halves of a password
@@ -47,7 +47,7 @@ def home(tmp_path: Path) -> Path:
     """A home with a study that has no trial."""
     place = tmp_path / "home"
     place.mkdir()
-    Ledger(study_of(name="small"), Home(place).optuna_uri)
+    TrialManager(study_of(name="small"), Home(place).optuna_uri)
     return place
 
 

@@ -20,21 +20,19 @@ from gpm_tune.analysis.subjects import find_subjects
 from gpm_tune.console import new_console
 from gpm_tune.data.fingerprint import fingerprint
 from gpm_tune.errors import OtherDataError, UserError
-from gpm_tune.study.accounts.confirmation import ConfirmationLedger
-from gpm_tune.study.accounts.ledger import Ledger
+from gpm_tune.study.accounts.confirmation import ConfirmationManager
 from gpm_tune.study.accounts.records import read_study
+from gpm_tune.study.accounts.trial_manager import TrialManager
 from gpm_tune.study.definition import space
 from gpm_tune.study.running.single import train
 from gpm_tune.study.running.trainable import check_data
 from gpm_tune.study.storage.home import Home
 from gpm_tune.study.storage.inputs import prepare
 from gpm_tune.study.views.results import comparison
-from gpm_tune.training import Experiment, Trainer, checkpoint
-from gpm_tune.training.pretraining import train_teacher
-from gpm_tune.training.resuming import resume
-from gpm_tune.training.saved import run_name
+from gpm_tune.training import Experiment, Trainer
+from gpm_tune.training.loop import Asker, resume, train_teacher
+from gpm_tune.training.saved import SavedModel
 from gpm_tune.training.sweep import Conditions, Measurement, evaluate
-from gpm_tune.training.teacher import is_trained
 
 pytestmark = pytest.mark.timeout(600)
 WRITERS = [write_pictures, write_mnist, write_celeba]
@@ -59,16 +57,17 @@ def experiment_on(root: Path, write: Write = write_pictures, **changes: object) 
 
 def measure(folder: Path, cache: Path) -> Measurement:
     conditions = Conditions("validation", samples=20, seed=0, resamples=0)
-    (found,) = evaluate(folder, nfe=[1], solvers=[], conditions=conditions, cache=cache, device="cpu")
+    saved = SavedModel.at(folder)
+    (found,) = evaluate(saved, nfe=[1], solvers=[], conditions=conditions, cache=cache, device="cpu")
     return found
 
 
-def finish(ledger: Ledger, value: float) -> None:
+def finish(manager: TrialManager, value: float) -> None:
     """Let the next trial of a study end with this FID."""
-    assignment = ledger.next()
-    assert assignment is not None
-    ledger.report(assignment.number, 4, {"fid": value, "nfe": 3.0, "seconds": 1.0})
-    ledger.complete(assignment.number)
+    spec = manager.next()
+    assert spec is not None
+    manager.report(spec.number, 4, {"fid": value, "nfe": 3.0, "seconds": 1.0})
+    manager.complete(spec.number)
 
 
 def test_the_program_never_mixes_two_contents_of_a_folder(tmp_path: Path) -> None:
@@ -153,17 +152,18 @@ def test_a_run_that_was_left_midway_is_not_continued_on_other_data(
     experiment, home = experiment_on(tmp_path, write, **{"training.batch_size": 4}), Home(tmp_path / "home")
     trainer = Trainer(experiment)
     trainer.run_interval()
-    folder = home.experiment(f"x-{run_name(experiment)}")
-    trainer.save(checkpoint.next_folder(folder, trainer.step))
+    run = home.open_runs().of(experiment)
+    run.create(experiment, "x")
+    run.keep_checkpoint(trainer)
 
     replace_unnoticed(tmp_path, write, 3)
     anew = Trainer(experiment)
     with pytest.raises(OtherDataError, match=f"{CHANGED} step 4 was trained: their fingerprint was"):
-        resume(anew, checkpoint.newest_first(folder))
+        resume(anew, run, 12, print)
     trained = train(experiment, "x", home, "cpu", new_console(stderr=False))
     said = " ".join(capsys.readouterr().out.split())
-    assert trained.folder.parent != folder
-    assert f"{CHANGED} {folder} was trained" in said
+    assert trained.folder != run.location
+    assert f"{CHANGED} {run.name} was trained" in said
     assert "step 4/12" in said
 
     write(tmp_path, 1)
@@ -194,16 +194,20 @@ def test_in_one_process_a_checkpoint_is_measured_against_what_is_there_now(
 def test_a_teacher_is_trained_anew_where_its_data_were_replaced(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    teacher = experiment_on(tmp_path, model=IMAGE_MODELS["edm"])
-    assert train_teacher(teacher, tmp_path, "cpu")
-    assert is_trained(teacher, tmp_path)
+    teacher = plain_experiment(tmp_path, model=IMAGE_MODELS["edm"])
+    pupil = experiment_on(tmp_path, model={**MODELS["score_gan"], "teacher": {"experiment": teacher}})
+    runs, asker = Home(tmp_path / "home").open_runs(), Asker("x", "a test")
+    first = train_teacher(pupil, runs, asker, "cpu")
+    assert "trained anew" not in caplog.text
     write_pictures(tmp_path, 3)
-    assert not is_trained(teacher, tmp_path)
-    assert train_teacher(teacher, tmp_path, "cpu")
+    second = train_teacher(pupil, runs, asker, "cpu")
     assert "trained anew" in caplog.text
+    assert first
+    assert second
+    assert first.folder.parents[1] != second.folder.parents[1]
     write_pictures(tmp_path, 1)
-    assert is_trained(teacher, tmp_path)
-    assert len(list((tmp_path / "teachers").iterdir())) == 2
+    assert train_teacher(pupil, runs, asker, "cpu") == first
+    assert len(runs.names()) == 2
 
 
 def test_a_teachers_checkpoint_is_of_the_same_data_or_of_others_on_purpose(
@@ -240,23 +244,26 @@ def test_studies_are_not_compared_across_contents(tmp_path: Path, write: Write) 
     def study(name: str, **changes: Any) -> Any:
         return study_of(name=name, experiment=tree, search=search, confirm=confirm, **changes)
 
-    old = Ledger(study("old"), home.optuna_uri)
+    old = TrialManager(study("old"), home.optuna_uri)
     finish(old, 30.0)
     replace_unnoticed(tmp_path, write, 3)
     with pytest.raises(OtherDataError, match=f"study 'old': the data under .* {CHANGED} it began"):
-        Ledger(study("old"), home.optuna_uri)
+        TrialManager(study("old"), home.optuna_uri)
     with pytest.raises(OtherDataError, match=f"study 'old'.*{CHANGED} it began"):
-        ConfirmationLedger(study("old"), home.optuna_uri, read_study(home.optuna_uri, "old").ranked())
+        ConfirmationManager(study("old"), home.optuna_uri, read_study(home.optuna_uri, "old").ranked())
     with pytest.raises(UserError, match="study 'old' has other values of the data's fingerprint"):
-        Ledger(study("warm", warm_start=["old"]), home.optuna_uri)
-    new = Ledger(study("new"), home.optuna_uri)
+        TrialManager(study("warm", warm_start=["old"]), home.optuna_uri)
+    new = TrialManager(study("new"), home.optuna_uri)
     finish(new, 1000.0)
     assert new.data_fingerprint != old.data_fingerprint
     records = [read_study(home.optuna_uri, name) for name in ("old", "new")]
     with pytest.raises(UserError, match="cannot be compared: they differ in the data's fingerprint"):
         comparison(records)
     write(tmp_path, 1)
-    assert Ledger(study("warm", warm_start=["old"]), home.optuna_uri).data_fingerprint == old.data_fingerprint
+    assert (
+        TrialManager(study("warm", warm_start=["old"]), home.optuna_uri).data_fingerprint
+        == old.data_fingerprint
+    )
 
 
 def test_in_a_notebook_a_study_is_refused_after_its_folder_changed(tmp_path: Path) -> None:
@@ -265,32 +272,39 @@ def test_in_a_notebook_a_study_is_refused_after_its_folder_changed(tmp_path: Pat
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(data))
     study = package.Study(tmp_path / "study.yaml", home=tmp_path / "home")
     study.home.root.mkdir()
-    Ledger(study.definition, study.home.optuna_uri)
+    TrialManager(study.definition, study.home.optuna_uri)
     write_pictures(tmp_path, 3)
     with pytest.raises(OtherDataError, match=f"{CHANGED} it began"):
         study.run()
 
 
-def test_a_study_of_a_version_that_did_not_look_is_refused(tmp_path: Path) -> None:
+def test_a_study_of_an_earlier_version_is_shown_and_not_continued(tmp_path: Path) -> None:
     storage = f"sqlite:///{tmp_path / 'optuna.db'}"
-    Ledger(study_of(), storage)
+    begun = TrialManager(study_of(), storage).next()
+    assert begun
     stored = optuna.load_study(study_name="small", storage=storage)
     identity = json.loads(stored.user_attrs["identity"])
-    del identity["fingerprints"]
+    del identity["format"]
     stored.set_user_attr("identity", json.dumps(identity))
-    assert read_study(storage, "small").data_fingerprint is None
+    trial = optuna.Trial(stored, stored.trials[begun.number]._trial_id)
+    trial.set_user_attr("checkpoint", str(tmp_path / "studies" / "small" / "checkpoints" / "trial_0000"))
+    assert [trial.run for trial in read_study(storage, "small").trials] == [None]
+    for words in (["status"], ["list"], ["status", "small"], ["report", "small"]):
+        done = gpm_tune(*words, home=tmp_path)
+        assert done.returncode == 0, done.stderr
     with pytest.raises(UserError, match=r"begun by an earlier version.*\nhelp: .*--name small-2"):
-        Ledger(study_of(), storage)
+        TrialManager(study_of(), storage)
 
 
 def test_a_trial_that_searches_its_data_looks_at_the_studys_too(tmp_path: Path) -> None:
     base = plain_experiment(tmp_path)
-    expected = fingerprint(Experiment.model_validate(base).data)
+    experiment = Experiment.model_validate(base)
+    expected = fingerprint(experiment.data)
     other = Trainer(Experiment.model_validate(space.put(base, {"data.channels": 1})))
-    check_data(other, base, expected)
+    check_data(other, experiment, expected)
     write_pictures(tmp_path, 3)
     with pytest.raises(OtherDataError, match="Trials on both could not be compared"):
-        check_data(other, base, expected)
+        check_data(other, experiment, expected)
 
 
 def test_figures_have_one_content_on_an_axis(tmp_path: Path) -> None:
@@ -299,7 +313,7 @@ def test_figures_have_one_content_on_an_axis(tmp_path: Path) -> None:
     for content in (1, 3):
         write_pictures(tmp_path, content)
         train(experiment, "x", home, "cpu", new_console())
-    one, two = sorted(map(str, home.root.glob("experiments/*")))
+    one, two = sorted(map(str, home.root.glob("runs/*")))
     refuse_different(find_subjects(home, [f"a={one}"]), None)
     with pytest.raises(UserError, match="these differ in data_fingerprint and cannot share an axis"):
         refuse_different(find_subjects(home, [f"a={one}", f"b={two}"]), None)
@@ -307,14 +321,19 @@ def test_figures_have_one_content_on_an_axis(tmp_path: Path) -> None:
 
 def test_runs_of_two_contents_under_one_name_are_not_one_study(tmp_path: Path) -> None:
     from gpm_tune.study.tracking.provenance import run_tags
-    from gpm_tune.study.tracking.tracker import Tracker
+    from gpm_tune.study.tracking.publisher import Publisher
+    from gpm_tune.study.tracking.views import View
 
     home = Home(tmp_path / "home")
     home.root.mkdir()
-    Ledger(study_of(), home.optuna_uri)
-    with Tracker(tmp_path / "spool", home.tracking_uri, "small", home.artifact_root) as tracker:
-        for number, data in enumerate(("0ne", "0ther")):
-            tags = run_tags(experiment_of(), data) | {"gpm.study": "small", "gpm.trial": str(number)}
-            tracker.open_run(f"key/{number}", name=f"trial {number}", tags=tags).end("FINISHED")
+    TrialManager(study_of(), home.optuna_uri)
+
+    def view(data: str) -> View:
+        number = str(["0ne", "0ther"].index(data))
+        tags = run_tags(experiment_of(), data) | {"gpm.study": "small", "gpm.trial": number}
+        return View(data, f"trial {number}", None, 1, 2, "FINISHED", {}, tags, [], {})
+
+    with Publisher(home.tracking_uri, "small", view, home.artifact_root) as publisher:
+        publisher.touch("0ne", "0ther")
     with pytest.raises(UserError, match="the trials of 'small': these differ in data_fingerprint"):
         read_data(home, "small")

@@ -58,10 +58,10 @@ def test_a_study_of_pictures_from_its_run_to_its_report(folder: Path) -> None:
     assert {path.suffix for path in (folder / "flowers").rglob("*") if path.is_file()} == {".jpg"}
 
     best = read_study(Home(home).optuna_uri, "flowers").ranked()[0]
-    assert best.checkpoint is not None
-    measured = gpm_tune("evaluate", best.checkpoint, "--nfe", "1", "--resamples", "0", home=home)
+    run = home / "runs" / str(best.run)
+    measured = gpm_tune("evaluate", run, "--nfe", "1", "--resamples", "0", home=home)
     assert "10 samples, validation set" in measured.stdout, measured.stderr
-    sampled = gpm_tune("sample", best.checkpoint, "--n", "2", "-o", folder / "x.npz")
+    sampled = gpm_tune("sample", run, "--n", "2", "-o", folder / "x.npz")
     assert sampled.returncode == 0, sampled.stderr
     assert np.load(folder / "x.npz")["samples"].shape == (2, 3, 16, 16)
 

@@ -258,10 +258,10 @@ def test_storage_takes_the_credentials_of_a_pod_identity(pod_environment):
     """A pod has no others: no key, no profile, no instance's role."""
     program = """
 import boto3
-from gpm_tune.study.storage import shared_storage
+from gpm_tune import locations
 boto3.client("s3").create_bucket(Bucket="my-bucket")
-shared_storage.write("s3://my-bucket/gpm-tune/x", b"kept")
-print(shared_storage.read("s3://my-bucket/gpm-tune/x").decode())
+locations.write("s3://my-bucket/gpm-tune/x", b"kept")
+print(locations.read("s3://my-bucket/gpm-tune/x").decode())
 """
     environment, answers = pod_environment
     command = [sys.executable, "-c", program]
@@ -285,7 +285,7 @@ def jobs():
         head = stack.enter_context(subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL))
         stack.callback(head.terminate)
         headers = {"Authorization": f"Bearer {token['RAY_AUTH_TOKEN']}"}
-        yield patiently(JobSubmissionClient, f"http://127.0.0.1:{dashboard}", headers=headers)
+        yield retry(JobSubmissionClient, f"http://127.0.0.1:{dashboard}", headers=headers)
 
 
 def free_ports(count):
@@ -319,7 +319,7 @@ def test_only_a_lost_head_or_a_killed_driver_is_run_again(jobs, tmp_path):
     program.chmod(0o755)
     path = f"{tmp_path}:{BIN}:{os.environ['PATH']}"
     submitted = {
-        code: patiently(
+        code: retry(
             jobs.submit_job,
             entrypoint=f"{DEPLOY / 'run_study.sh'} /home/ray/study/study.yaml",
             runtime_env={"env_vars": {"PATH": path, "CODE": str(code)}},
@@ -333,7 +333,7 @@ def test_only_a_lost_head_or_a_killed_driver_is_run_again(jobs, tmp_path):
         assert (f"exit code {code} (" in log) == (HOW_JOBS_END[code] == JobStatus.STOPPED)
 
 
-def patiently(call, *arguments, seconds=60, **named):
+def retry(call, *arguments, seconds=60, **named):
     """Call it until the head has started what it needs."""
     deadline = time.monotonic() + seconds
     while True:

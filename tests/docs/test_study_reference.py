@@ -82,6 +82,14 @@ def test_a_row_has_type_bounds_default_and_meaning() -> None:
     assert "[`nsga2`, `nsga3`](#nsga)" in row("study.sampler")[0]
 
 
+def test_inference_only_keys_say_so() -> None:
+    note = "*Inference-only.*"
+    for anchor in ("experiment.evaluation", "edm.solver", "edm.sampling_steps", "edm.sampling_noise"):
+        assert row(anchor)[2].endswith(note)
+    for anchor in ("discrflow.sampling_steps", "scoregan.noise", "training.steps"):
+        assert note not in row(anchor)[2]
+
+
 TYPES: dict[str, Any] = {
     "list of 2, each number ≥ 0 and < 1": tuple[
         Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]

@@ -25,7 +25,7 @@ from mutations import ASSIGNMENTS, TEXTS, mutated_files
 from gpm_tune.cli import main
 from gpm_tune.documents import Document
 from gpm_tune.errors import UserError
-from gpm_tune.study.accounts.ledger import Ledger
+from gpm_tune.study.accounts.trial_manager import TrialManager
 from gpm_tune.study.definition.specification import Study, load_experiment, load_study
 from gpm_tune.training.description import build_empty
 
@@ -122,8 +122,8 @@ def begin(study: Study) -> None:
     budget = study.budget.model_copy(update={"trials": 2})  # each may turn out to be out of bounds
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        ledger = Ledger(study.model_copy(update={"start_from": known, "budget": budget}), None)
-    first = ledger.next()
+        manager = TrialManager(study.model_copy(update={"start_from": known, "budget": budget}), None)
+    first = manager.next()
     if first is not None:
         assert all(study.search[path].contains(value) for path, value in first.values.items())
 

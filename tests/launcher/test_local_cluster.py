@@ -158,9 +158,9 @@ def test_a_study_runs_on_all_workers_and_outlives_one_that_is_cut_off(cluster: C
 def test_results_are_brought_to_the_laptop(cluster: Cluster) -> None:
     said = cluster.run("gpm-tune", "status", STUDY, "--cluster", cluster.file)
     assert f"study {STUDY}: {TRIALS} complete" in said
-    assert list((cluster.shared / "studies" / STUDY / "checkpoints").rglob("weights.safetensors"))
+    assert list(cluster.shared.glob("runs/*/checkpoints/*/weights.safetensors"))
     cluster.run("gpm-tune", "fetch", STUDY, "--cluster", cluster.file)
-    assert list(cluster.home(cluster.laptop).rglob("weights.safetensors"))
+    assert list(cluster.home(cluster.laptop).glob("runs/*/checkpoints/*/weights.safetensors"))
 
 
 def test_what_only_the_laptop_has_goes_along(cluster: Cluster, tmp_path: Path) -> None:

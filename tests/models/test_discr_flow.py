@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from scipy import stats
 from torch import Tensor, nn
 
-from gpm_tune.models import DiscrFlowConfig, FreeParticleModel, Sampling
+from gpm_tune.models import DiscrFlowConfig, FreeParticleModel, SamplingOptions
 from gpm_tune.models.flows.adversarial import input_gradient
 from gpm_tune.models.flows.discriminator import DiscriminatorFlow
 from gpm_tune.models.particle_model import GaussianPrior, UniformTime
@@ -105,7 +105,7 @@ def test_the_simulation_leaves_no_gradients_and_training_reaches_every_parameter
 
 def test_nfe_is_counted_and_early_stops_come_from_the_same_path() -> None:
     model = build()
-    samples = model.sample(50, rng(), Sampling(nfe=(2, 5)))
+    samples = model.sample(50, rng(), SamplingOptions(nfe=(2, 5)))
     assert [s.nfe for s in samples] == [2, 5, 8]
     states = states_of(model, model.noise(50, rng()))
     for nfe, particles in samples:
@@ -163,7 +163,7 @@ def test_the_log_ratio_discriminator_moves_gaussians_along_the_kl_flow() -> None
     flow = DiscriminatorFlow(ratio, nn.Identity(), "ipm", None)
     schedule = UniformTime(eta, GaussianPrior())
     model = FreeParticleModel(flow, schedule, Euler(), 400, (1,)).double()
-    samples = model.sample(40_000, rng(), Sampling(nfe=(100, 200)))
+    samples = model.sample(40_000, rng(), SamplingOptions(nfe=(100, 200)))
     for nfe, x in samples:
         mean, variance = ratio.moments(torch.tensor(nfe / 400))
         assert x.mean().item() == pytest.approx(mean.item(), abs=0.02), f"mean after {nfe} steps"

@@ -5,7 +5,7 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
-from gpm_tune.models import EDMConfig, FreeParticleModel, ModelConfig, Sampling
+from gpm_tune.models import EDMConfig, FreeParticleModel, ModelConfig, SamplingOptions
 from gpm_tune.models.flows.score import DataScore, TrainingNoise
 from gpm_tune.models.particle_model import NoiseLevels
 from gpm_tune.sampling.schedules import NoiseRange
@@ -38,7 +38,7 @@ def test_the_prior_has_the_width_of_the_highest_noise_level() -> None:
 
 @pytest.mark.parametrize("solver", [EulerConfig(name="euler"), HeunConfig(name="heun")])
 def test_paths_end_where_the_denoiser_points(solver: EulerConfig | HeunConfig) -> None:
-    samples = model().sample(10, rng(), Sampling(solver))[-1]
+    samples = model().sample(10, rng(), SamplingOptions(solver))[-1]
     torch.testing.assert_close(samples.x, torch.full((10, 2), 3.0))
 
 
@@ -46,12 +46,12 @@ def test_nfe_is_n_for_euler_and_2n_minus_1_for_heun() -> None:
     assert model(8).sample(10, rng())[-1].nfe == 15
     assert model(8, name="euler").sample(10, rng())[-1].nfe == 8
     langevin = LangevinConfig(name="langevin", corrections=4)
-    assert model(8).sample(10, rng(), Sampling(langevin))[-1].nfe == 32
+    assert model(8).sample(10, rng(), SamplingOptions(langevin))[-1].nfe == 32
 
 
 def test_a_lower_nfe_comes_from_a_coarser_grid_from_the_same_start() -> None:
     edm = model(16)
-    found = edm.sample(20, rng(), Sampling(nfe=(7, 12, 31, 99)))
+    found = edm.sample(20, rng(), SamplingOptions(nfe=(7, 12, 31, 99)))
     assert [s.nfe for s in found] == [7, 11, 31], "12 is met from below, 31 is the full cost, 99 beyond it"
     edm.steps = 4
     torch.testing.assert_close(found[0].x, edm.sample(20, rng())[-1].x)
@@ -60,7 +60,7 @@ def test_a_lower_nfe_comes_from_a_coarser_grid_from_the_same_start() -> None:
 def test_a_fixed_grid_is_stopped_early() -> None:
     """Figure 7a: the states after n of N steps, which still have the noise of their level."""
     edm = model(8, name="euler")
-    found = edm.sample(4000, rng(), Sampling(steps=8, nfe=(2, 5)))
+    found = edm.sample(4000, rng(), SamplingOptions(steps=8, nfe=(2, 5)))
     assert [s.nfe for s in found] == [2, 5, 8]
     grid = NoiseRange().grid(8)
     for nfe, x in found[:-1]:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gpm_tune.models import GANConfig, GeneratorModel, KernelFlowConfig, Sampling
+from gpm_tune.models import GANConfig, GeneratorModel, KernelFlowConfig, SamplingOptions
 from gpm_tune.models.flow import FlowInputs
 from gpm_tune.models.flows.adversarial import LOSSES, LossName
 from gpm_tune.models.flows.score import Denoiser, ScoreDifference
@@ -31,7 +31,7 @@ def gradients(loss: Tensor, network: nn.Module) -> list[Tensor]:
 def test_the_generic_step_has_the_gradient_of_the_usual_gan_loss(name: LossName) -> None:
     """E c(f(g(z))) (16) against -⟨g, ∇h.detach()⟩ (25), to float64's precision."""
     model = gan(loss=name)
-    generic = gradients(model.generator_loss(16, rng()), model.generator)
+    generic = gradients(model.generator_loss(16, rng())["generator"], model.generator)
     fake = model.generator(model.noise(16, rng()))
     usual = gradients(LOSSES[name].particle(model.flow.network(fake, None)).sum() / 16, model.generator)
     for one, other in zip(generic, usual, strict=True):
@@ -43,7 +43,7 @@ def test_the_same_holds_for_images_with_batch_statistics() -> None:
     dcgan = {"name": "dcgan", "width": 4, "norm": "batch"}
     keys = {"name": "gan", "latent": 4, "discriminator": dcgan, "generator": dcgan}
     model = GANConfig.model_validate(keys).build((1, 16, 16)).double()
-    generic = gradients(model.generator_loss(6, rng()), model.generator)
+    generic = gradients(model.generator_loss(6, rng())["generator"], model.generator)
     fake = model.generator(model.noise(6, rng()))
     usual = gradients(LOSSES["vanilla"].particle(model.flow.network(fake, None)).mean(), model.generator)
     for one, other in zip(generic, usual, strict=True):
@@ -52,7 +52,7 @@ def test_the_same_holds_for_images_with_batch_statistics() -> None:
 
 def test_a_step_leaves_the_flows_network_without_gradients() -> None:
     model = gan()
-    model.generator_loss(8, rng()).backward()
+    model.generator_loss(8, rng())["generator"].backward()
     assert all(p.grad is None and p.requires_grad for p in model.flow.parameters())
     assert all(p.grad is not None for p in model.generator.parameters())
 
@@ -67,7 +67,7 @@ def test_a_fit_leaves_the_generator_without_gradients() -> None:
 
 
 def test_the_nfe_of_a_generator_is_one() -> None:
-    (samples,) = gan().sample(30, rng(), Sampling(steps=3, nfe=(4, 8)))
+    (samples,) = gan().sample(30, rng(), SamplingOptions(steps=3, nfe=(4, 8)))
     assert samples.nfe == 1
     assert samples.x.shape == (30, 2)
 
@@ -129,7 +129,7 @@ def test_with_exact_scores_a_generator_reaches_mean_and_covariance_of_the_data()
         for group in optimizer.param_groups:
             group["lr"] = 0.02 * (1 - step / 800)
         optimizer.zero_grad()
-        model.generator_loss(256, stream).backward()
+        model.generator_loss(256, stream)["generator"].backward()
         optimizer.step()
     torch.testing.assert_close(generator.layer.bias.detach(), mean, atol=0.03, rtol=0)
     torch.testing.assert_close(generator.covariance.detach(), covariance, atol=0.06, rtol=0)
@@ -147,7 +147,7 @@ def test_a_combination_that_the_paper_does_not_train_needs_no_code_of_its_own() 
     stream = rng()
     for _ in range(200):
         optimizer.zero_grad()
-        model.generator_loss(64, stream).backward()
+        model.generator_loss(64, stream)["generator"].backward()
         optimizer.step()
     samples = model.sample(500, stream)[0].x
     torch.testing.assert_close(samples.mean(0), data.mean(0), atol=0.15, rtol=0)

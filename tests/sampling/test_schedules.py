@@ -8,7 +8,7 @@ from mpmath import mpf, workdps
 from pydantic import ValidationError
 from scipy import stats
 
-from gpm_tune.config import GREATEST, MOST_STEPS
+from gpm_tune.config import MAX_MAGNITUDE, MAX_SAMPLING_STEPS
 from gpm_tune.sampling.schedules import NoiseRange, uniform_grid
 
 
@@ -28,9 +28,9 @@ def ranges(draw: st.DrawFn) -> NoiseRange:
 
 
 @example(NoiseRange(rho=0.25), 8)
-@example(NoiseRange(rho=0.0025), MOST_STEPS)
-@example(NoiseRange(rho=1e6), MOST_STEPS)
-@given(ranges(), st.integers(2, MOST_STEPS))
+@example(NoiseRange(rho=0.0025), MAX_SAMPLING_STEPS)
+@example(NoiseRange(rho=1e6), MAX_SAMPLING_STEPS)
+@given(ranges(), st.integers(2, MAX_SAMPLING_STEPS))
 @settings(suppress_health_check=[HealthCheck.filter_too_much])
 def test_a_grid_falls_from_sigma_max_to_sigma_min_to_zero(noise: NoiseRange, steps: int) -> None:
     grid = noise.grid(steps)
@@ -56,7 +56,7 @@ def test_drawn_levels_are_within_the_range_and_in_order(noise: NoiseRange, u: li
 
 @given(magnitudes(-4, 4), magnitudes(0.1, 6), st.floats(0.3, 20), st.floats(0, 1))
 def test_levels_follow_28(least: float, ratio: float, rho: float, u: float) -> None:
-    noise = NoiseRange(sigma_min=least, sigma_max=min(least * ratio, GREATEST), rho=rho)
+    noise = NoiseRange(sigma_min=least, sigma_max=min(least * ratio, MAX_MAGNITUDE), rho=rho)
     with workdps(50):
         high, low = (mpf(sigma) ** (1 / mpf(rho)) for sigma in (noise.sigma_max, noise.sigma_min))
         exact = (high + mpf(u) * (low - high)) ** mpf(rho)
@@ -108,7 +108,7 @@ def test_uniform_grid() -> None:
     assert uniform_grid(4) == [0, 0.25, 0.5, 0.75, 1]
 
 
-@given(st.integers(1, MOST_STEPS))
+@given(st.integers(1, MAX_SAMPLING_STEPS))
 def test_uniform_grids_rise_from_0_to_1(steps: int) -> None:
     times = torch.tensor(uniform_grid(steps))
     assert (times[0], times[-1]) == (0, 1)

@@ -1,16 +1,15 @@
 """Trained models that the tests of what is made of checkpoints share."""
 
-from pathlib import Path
-
 import pytest
 from examples import IMAGE_MODELS, IMAGES, KERNEL_FLOW, MODELS, experiment_of
 
 from gpm_tune.training import Experiment, Trainer
+from gpm_tune.training.saved import SavedModel
 
 
 @pytest.fixture(scope="session")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A checkpoint of each kind of model; not to be changed."""
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, SavedModel]:
+    """A trained model of each kind; not to be changed."""
     root = tmp_path_factory.mktemp("runs")
     experiments = {
         "discr_flow": experiment_of(model__sampling_steps=6),
@@ -23,4 +22,4 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         trainer = Trainer(experiment)
         trainer.run_interval()
         trainer.save(root / name)
-    return {name: root / name for name in experiments}
+    return {name: SavedModel.at(root / name) for name in experiments}

@@ -16,9 +16,9 @@ from safetensors.torch import load_file, save_file
 
 from gpm_tune.errors import UserError
 from gpm_tune.training import Trainer, checkpoint
-from gpm_tune.training.checkpoint import newest_first, next_folder
-from gpm_tune.training.resuming import resume
-from gpm_tune.training.saved import first_sound, load_model
+from gpm_tune.training.loop import resume
+from gpm_tune.training.run import Runs, TrainingRun
+from gpm_tune.training.saved import SavedModel
 
 EXPERIMENT = experiment_of(training__ema=0.9)
 
@@ -114,6 +114,8 @@ BOTH = {  # what sampling notices, too
             ("seconds", "long"),
             ("seconds", float("nan")),
             ("joules", {}),
+            ("is_end", 1),
+            ("judge", None),
             ("data", 7),
             ("best", []),
             ("best", {"step": 8}),
@@ -133,13 +135,23 @@ BOTH = {  # what sampling notices, too
     },
     **{
         f"without {key}": record(lambda plain, key=key: plain.pop(key))
-        for key in ("format", "files", "experiment", "data", "step", "evaluated_step", "seconds", "best")
+        for key in (
+            "format",
+            "files",
+            "experiment",
+            "data",
+            "step",
+            "evaluated_step",
+            "seconds",
+            "is_end",
+            "judge",
+            "best",
+        )
     },
     **{
         f"a folder for {name}": folder_for(name)
-        for name in ("checkpoint.json", "weights.safetensors", "state.pt", "best.png")
+        for name in ("checkpoint.json", "weights.safetensors", "state.pt")
     },
-    "best.png is missing": lambda folder: (folder / "best.png").unlink(),
     "best weights not finite": first_of("best/", lambda t: t * float("nan")),
     "best weights of another shape": first_of("best/", lambda t: t[:, :-1]),
     "best weights of another kind": first_of("best/", lambda t: t.half()),
@@ -177,65 +189,104 @@ CONTINUED = {  # what only continuing the run needs
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run with checkpoints at steps 5 and 9; not to be changed."""
-    folder, trainer = tmp_path_factory.mktemp("trained"), Trainer(EXPERIMENT)
+    run, trainer = run_in(tmp_path_factory.mktemp("trained")), Trainer(EXPERIMENT)
     for _ in range(2):
         trainer.run_interval()
         trainer.train_until(trainer.step + 1)  # so that there are running means
-        trainer.save(next_folder(folder, trainer.step))
-    return folder
+        run.keep_checkpoint(trainer)
+    return Path(run.location)
+
+
+def run_in(folder: Path) -> TrainingRun:
+    return Runs(str(folder), folder / "cache").named("run")
 
 
 @pytest.fixture
-def run(trained: Path, tmp_path: Path) -> Path:
+def run(trained: Path, tmp_path: Path) -> TrainingRun:
     """A copy of that run."""
-    return shutil.copytree(trained, tmp_path / "run")
+    shutil.copytree(trained, tmp_path / "run")
+    return run_in(tmp_path)
 
 
 @pytest.mark.parametrize("damage", [*BOTH.values(), *CONTINUED.values()], ids=[*BOTH, *CONTINUED])
-def test_a_run_goes_on_from_the_one_before_with_a_note(run: Path, damage: Callable[[Path], None]) -> None:
-    damage(next_folder(run, 9))
+def test_a_run_goes_on_from_the_one_before_with_a_note(
+    run: TrainingRun, damage: Callable[[Path], None]
+) -> None:
+    damage(Path(run.checkpoint(9)))
     trainer = Trainer(EXPERIMENT)
-    note = resume(trainer, newest_first(run))
+    notes: list[str] = []
+    assert resume(trainer, run, 12, notes.append)
     assert trainer.step == 5
-    assert note is not None
-    assert str(next_folder(run, 9)) in note
-    assert note.endswith(f"continued from the one before, at step 5 in {next_folder(run, 5)}")
+    (note,) = notes
+    assert run.checkpoint(9) in note
+    assert note.endswith(f"continued from the one before, at step 5 in {run.checkpoint(5)}")
 
 
 @pytest.mark.parametrize("damage", BOTH.values(), ids=[*BOTH])
 def test_samples_are_of_the_one_before_with_a_note(
-    run: Path, damage: Callable[[Path], None], caplog: pytest.LogCaptureFixture
+    run: TrainingRun, damage: Callable[[Path], None], caplog: pytest.LogCaptureFixture
 ) -> None:
-    damage(next_folder(run, 9))
+    damage(Path(run.checkpoint(9)))
     with caplog.at_level(logging.WARNING, "gpm_tune"):
-        assert first_sound(newest_first(run)) == next_folder(run, 5)
-    assert f"the one before is used: {next_folder(run, 5)}" in caplog.text
+        assert run.saved(EXPERIMENT).folder == Path(run.checkpoint(5))
+    assert f"the one before is used: {run.checkpoint(5)}" in caplog.text
     with pytest.raises(UserError, match="checkpoint"):
-        load_model(next_folder(run, 9))
+        SavedModel.at(Path(run.checkpoint(9)), EXPERIMENT).load()
 
 
 @pytest.mark.parametrize("damage", CONTINUED.values(), ids=[*CONTINUED])
-def test_nothing_of_a_damaged_checkpoint_is_loaded(run: Path, damage: Callable[[Path], None]) -> None:
-    damage(next_folder(run, 9))
+def test_nothing_of_a_damaged_checkpoint_is_loaded(run: TrainingRun, damage: Callable[[Path], None]) -> None:
+    damage(Path(run.checkpoint(9)))
     trainer, fresh = Trainer(EXPERIMENT), Trainer(EXPERIMENT)
     with pytest.raises(UserError, match="the checkpoint is damaged"):
-        trainer.restore(next_folder(run, 9))
+        trainer.restore(Path(run.checkpoint(9)))
     assert trainer.step == 0
     for one, two in zip(trainer.model.parameters(), fresh.model.parameters(), strict=True):
         assert torch.equal(one, two)
     assert torch.equal(trainer._rng.get_state(), fresh._rng.get_state())
 
 
-def test_the_error_is_of_the_newest_where_none_can_be_loaded(run: Path) -> None:
-    for folder in newest_first(run):
-        (folder / "checkpoint.json").write_text("[]")
+def test_the_error_is_of_the_newest_where_none_can_be_loaded(run: TrainingRun) -> None:
+    for place in run.checkpoints():
+        (Path(place) / "checkpoint.json").write_text("[]")
     with pytest.raises(UserError, match="step_000000009: the checkpoint is damaged"):
-        first_sound(newest_first(run))
+        run.saved(EXPERIMENT)
 
 
-def test_what_is_kept_is_counted_from_the_checkpoint_just_written(run: Path) -> None:
-    """Else a damaged one of a later step would push out those that replace it."""
+def test_a_run_without_checkpoints_starts_without_a_word(tmp_path: Path) -> None:
+    notes: list[str] = []
+    trainer = Trainer(EXPERIMENT)
+    assert resume(trainer, run_in(tmp_path), 12, notes.append)
+    assert (trainer.step, notes) == (0, [])
+    with pytest.raises(UserError, match="no checkpoint is here"):
+        run_in(tmp_path).saved(EXPERIMENT)
+
+
+def test_a_whole_checkpoint_is_continued_without_a_word(run: TrainingRun) -> None:
+    notes: list[str] = []
+    trainer = Trainer(EXPERIMENT)
+    assert resume(trainer, run, 12, notes.append)
+    assert (trainer.step, notes) == (9, [])
+
+
+def test_with_none_that_is_whole_the_run_starts_again(run: TrainingRun) -> None:
+    for place in run.checkpoints():
+        file = Path(place) / "checkpoint.json"
+        file.write_bytes(file.read_bytes()[:-10])
+    notes: list[str] = []
+    trainer = Trainer(EXPERIMENT)
+    assert resume(trainer, run, 12, notes.append)
+    assert trainer.step == 0
+    (note,) = notes
+    assert note.count("no whole checkpoint is here") == 2
+    assert note.endswith("started again from step 0")
+
+
+def test_what_is_kept_is_counted_from_the_checkpoint_just_written(run: TrainingRun) -> None:
+    """Else those of a longer training, or damaged ones of a later step, would push out what replaces them."""
     for step in (5, 9):
-        shutil.copytree(next_folder(run, step), next_folder(run, step + 100))
-    checkpoint.drop_old(checkpoint.up_to(next_folder(run, 9)))
-    assert [int(folder.name[5:]) for folder in newest_first(run)] == [109, 105, 9, 5]
+        shutil.copytree(run.checkpoint(step), run.checkpoint(step + 100))
+    trainer = Trainer(EXPERIMENT)
+    trainer.restore(Path(run.checkpoint(9)))
+    run.keep_checkpoint(trainer)
+    assert [int(place[-9:]) for place in run.checkpoints()] == [109, 105, 9, 5]

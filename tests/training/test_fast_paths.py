@@ -11,10 +11,10 @@ import pytest
 import torch
 from examples import IMAGE_MODELS, IMAGES, MODELS, experiment_of
 from torch import Tensor, nn
+from training_runs import teacher_of
 
-from gpm_tune.models import ParticleModel, place
+from gpm_tune.models import ParticleModel, to_device
 from gpm_tune.training import Experiment, Trainer, checkpoint
-from gpm_tune.training.pretraining import train_teacher
 
 GLIBC = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="malloc is glibc's")
 PENALISED = {**IMAGE_MODELS["gan"], "loss": "ipm", "gradient_penalty": {"weight": 1.0, "center": 1.0}}
@@ -38,7 +38,7 @@ def gradients(model: ParticleModel, real: Tensor, network: nn.Module) -> list[Te
 def test_the_memory_format_changes_no_gradient(name: str) -> None:
     experiment = on_images(name)
     plain = experiment.model.build(experiment.data.shape).double()
-    placed = place(copy.deepcopy(plain), "cpu")
+    placed = to_device(copy.deepcopy(plain), "cpu")
     convolutions = [module for module in placed.modules() if isinstance(module, nn.Conv2d)]
     assert any(not m.weight.is_contiguous() for m in convolutions), "weights are in another format"
     real = torch.rand(6, *experiment.data.shape, dtype=torch.float64) * 2 - 1
@@ -79,9 +79,7 @@ def test_bfloat16_steps_go_the_way_of_float32_steps(name: str, tmp_path: Path) -
     """With the same draws, losses and gradients differ by rounding to 8 bits only."""
     trainers = []
     for experiment in in_both(name):
-        if experiment.teacher:
-            train_teacher(experiment.teacher, tmp_path, "cpu")
-        trainers.append(Trainer(experiment, cache=tmp_path))
+        trainers.append(Trainer(experiment, teacher=teacher_of(experiment, tmp_path)))
         for _ in range(3):  # the third is a generator's turn
             trainers[-1].train_step()
     full, low = trainers

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 from examples import shipped_experiment
+from training_runs import teacher_of
 
 from gpm_tune.training import Evaluation, Trainer
-from gpm_tune.training.pretraining import train_teacher
 
 # Steps here (of the paper's), and the sliced Wasserstein distance that the authors' implementation
 # reaches with the paper's, at its worst seed.
@@ -41,7 +41,7 @@ def test_all_modes_are_covered_at_the_reference_distance(name: str, tmp_path: Pa
     pytest.fail(f"modes covered and distance, by seed: {found}; expected 1 and at most {target}")
 
 
-def train(name: str, seed: int, cache: Path) -> Evaluation:
+def train(name: str, seed: int, folder: Path) -> Evaluation:
     """The best evaluation of a seed."""
     steps, _, _ = RUNS[name]
     # Processors with bfloat16 would train another way, and one seed of it says nothing.
@@ -54,9 +54,7 @@ def train(name: str, seed: int, cache: Path) -> Evaluation:
             "model.teacher.experiment.training.precision": "float32",
         }
     experiment = shipped_experiment(f"{name}_gaussians.yaml", changes)
-    if experiment.teacher is not None:
-        train_teacher(experiment.teacher, cache, "cpu")
-    trainer = Trainer(experiment, cache=cache)
+    trainer = Trainer(experiment, teacher=teacher_of(experiment, folder))
     while not trainer.done:
         trainer.run_interval()
     assert trainer.best is not None

@@ -12,6 +12,7 @@ from gpm_tune.errors import UserError
 from gpm_tune.training import Trainer
 from gpm_tune.training.generation import interpolate, load_sampler, write_interpolation, write_samples
 from gpm_tune.training.pictures import most_images
+from gpm_tune.training.saved import SavedModel
 from gpm_tune.training.sweep import Conditions, evaluate
 
 
@@ -30,7 +31,9 @@ from gpm_tune.training.sweep import Conditions, evaluate
         ("kernel", {"nfe": 3}, 3),
     ],
 )
-def test_the_nfe_asked_for_is_spent(runs: dict[str, Path], run: str, how: dict[str, Any], nfe: int) -> None:
+def test_the_nfe_asked_for_is_spent(
+    runs: dict[str, SavedModel], run: str, how: dict[str, Any], nfe: int
+) -> None:
     found, x = load_sampler(runs[run], **how).draw(20, seed=0)
     assert found == nfe
     assert x.shape == (20, 2)
@@ -47,7 +50,7 @@ def test_the_nfe_asked_for_is_spent(runs: dict[str, Path], run: str, how: dict[s
     ],
 )
 def test_a_process_leads_from_the_prior_to_the_samples(
-    runs: dict[str, Path], run: str, how: dict[str, Any], steps: int, costs: list[int]
+    runs: dict[str, SavedModel], run: str, how: dict[str, Any], steps: int, costs: list[int]
 ) -> None:
     chosen = load_sampler(runs[run], **how)
     states = chosen.process(500, seed=0)
@@ -57,13 +60,13 @@ def test_a_process_leads_from_the_prior_to_the_samples(
     assert states[0].x.std().item() == pytest.approx(prior.std, rel=0.1)
 
 
-def test_a_generator_has_no_process(runs: dict[str, Path]) -> None:
+def test_a_generator_has_no_process(runs: dict[str, SavedModel]) -> None:
     with pytest.raises(UserError, match="model 'gan' has no process of generation"):
         load_sampler(runs["gan"]).process(4, seed=0)
     assert load_sampler(runs["gan"]).sampling_steps is None
 
 
-def test_samples_follow_the_seed(runs: dict[str, Path]) -> None:
+def test_samples_follow_the_seed(runs: dict[str, SavedModel]) -> None:
     chosen = load_sampler(runs["edm"], nfe=7)
     assert torch.equal(chosen.draw(5, seed=1)[1], chosen.draw(5, seed=1)[1])
     assert not torch.equal(chosen.draw(5, seed=1)[1], chosen.draw(5, seed=2)[1])
@@ -85,14 +88,14 @@ def test_samples_follow_the_seed(runs: dict[str, Path]) -> None:
     ],
 )
 def test_impossible_requests_are_refused(
-    runs: dict[str, Path], run: str, how: dict[str, Any], message: str
+    runs: dict[str, SavedModel], run: str, how: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(UserError, match=message):
         load_sampler(runs[run], **how)
 
 
 @pytest.mark.parametrize("run", ["gan", "edm", "discr_flow"])
-def test_interpolations_start_and_end_in_samples(runs: dict[str, Path], run: str) -> None:
+def test_interpolations_start_and_end_in_samples(runs: dict[str, SavedModel], run: str) -> None:
     """Of latents or of prior points; neighbours lie closer together than the ends."""
     chosen = load_sampler(runs[run])
     for method in ("linear", "spherical", "cauchy-linear", "spherical-cauchy-linear"):
@@ -103,12 +106,12 @@ def test_interpolations_start_and_end_in_samples(runs: dict[str, Path], run: str
         torch.testing.assert_close(x[:, -1], chosen.transport(noise[1], 4).x, atol=1e-4, rtol=1e-4)
 
 
-def test_unknown_interpolations_are_refused(runs: dict[str, Path]) -> None:
+def test_unknown_interpolations_are_refused(runs: dict[str, SavedModel]) -> None:
     with pytest.raises(UserError, match="unknown interpolation 'spherica'; did you mean 'spherical'"):
         interpolate(load_sampler(runs["gan"]), rows=1, columns=2, seed=0, method="spherica")
 
 
-def test_samples_are_written_as_pictures_and_arrays(runs: dict[str, Path], tmp_path: Path) -> None:
+def test_samples_are_written_as_pictures_and_arrays(runs: dict[str, SavedModel], tmp_path: Path) -> None:
     write_samples(load_sampler(runs["images"]), tmp_path / "grid.png", n=4, seed=0)
     assert (tmp_path / "grid.png").read_bytes().startswith(b"\x89PNG")
     write_samples(load_sampler(runs["edm"], nfe=7), tmp_path / "x.npz", n=4, seed=3)
@@ -125,7 +128,7 @@ def test_samples_are_written_as_pictures_and_arrays(runs: dict[str, Path], tmp_p
 
 
 def test_a_picture_shows_no_more_images_than_memory_and_people_take(
-    runs: dict[str, Path], tmp_path: Path
+    runs: dict[str, SavedModel], tmp_path: Path
 ) -> None:
     images, file = load_sampler(runs["images"]), tmp_path / "x.png"
     with pytest.raises(UserError, match=r"at most 1,000 images of 16 × 16, not 1,001\nhelp: .*x\.npz"):
@@ -138,13 +141,14 @@ def test_a_picture_shows_no_more_images_than_memory_and_people_take(
     assert file.exists(), "points are not bounded"
 
 
-def test_a_checkpoint_without_an_evaluation_has_no_best_weights(tmp_path: Path) -> None:
+def test_before_an_evaluation_the_last_weights_are_sampled(tmp_path: Path) -> None:
     Trainer(experiment_of()).save(tmp_path)
-    with pytest.raises(UserError, match="nothing was evaluated before this checkpoint"):
-        load_sampler(tmp_path)
+    saved = SavedModel.at(tmp_path)
+    assert (saved.step, saved.weights) == (0, "last")
+    assert load_sampler(saved).draw(3, seed=0).x.shape == (3, 2)
 
 
-def test_images_are_within_the_range_of_data(runs: dict[str, Path], tmp_path: Path) -> None:
+def test_images_are_within_the_range_of_data(runs: dict[str, SavedModel], tmp_path: Path) -> None:
     """An EDM overshoots; what is still on its way is left as it is."""
     chosen = load_sampler(runs["images"])
     end = chosen.process(8, seed=0)[-1].x
@@ -156,7 +160,7 @@ def test_images_are_within_the_range_of_data(runs: dict[str, Path], tmp_path: Pa
     assert chosen.draw(8, seed=0).x.abs().max() <= 1
 
 
-def test_points_are_not_clamped(runs: dict[str, Path]) -> None:
+def test_points_are_not_clamped(runs: dict[str, SavedModel]) -> None:
     chosen = load_sampler(runs["edm"])
     end = chosen.process(50, seed=0)[-1].x
     assert torch.equal(chosen.draw(50, seed=0).x, end)
@@ -164,9 +168,12 @@ def test_points_are_not_clamped(runs: dict[str, Path]) -> None:
 
 
 @pytest.mark.parametrize("run", ["edm", "gan", "images"])
-def test_samples_that_are_not_finite_are_refused(runs: dict[str, Path], tmp_path: Path, run: str) -> None:
-    folder = spoilt(runs[run], tmp_path / "spoilt")
-    chosen = load_sampler(folder)
+def test_samples_that_are_not_finite_are_refused(
+    runs: dict[str, SavedModel], tmp_path: Path, run: str
+) -> None:
+    folder = spoilt(runs[run].folder, tmp_path / "spoilt")
+    saved = SavedModel.at(folder)
+    chosen = load_sampler(saved)
     calls = [
         lambda: chosen.draw(20, seed=0),
         lambda: interpolate(chosen, rows=4, columns=5, seed=0, method="linear"),
@@ -174,7 +181,7 @@ def test_samples_that_are_not_finite_are_refused(runs: dict[str, Path], tmp_path
         lambda: write_samples(chosen, tmp_path / "x.npz", n=20, seed=0),
         lambda: write_interpolation(chosen, tmp_path / "x.npz", rows=4, columns=5, seed=0, method="linear"),
         lambda: evaluate(
-            folder,
+            saved,
             nfe=(),
             solvers=(),
             conditions=Conditions("validation", 20, 0, 0),

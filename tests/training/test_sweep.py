@@ -16,15 +16,16 @@ from gpm_tune.errors import UserError
 from gpm_tune.metrics import PointMetrics
 from gpm_tune.models import Samples
 from gpm_tune.training import Trainer, sweep
-from gpm_tune.training.generation import Sampler, load_sampler
+from gpm_tune.training.generation import ModelSampler, load_sampler
+from gpm_tune.training.saved import SavedModel
 from gpm_tune.training.sweep import Conditions, Measurement, evaluate, last_within, plan
 
 
-def measure(folder: Path, cache: Path, **changes: Any) -> list[Measurement]:
+def measure(saved: SavedModel, cache: Path, **changes: Any) -> list[Measurement]:
     how = {"split": "test", "samples": 300, "seed": 0, "resamples": 0}
     conditions = Conditions(**{**how, **{key: changes.pop(key) for key in how if key in changes}})
     keys: dict[str, Any] = {"nfe": (), "solvers": (), "cache": cache, "device": "cpu", **changes}
-    return evaluate(folder, conditions=conditions, **keys)
+    return evaluate(saved, conditions=conditions, **keys)
 
 
 @pytest.mark.parametrize(
@@ -46,10 +47,10 @@ def test_nothing_is_simulated_beyond_the_last_nfe() -> None:
     assert [state.nfe for state in last_within(path(), (1,))] == [1]
 
 
-def test_early_stops_share_one_simulation_and_grids_of_their_own_do_not(runs: dict[str, Path]) -> None:
+def test_early_stops_share_one_simulation_and_grids_of_their_own_do_not(runs: dict[str, SavedModel]) -> None:
     def simulations(run: str, **how: Any) -> list[tuple[int | None, ...]]:
         whole = load_sampler(runs[run])
-        samplers = [Sampler(whole.experiment, whole.model, n, **how) for n in (1, 2, 4)]
+        samplers = [ModelSampler(whole.experiment, whole.model, n, **how) for n in (1, 2, 4)]
         return [simulation.asked for simulation in plan(samplers)]
 
     assert simulations("discr_flow") == [(1, 2, 4)]
@@ -60,7 +61,7 @@ def test_early_stops_share_one_simulation_and_grids_of_their_own_do_not(runs: di
 
 @pytest.mark.parametrize(("run", "nfe"), [("discr_flow", [1, 3, 6]), ("edm", [1, 5, 9]), ("gan", [1])])
 def test_a_sweep_has_the_values_of_single_evaluations(
-    run: str, nfe: list[int], runs: dict[str, Path], tmp_path: Path
+    run: str, nfe: list[int], runs: dict[str, SavedModel], tmp_path: Path
 ) -> None:
     together = measure(runs[run], tmp_path / "a", nfe=nfe)
     alone = [found for n in nfe for found in measure(runs[run], tmp_path / "b", nfe=[n])]
@@ -68,7 +69,7 @@ def test_a_sweep_has_the_values_of_single_evaluations(
     assert [found.nfe for found in together] == nfe
 
 
-def test_samples_are_those_that_the_sampler_draws(runs: dict[str, Path], tmp_path: Path) -> None:
+def test_samples_are_those_that_the_sampler_draws(runs: dict[str, SavedModel], tmp_path: Path) -> None:
     (found,) = measure(runs["discr_flow"], tmp_path, nfe=[4], samples=1200)
     sampler = load_sampler(runs["discr_flow"], nfe=4)
     data = sampler.experiment.data.load(sampler.experiment.seed)
@@ -77,7 +78,7 @@ def test_samples_are_those_that_the_sampler_draws(runs: dict[str, Path], tmp_pat
 
 
 def test_what_was_measured_is_not_measured_again(
-    runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    runs: dict[str, SavedModel], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = measure(runs["edm"], tmp_path, nfe=[4, 8], solvers=["euler"])
     monkeypatch.setattr(sweep, "build_quality", None)  # measuring would fail
@@ -87,7 +88,7 @@ def test_what_was_measured_is_not_measured_again(
             measure(runs["edm"], tmp_path, nfe=[4], solvers=["euler"], **other)
 
 
-def test_a_damaged_record_is_measured_again(runs: dict[str, Path], tmp_path: Path) -> None:
+def test_a_damaged_record_is_measured_again(runs: dict[str, SavedModel], tmp_path: Path) -> None:
     first = measure(runs["gan"], tmp_path)
     (record,) = (tmp_path / "measurements").glob("*.json")
     record.write_text(json.dumps([{"nfe": 1}]))
@@ -95,7 +96,7 @@ def test_a_damaged_record_is_measured_again(runs: dict[str, Path], tmp_path: Pat
     assert json.loads(record.read_text())[0]["metrics"] == first[0].metrics
 
 
-def test_errors_come_with_resamples(runs: dict[str, Path], tmp_path: Path) -> None:
+def test_errors_come_with_resamples(runs: dict[str, SavedModel], tmp_path: Path) -> None:
     (found,) = measure(runs["images"], tmp_path, samples=40, resamples=5)
     assert set(found.errors) == set(found.metrics) >= {"fid", "kid", "precision", "recall", "fid_infinity"}
     assert found.errors["fid"] > 0
@@ -104,7 +105,7 @@ def test_errors_come_with_resamples(runs: dict[str, Path], tmp_path: Path) -> No
         measure(runs["images"], tmp_path, resamples=1)
 
 
-def test_standard_errors_of_too_few_samples_are_refused(runs: dict[str, Path], tmp_path: Path) -> None:
+def test_standard_errors_of_too_few_samples_are_refused(runs: dict[str, SavedModel], tmp_path: Path) -> None:
     """A resample of two samples is one sample alone every other time."""
     for samples in (2, 9):
         with pytest.raises(
@@ -118,7 +119,7 @@ def test_standard_errors_of_too_few_samples_are_refused(runs: dict[str, Path], t
         json.dumps(found.plain(), allow_nan=False)
 
 
-def test_metrics_that_are_no_numbers_are_refused(runs: dict[str, Path], tmp_path: Path) -> None:
+def test_metrics_that_are_no_numbers_are_refused(runs: dict[str, SavedModel], tmp_path: Path) -> None:
     (found,) = measure(runs["edm"], tmp_path)
     found.check_finite()
     for broken in (
@@ -129,7 +130,9 @@ def test_metrics_that_are_no_numbers_are_refused(runs: dict[str, Path], tmp_path
             broken.check_finite()
 
 
-def test_an_evaluation_measures_every_solver_at_every_nfe(runs: dict[str, Path], tmp_path: Path) -> None:
+def test_an_evaluation_measures_every_solver_at_every_nfe(
+    runs: dict[str, SavedModel], tmp_path: Path
+) -> None:
     found = measure(runs["edm"], tmp_path, nfe=[4, 8], solvers=["euler", "heun"])
     assert [(m.solver, m.nfe) for m in found] == [("euler", 4), ("euler", 8), ("heun", 3), ("heun", 7)]
     assert all(set(m.metrics) >= {"sliced_wasserstein", "frechet"} for m in found)
@@ -141,11 +144,11 @@ def test_an_evaluation_reproduces_what_training_measured(tmp_path: Path) -> None
     measured = trainer.run_interval()
     assert measured is not None
     trainer.save(tmp_path)
-    (found,) = measure(tmp_path, tmp_path, split="validation", samples=None)
+    (found,) = measure(SavedModel.at(tmp_path), tmp_path, split="validation", samples=None)
     for name, value in found.metrics.items():
         assert value == pytest.approx(measured.metrics[name])
 
 
-def test_unknown_splits_are_refused(runs: dict[str, Path], tmp_path: Path) -> None:
+def test_unknown_splits_are_refused(runs: dict[str, SavedModel], tmp_path: Path) -> None:
     with pytest.raises(UserError, match="unknown split 'valid'; did you mean 'validation'"):
         measure(runs["gan"], tmp_path, split="valid")

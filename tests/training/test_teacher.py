@@ -1,58 +1,63 @@
-"""Teachers: trained once, found again by their content, and checked against what they are to teach."""
+"""Teachers: trained once, in a run of their own, and checked against what they are to teach."""
 
 from pathlib import Path
 
 import pytest
 import torch
 from examples import MODELS, SMALL_DENOISER, SMALL_MLP, TEACHER, experiment_of
+from training_runs import runs_at, teacher_of
 
-from gpm_tune.errors import UserError
+from gpm_tune.errors import DivergedError, UserError
 from gpm_tune.models.flows.score import DataScore
-from gpm_tune.training import Evaluation, Experiment, Trainer, checkpoint
-from gpm_tune.training.pretraining import train_teacher
-from gpm_tune.training.saved import load_model
-from gpm_tune.training.teacher import load_teacher, teacher_folder
+from gpm_tune.training import Experiment, Trainer
+from gpm_tune.training.loop import Asker, train_teacher
+from gpm_tune.training.teacher import load_teacher
 
 EDM = Experiment.model_validate(TEACHER)
 SCORE_GAN = experiment_of(model=MODELS["score_gan"])
 
 
 def test_a_teacher_is_trained_once_and_shared(tmp_path: Path) -> None:
-    seen: list[Evaluation] = []
-    assert train_teacher(EDM, tmp_path, "cpu", on_evaluation=seen.append)
-    assert [evaluation.step for evaluation in seen] == [4, 8, 12]
-    assert train_teacher(EDM, tmp_path, "cpu", on_evaluation=seen.append)
-    assert len(seen) == 3, "the second time there is nothing left to do"
-    other = experiment_of(model=MODELS["edm"], seed=1)
-    assert teacher_folder(other, tmp_path) != teacher_folder(EDM, tmp_path)
+    runs, seen = runs_at(tmp_path), []
+    asker = Asker("tests", "tests", on_teacher=lambda _, record: seen.append(record.step))
+    first = train_teacher(SCORE_GAN, runs, asker, "cpu")
+    assert seen == [4, 8, 12]
+    files = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*") if file.is_file()}
+    assert train_teacher(SCORE_GAN, runs, asker, "cpu") == first
+    assert seen == [4, 8, 12], "only what is trained is told"
+    assert {file: file.stat().st_mtime_ns for file in files} == files, "there is nothing left to do"
+    assert runs.names() == [EDM.run_name]
 
 
 def test_an_interrupted_teacher_continues(tmp_path: Path) -> None:
-    steps: list[int] = []
-    assert not train_teacher(
-        EDM,
-        tmp_path,
-        "cpu",
-        on_evaluation=lambda e: steps.append(e.step),
-        should_stop=lambda: bool(steps),
-    )
-    assert steps == [4]
-    assert train_teacher(EDM, tmp_path, "cpu", on_evaluation=lambda e: steps.append(e.step))
-    assert steps == [4, 8, 12]
+    runs, seen = runs_at(tmp_path), []
+    told = {"on_teacher": lambda _, record: seen.append(record.step)}
+    stopped = Asker("tests", "tests", should_stop=lambda: bool(seen), **told)
+    assert train_teacher(SCORE_GAN, runs, stopped, "cpu") is None
+    assert seen == [4]
+    assert train_teacher(SCORE_GAN, runs, Asker("tests", "tests", **told), "cpu")
+    assert seen == [4, 8, 12]
+
+
+def test_a_teacher_that_diverges_is_said_to_be_the_teacher(tmp_path: Path) -> None:
+    training = {"steps": 100, "batch_size": 16, "optimizer": {"lr": 1e30}}
+    wild = {**TEACHER, "training": training, "evaluation": {"every": 100, "samples": 100}}
+    student = experiment_of(model={**MODELS["score_gan"], "teacher": {"experiment": wild}})
+    with pytest.raises(DivergedError, match=r"the teacher: loss/\w+ was not finite at or before step"):
+        teacher_of(student, tmp_path)
 
 
 def test_the_teacher_is_the_edms_denoiser_and_stays_as_it_is(tmp_path: Path) -> None:
-    train_teacher(EDM, tmp_path, "cpu")
-    teacher = load_teacher(SCORE_GAN, tmp_path, torch.device("cpu"))
+    saved = teacher_of(SCORE_GAN, tmp_path)
+    assert saved is not None
+    teacher = load_teacher(SCORE_GAN, saved, torch.device("cpu"), EDM.fingerprints["data"])
     assert teacher is not None
-    folder = checkpoint.latest(teacher_folder(EDM, tmp_path))
-    assert folder is not None
-    flow = load_model(folder)[1].flow
+    flow = saved.load().flow
     assert isinstance(flow, DataScore)
     x, sigma = torch.randn(5, 2), torch.rand(5) + 0.1
     before = teacher(x, sigma)
     torch.testing.assert_close(before, flow.network(x, sigma))
-    trainer = Trainer(SCORE_GAN, cache=tmp_path)
+    trainer = Trainer(SCORE_GAN, teacher=saved)
     trainer.run_interval()
     assert torch.equal(teacher(x, sigma), before)
     assert not any("teacher" in name for name in trainer.model.state_dict()), "it is not saved again"
@@ -67,10 +72,10 @@ def test_the_denoisers_dropout_acts_in_what_the_generator_follows_where_that_is_
     edm = Experiment.model_validate({**TEACHER, "model": {**MODELS["edm"], **dropping}})
     model = {**MODELS["score_gan"], "teacher": {"experiment": edm.model_dump(mode="json")}}
     model |= {"generated": dropping["denoiser"], "score_dropout": acts}
-    train_teacher(edm, tmp_path, "cpu")
+    teacher = teacher_of(experiment_of(model=model), tmp_path)
     for alpha, beta in ((1.0, 0.0), (0.0, 1.0)):
         experiment = experiment_of(model={**model, "alpha": alpha, "beta": beta})
-        flow = Trainer(experiment, cache=tmp_path).model.flow
+        flow = Trainer(experiment, teacher=teacher).model.flow
         x = torch.randn(100, 2)
         one, other = (flow.direction(x, None, torch.Generator().manual_seed(0)) for _ in range(2))
         assert torch.equal(one, other) is not acts
@@ -87,7 +92,7 @@ def test_a_checkpoint_serves_as_teacher(tmp_path: Path) -> None:
 
 def test_missing_and_misfit_teachers_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="has not been trained yet"):
-        Trainer(SCORE_GAN, cache=tmp_path)
+        Trainer(SCORE_GAN)
     nowhere = {**MODELS["score_gan"], "teacher": {"checkpoint": str(tmp_path / "nowhere")}}
     with pytest.raises(UserError, match="no whole checkpoint is here"):
         Trainer(experiment_of(model=nowhere))

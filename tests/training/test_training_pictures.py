@@ -14,6 +14,7 @@ from PIL import Image
 from gpm_tune.training import Trainer
 from gpm_tune.training.generation import load_sampler, write_samples
 from gpm_tune.training.pictures import frame, picture
+from gpm_tune.training.saved import SavedModel
 
 POINT = (31, 119, 180)  # matplotlib's first colour
 
@@ -64,6 +65,6 @@ def test_pictures_of_a_run_share_the_frame_of_its_data(tmp_path: Path) -> None:
     assert ((data > low) & (data < high)).float().mean() > 0.99
     trainer.save(tmp_path / "run")
     file = tmp_path / "x.png"
-    sampler = load_sampler(tmp_path / "run")
+    sampler = load_sampler(SavedModel.at(tmp_path / "run"))
     write_samples(sampler, file, n=64, seed=0)
     assert file.read_bytes() == picture(sampler.draw(64, seed=0).x, real=trainer._framing)

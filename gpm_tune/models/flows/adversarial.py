@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import relu, softplus
 
-from gpm_tune.config import GREATEST, Config
+from gpm_tune.config import MAX_MAGNITUDE, Config
 from gpm_tune.models.flow import per_sample
 
 Discriminator = Callable[[Tensor], Tensor]  # (B, *shape) -> (B,)
@@ -39,8 +39,8 @@ class GradientPenalty(Config):
 
     paper: ClassVar[str] = "section 3.2, R in (15); Table 4"
 
-    weight: float = Field(0.04, ge=0, le=GREATEST, description="Factor of the penalty in the loss.")
-    center: float = Field(0.0, ge=0, le=GREATEST, description="The gradient norm that costs nothing.")
+    weight: float = Field(0.04, ge=0, le=MAX_MAGNITUDE, description="Factor of the penalty in the loss.")
+    center: float = Field(0.0, ge=0, le=MAX_MAGNITUDE, description="The gradient norm that costs nothing.")
     points: Literal["interpolation", "real", "fake"] = Field(
         "interpolation",
         description="The points x̃: real samples, generated ones, or uniform on the segments between them.",

@@ -11,7 +11,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from gpm_tune.config import GREATEST, SMALLEST, Config
+from gpm_tune.config import MAX_MAGNITUDE, MIN_MAGNITUDE, Config
 from gpm_tune.models.flow import Flow, FlowInputs
 from gpm_tune.models.flows.adversarial import input_gradient
 from gpm_tune.plugins import Extensible
@@ -22,7 +22,10 @@ class GaussianKernel(Config):
 
     name: Literal["gaussian"]
     bandwidth: float = Field(
-        1.0, ge=SMALLEST, le=GREATEST, description="Standard deviation of the kernel, in data units."
+        1.0,
+        ge=MIN_MAGNITUDE,
+        le=MAX_MAGNITUDE,
+        description="Standard deviation of the kernel, in data units.",
     )
 
     def __call__(self, x: Tensor, y: Tensor) -> Tensor:
@@ -64,7 +67,7 @@ class Functional(Config):
     """A functional F of the particles' distribution ρ; its flow descends it (2)(3)."""
 
     weight: float = Field(
-        1.0, ge=-GREATEST, le=GREATEST, description="Factor of the functional in a sum of several."
+        1.0, ge=-MAX_MAGNITUDE, le=MAX_MAGNITUDE, description="Factor of the functional in a sum of several."
     )
 
     @abstractmethod
@@ -96,7 +99,10 @@ class Entropy(Functional):
 
     name: Literal["entropy"]
     bandwidth: float = Field(
-        0.3, ge=SMALLEST, le=GREATEST, description="Bandwidth of the density estimate, in data units."
+        0.3,
+        ge=MIN_MAGNITUDE,
+        le=MAX_MAGNITUDE,
+        description="Bandwidth of the density estimate, in data units.",
     )
 
     def first_variation(self, x: Tensor, rho: Tensor, data: Tensor) -> Tensor:
@@ -114,7 +120,10 @@ class FDivergence(Functional):
         "forward_kl", description="Which divergence; `forward_kl` is KL(ρ‖p)."
     )
     bandwidth: float = Field(
-        0.3, ge=SMALLEST, le=GREATEST, description="Bandwidth of the density estimates, in data units."
+        0.3,
+        ge=MIN_MAGNITUDE,
+        le=MAX_MAGNITUDE,
+        description="Bandwidth of the density estimates, in data units.",
     )
 
     def first_variation(self, x: Tensor, rho: Tensor, data: Tensor) -> Tensor:
@@ -139,11 +148,14 @@ class Stein(Config):
 
     name: Literal["stein"]
     weight: float = Field(
-        1.0, ge=-GREATEST, le=GREATEST, description="Factor of the direction in a sum of several."
+        1.0, ge=-MAX_MAGNITUDE, le=MAX_MAGNITUDE, description="Factor of the direction in a sum of several."
     )
     kernel: GaussianKernel = Field(GaussianKernel(name="gaussian"), description="The kernel k(x, y).")
     bandwidth: float = Field(
-        0.3, ge=SMALLEST, le=GREATEST, description="Bandwidth of the data's density estimate, in data units."
+        0.3,
+        ge=MIN_MAGNITUDE,
+        le=MAX_MAGNITUDE,
+        description="Bandwidth of the data's density estimate, in data units.",
     )
 
     def direction(self, x: Tensor, data: Tensor) -> Tensor:

@@ -149,6 +149,11 @@ class ScoreDifference(Flow):
             generated = torch.lerp(generated, randn_like(x, rng), self.stochastic)
         return self.alpha * data - self.beta * generated
 
+    def scores(self, noised: Tensor, sigma: Tensor) -> dict[str, Tensor]:
+        """α σ s_data and -β σ s_gen at particles of these noise levels (19)(27)."""
+        data, generated = self.scaled_scores(noised, sigma)
+        return {"data_score": self.alpha * data, "generated_score": -self.beta * generated}
+
     def scaled_scores(self, noised: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
         """σ s_data and σ s_gen at noised particles (B, *shape), without a graph; sigma: (B,)."""
         assert self.teacher is not None, "a Score GAN without its teacher can only generate"

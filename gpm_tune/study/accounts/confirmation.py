@@ -12,20 +12,20 @@ import optuna
 from optuna.trial import FrozenTrial
 
 from gpm_tune.config import SEEDS
-from gpm_tune.study.accounts.ledger import Ledger
-from gpm_tune.study.accounts.opening import open_study
+from gpm_tune.patience import Patience
+from gpm_tune.study.accounts.creation import create_or_load_study
 from gpm_tune.study.accounts.records import StudyRecord, TrialRecord
+from gpm_tune.study.accounts.trial_manager import TrialManager
 from gpm_tune.study.definition import space
 from gpm_tune.study.definition.samplers import Random
 from gpm_tune.study.definition.schedulers import NoScheduler
 from gpm_tune.study.definition.specification import CONFIRMATION, Budget, Study
-from gpm_tune.study.patience import Patience
 
 MOST = 2**32 - 1
 RESAMPLES = 10_000
 
 
-class ConfirmationLedger(Ledger):
+class ConfirmationManager(TrialManager):
     """Hands out each of the best trials of a search, once for each new seed."""
 
     def __init__(
@@ -52,11 +52,12 @@ class ConfirmationLedger(Ledger):
             "scheduler": NoScheduler(name="none"),
             "budget": Budget(trials=MOST),
         }
-        open_study(study, storage, patience)  # refuses what the search was not
+        create_or_load_study(study, storage, patience)  # refuses what the search was not
         super().__init__(study.model_copy(update=stage), storage, patience=patience)
 
     def _not_yet_asked(self, trials: list[FrozenTrial]) -> deque[dict[str, Any]]:
-        asked = {(t.user_attrs["confirms"], t.params["seed"]) for t in trials if "confirms" in t.user_attrs}
+        proposals = [t.system_attrs.get("fixed_params", t.params) for t in trials]
+        asked = {(found["trial"], found["seed"]) for found in proposals}
         pairs = [(number, seed) for seed in self._seeds for number in self._candidates]
         return deque({"trial": number, "seed": seed} for number, seed in pairs if (number, seed) not in asked)
 

@@ -12,7 +12,7 @@ import sqlalchemy
 from optuna.storages import BaseStorage, RDBStorage
 
 from gpm_tune.errors import UserError
-from gpm_tune.study.patience import Patience, patiently
+from gpm_tune.patience import Patience, retry
 from gpm_tune.study.storage.database import BUSY_SECONDS, explained, has_tables, is_writable, read_only
 from gpm_tune.uris import sqlite_file
 
@@ -65,7 +65,7 @@ def open_storage(uri: str, patience: Patience) -> PatientStorage:
 
     def create() -> PatientStorage:
         # Of two processes that create the tables of a new file at once one fails, and finds them then.
-        return patiently(
+        return retry(
             lambda: PatientStorage(uri, patience, **options), _is_race, lambda _: None, patience.is_over
         )
 

@@ -1,11 +1,12 @@
-"""What the storage knows of studies, for reading: the ledger writes it."""
+"""What the storage knows of studies, for reading: the trial manager writes it."""
 
 from __future__ import annotations
 
 import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 import optuna
@@ -14,9 +15,9 @@ from optuna.trial import FrozenTrial, TrialState
 
 from gpm_tune.config import nearest
 from gpm_tune.errors import ScarcityError, UnknownError, UserError, first_line
+from gpm_tune.patience import Patience
 from gpm_tune.study.accounts.database import read_storage
 from gpm_tune.study.definition.specification import CONFIRMATION
-from gpm_tune.study.patience import Patience
 from gpm_tune.training import Constraint, Objective
 
 _log = logging.getLogger("gpm_tune")
@@ -40,10 +41,14 @@ class TrialRecord:
     step: int
     seconds: float
     reason: str | None
-    checkpoint: str | None
     forked_from: str | None  # "trial 3, step 400", in population-based training
     confirms: int | None  # in a confirmation: the trial of the search that is trained again
     gpus: Sequence[str] = ()  # the kinds on which it was trained
+    run: str | None = None  # the name of its training run's folder
+    inherited: Mapping[str, Any] | None = None  # a fork's best evaluation when it began: step and metrics
+    note: str | None = None  # where it went on, if its latest checkpoint was damaged
+    started: int = 0  # ms since the epoch, as `ended`
+    ended: int | None = None
 
     @property
     def value(self) -> float | None:
@@ -64,6 +69,8 @@ class StudyRecord:
     hours: float
     gpu_hours: float
     trials: list[TrialRecord]
+    constraints: Sequence[Constraint] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)  # versions and machine of who ran it last
     data_fingerprint: str | None = None  # of the samples that were read; None where nothing recorded it
     dollars: float | None = None  # that the nodes cost meanwhile; None where no prices were known
 
@@ -203,9 +210,35 @@ def _record_of(study: optuna.Study, attributes: Mapping[str, Any]) -> StudyRecor
         spent.get("hours", 0.0),
         spent.get("gpu_hours", 0.0),
         [_record(trial, constraints) for trial in study.get_trials(deepcopy=False) if is_own(trial)],
+        constraints,
+        attributes.get("environment", {}),
         identity.get("fingerprints", {}).get("data"),
         spent.get("dollars"),
     )
+
+
+def run_user(identifier: str) -> str:
+    """What training runs that a study uses call it, by its id."""
+    return f"study-{identifier}"
+
+
+class StudyReader:
+    """Reads a study again and again; what has ended is read once."""
+
+    def __init__(self, storage: str, name: str) -> None:
+        self._storage = storage
+        self._name = name
+        self._study: optuna.Study | None = None
+
+    def read(self) -> StudyRecord | None:
+        """The study as it is now; None where there is none yet. Raises UserError where it cannot be read."""
+        if self._study is None:
+            opened = read_storage(self._storage)
+            if opened is None or self._name not in optuna.get_all_study_names(opened):
+                return None
+            self._study = optuna.load_study(study_name=self._name, storage=opened)
+        attributes = self._study.user_attrs
+        return _record_of(self._study, attributes) if "id" in attributes else None
 
 
 def best_trial(record: StudyRecord) -> TrialRecord:
@@ -259,11 +292,19 @@ def _record(trial: FrozenTrial, constraints: list[Constraint]) -> TrialRecord:
         step=progress.get("step", 0),
         seconds=progress.get("seconds", 0.0),
         reason=attributes.get("reason"),
-        checkpoint=attributes.get("checkpoint"),
         forked_from=f"trial {forked['trial']}, step {forked['step']}" if forked else None,
         confirms=attributes.get("confirms"),
         gpus=attributes.get("gpus", ()),
+        run=attributes.get("run"),
+        inherited=forked.get("best") if forked else None,
+        note=attributes.get("note"),
+        started=_milliseconds(trial.datetime_start) or 0,
+        ended=_milliseconds(trial.datetime_complete),
     )
+
+
+def _milliseconds(time: datetime | None) -> int | None:
+    return None if time is None else int(time.timestamp() * 1000)
 
 
 def _state(trial: FrozenTrial) -> str:

@@ -1,4 +1,4 @@
-"""From what a person calls a run to its checkpoint: a study and its trial, an MLflow run id, or a folder."""
+"""From what a person calls a run to its trained model: a study, its trial, an MLflow run, or a folder."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from gpm_tune import locations
 from gpm_tune.config import nearest
 from gpm_tune.errors import UnknownError, UserError
 from gpm_tune.paths import expand
@@ -18,75 +19,85 @@ from gpm_tune.study.accounts.records import (
 )
 from gpm_tune.study.definition import space
 from gpm_tune.study.definition.specification import CONFIRMATION, Study
-from gpm_tune.study.storage import shared_storage, trial_checkpoints
 from gpm_tune.study.storage.home import Home
-from gpm_tune.training import Experiment, checkpoint
-from gpm_tune.training.saved import first_sound, read_experiment
+from gpm_tune.training import Experiment
+from gpm_tune.training.run import Runs, TrainingRun, first_sound
+from gpm_tune.training.saved import SavedModel
 from gpm_tune.uris import without_secrets
 
 RUN_ID = re.compile(r"^[0-9a-f]{32}$")
 
 
-def checkpoint_of(reference: str, home: Home) -> Path:
-    """The checkpoint of one run, by what `checkpoints_of` takes."""
-    return next(iter(checkpoints_of(reference, home).values()))
+def model_of(reference: str, home: Home) -> SavedModel:
+    """The trained model of one run, by what `models_of` takes."""
+    return next(iter(models_of(reference, home).values()))
 
 
-def checkpoints_of(reference: str, home: Home) -> dict[str, Path]:
-    """What to call each run of a reference, and its checkpoint.
+def models_of(reference: str, home: Home) -> dict[str, SavedModel]:
+    """What to call each run of a reference, and its trained model, with its best weights.
 
-    reference: STUDY (its best trial), STUDY/TRIAL, STUDY/* (all of its trials that have a checkpoint),
-    an MLflow run id, a checkpoint's folder, or the folder of a single experiment (its newest). A study's
-    name may end with .confirm, for its stage of new seeds.
+    reference: STUDY (its best trial), STUDY/TRIAL, STUDY/* (all of its trials that have a checkpoint), a
+    training run by the name of its folder, an MLflow run id, or a folder of a training run or checkpoint. A
+    study's name may end with .confirm, for its stage of new seeds.
 
-    One that is damaged is passed over for the one before it, with a warning. Raises UserError where there
-    is none.
+    A checkpoint that is damaged is passed over for the one before it, with a warning. Raises UserError where
+    there is none.
     """
     if found := _of_folder(expand(reference)):
-        return {reference: first_sound(found)}
+        return {reference: found}
     if RUN_ID.match(reference):
         return {reference: _tracked(reference, home)}
+    if locations.exists(f"{home.runs.location}/{reference}/experiment.yaml"):
+        return {reference: _of_run(home.runs.named(reference))}
     name, _, number = reference.partition("/")
     names = study_names(home.optuna_uri)
     if name.removesuffix(CONFIRMATION) not in names:
         hint = nearest(name, names) if names else "none has been run here yet"
         raise UnknownError(
-            f"{reference}: neither a study of {home.root} ({hint}), nor a checkpoint's folder (one with a "
-            "checkpoint.json), nor an MLflow run id (32 hexadecimal digits)"
+            f"{reference}: neither a study of {home.root} ({hint}), nor a training run there, nor the folder "
+            "of a run or a checkpoint (one with a checkpoint.json), nor an MLflow run id (32 hexadecimal "
+            "digits)"
         )
     return _of_study(read_study(home.optuna_uri, name), number, home)
 
 
-def _of_folder(folder: Path) -> list[Path]:
-    """The checkpoints, newest first, that a folder means: those of its run, or itself and older ones."""
-    place = folder.absolute()
-    if place.is_dir() and place.parent.name == "checkpoints" and place.name.startswith("step_"):
-        return checkpoint.up_to(place)
-    if place.is_dir() and trial_checkpoints.is_one(place):
-        return [Path(found) for found in trial_checkpoints.newest_first(str(place))]
-    return [folder] if (folder / "checkpoint.json").exists() else checkpoint.newest_first(folder)
+def _of_folder(folder: Path) -> SavedModel | None:
+    """The model of a checkpoint's folder, or of a run's; None for another one."""
+    folder = folder.absolute()
+    if folder.parent.name == "checkpoints" and folder.is_dir():
+        earlier = sorted((f for f in folder.parent.iterdir() if f.name <= folder.name), reverse=True)
+        return first_sound(earlier, None, None)
+    if (folder / "checkpoint.json").exists():
+        return first_sound([folder], None, None)
+    if (folder / "experiment.yaml").exists() and (folder / "checkpoints").is_dir():
+        return _of_run(Runs(str(folder.parent), folder.parent).named(folder.name))
+    return None
 
 
-def _of_study(record: StudyRecord, number: str, home: Home) -> dict[str, Path]:
+def _of_run(run: TrainingRun) -> SavedModel:
+    return first_sound((run.here(place) for place in run.checkpoints()), None, None)
+
+
+def _of_study(record: StudyRecord, number: str, home: Home) -> dict[str, SavedModel]:
     if number == "*":
         trials, which, where = record.trials, "every trial", ""
     else:
         trial = _trial(record, number) if number else best_trial(record)
         trials, which = [trial], f"trial {trial.number}"
-        where = f" ({trial.checkpoint})" if trial.checkpoint else ""
-    found = {trial.number: places for trial in trials if (places := _checkpoints(trial))}
+        where = f" ({home.runs.location}/{trial.run})" if trial.run else ""
+    found = {
+        f"{record.name}/{trial.number}": _of_trial(record, trial, home.runs.named(trial.run))
+        for trial in trials
+        if trial.run and home.runs.named(trial.run).checkpoints()
+    }
     if not found:
         raise UserError(f"study '{record.name}': {which} is without a checkpoint on this machine{where}")
-    return {
-        f"{record.name}/{number}": first_sound(shared_storage.local(place, home.cache) for place in places)
-        for number, places in found.items()
-    }
+    return found
 
 
-def _checkpoints(trial: TrialRecord) -> list[str]:
-    """A trial's checkpoints that can be reached from here, newest first."""
-    found = trial_checkpoints.newest_first(trial.checkpoint) if trial.checkpoint else []
-    return [place for place in found if shared_storage.exists(f"{place}/checkpoint.json")]
+def _of_trial(record: StudyRecord, trial: TrialRecord, run: TrainingRun) -> SavedModel:
+    experiment = Experiment.model_validate(space.put(record.experiment, trial.values))
+    return run.saved(experiment, trial.best_step)
 
 
 def _trial(record: StudyRecord, number: str) -> TrialRecord:
@@ -96,8 +107,8 @@ def _trial(record: StudyRecord, number: str) -> TrialRecord:
     raise UnknownError(f"study '{record.name}' has no trial {number}; it has {len(record.trials)} trials")
 
 
-def _tracked(run: str, home: Home) -> Path:
-    """The checkpoint that MLflow's tag of a run names."""
+def _tracked(run: str, home: Home) -> SavedModel:
+    """The model of the training run, or the trial, that MLflow's tags of a run name."""
     if not home.is_tracked:
         raise UserError(f"run {run}: nothing has been tracked in {home.tracking_uri} yet")
     client = home.mlflow()
@@ -107,13 +118,14 @@ def _tracked(run: str, home: Home) -> Path:
         tags = client.get_run(run).data.tags
     except MlflowException as error:
         raise UserError(f"run {run}: {without_secrets(error.message)}, in {home.tracking_uri}") from None
-    if "gpm.checkpoint" not in tags:
+    if "gpm.training_run" not in tags:
         raise UserError(f"run {run}: it has no checkpoint; a study's parent run has none, its trials do")
-    folder = shared_storage.local(tags["gpm.checkpoint"], home.cache)
-    found = _of_folder(folder)
-    if not found:
-        raise UserError(f"run {run}: its checkpoint {folder} is not on this machine")
-    return first_sound(found)
+    if "gpm.trial" in tags and tags["gpm.study"].removesuffix(CONFIRMATION) in study_names(home.optuna_uri):
+        return model_of(f"{tags['gpm.study']}/{tags['gpm.trial']}", home)
+    found = home.runs.named(tags["gpm.training_run"])
+    if not found.checkpoints():
+        raise UserError(f"run {run}: its training run {found.location} has no checkpoint on this machine")
+    return _of_run(found)
 
 
 def find_teacher(experiment: Experiment, home: Home) -> Experiment:
@@ -124,13 +136,13 @@ def find_teacher(experiment: Experiment, home: Home) -> Experiment:
     given = experiment.given_teacher
     if given is None or given.run is None:
         return experiment
-    folder = checkpoint_of(given.run, home)
+    saved = model_of(given.run, home)
     try:
-        experiment.check_teacher(read_experiment(folder))
+        experiment.check_teacher(saved.experiment)
     except ValueError as error:
         raise UserError(str(error)) from None
     plain = experiment.model_dump(mode="json")
-    plain["model"]["teacher"] = {"checkpoint": str(folder)}
+    plain["model"]["teacher"] = {"checkpoint": str(saved.folder)}
     return Experiment.model_validate(plain)
 
 
@@ -142,7 +154,7 @@ def find_start_points(study: Study, home: Home) -> Study:
     starts: list[str | dict[str, Any]] = []
     for start in study.start_from:
         if isinstance(start, str) and start != "base":
-            tree = read_experiment(checkpoint_of(start, home)).model_dump(mode="json")
+            tree = model_of(start, home).experiment.model_dump(mode="json")
             try:
                 space.parameters(tree, study.base, study.search)
             except ValueError as error:

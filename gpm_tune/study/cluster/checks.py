@@ -15,6 +15,7 @@ from typing import TypeVar
 
 import torch
 
+from gpm_tune import locations
 from gpm_tune.documents import Document
 from gpm_tune.errors import UserError, first_line
 from gpm_tune.study.accounts.records import study_names
@@ -33,7 +34,6 @@ from gpm_tune.study.cluster.nodes import (
 from gpm_tune.study.cluster.private_ray import private_session
 from gpm_tune.study.cluster.probe import file_system, place_of, register_model, round_trip, upload
 from gpm_tune.study.definition.specification import Study, find_file, load_study
-from gpm_tune.study.storage import shared_storage
 from gpm_tune.study.storage.home import Home, existing
 from gpm_tune.study.tracking.sender import cure, import_for_delivery
 from gpm_tune.uris import without_secrets
@@ -75,13 +75,13 @@ class Case:
         """The reports of all machines that trials would run on."""
         return [node for node in self.nodes if not node.error] or [self.own]
 
-    def apart(self, *, about_data: bool) -> list[tuple[str, Finding]]:
-        """What nodes have otherwise than this process: of the data, or of all else."""
+    def apart(self, *about: str) -> list[tuple[str, Finding]]:
+        """What nodes have otherwise than this process, as `Difference.about` says."""
         return [
             (node.node, fail(found.sentence, found.advice))
             for node in self.nodes
             for found in differences(self.own, node)
-            if (found.about == "data") is about_data
+            if found.about in about
         ]
 
 
@@ -126,7 +126,7 @@ def join(address: str, stack: ExitStack) -> Findings[Capacity]:
 def check_versions(case: Case) -> Findings[None]:
     """Whether all nodes answer, with the versions of this process."""
     own = case.own
-    wrong = case.apart(about_data=False)
+    wrong = case.apart("node", "versions")
     yield from _of_nodes(wrong)
     names = f"gpm-tune {own.gpm_tune} (code {own.code}), Ray {own.ray}, torch {own.torch}"
     if not case.nodes:
@@ -224,7 +224,7 @@ def check_data(case: Case) -> Findings[None]:
     """Whether the study's data, and the network of its features, are on every machine, and the same."""
     if case.study is None:
         return
-    wrong = case.apart(about_data=True)
+    wrong = case.apart("data")
     yield from _of_nodes(wrong)
     if case.own.lacks and case.own.lacks not in [finding.found for _, finding in wrong]:
         yield fail(case.own.lacks, "")
@@ -236,15 +236,16 @@ def check_data(case: Case) -> Findings[None]:
 
 
 def check_home(case: Case) -> Findings[None]:
-    """Whether the home can be written, lies on a disk of this machine, and its database opens."""
+    """Whether the home, and runs in it, can be written, on a disk of this machine; and its database opens."""
     root = case.home.root
     place = existing(root)
     try:
-        with tempfile.TemporaryFile(dir=place):
-            pass
+        for folder in (place, existing(Path(case.home.alone.runs.location))):
+            with tempfile.TemporaryFile(dir=folder):
+                pass
     except OSError as error:
         yield fail(
-            f"{root}: {error.strerror}", "Name a folder that can be written with --home, or GPM_TUNE_HOME"
+            f"{folder}: {error.strerror}", "Name a folder that can be written with --home, or GPM_TUNE_HOME"
         )
         return
     kind = file_system(place)
@@ -266,31 +267,29 @@ def check_home(case: Case) -> Findings[None]:
 
 
 def check_storage(case: Case) -> Findings[None]:
-    """Whether this process and every node can write, read and delete in the storage, and it is the same."""
+    """Whether this process and every node can write, read and delete runs in the storage; it is the same."""
     if case.home.storage is None:
-        if len(case.nodes) > 1:
-            yield warn(
-                f"none is set, and there are {_count(case.nodes)}",
-                "Set GPM_TUNE_STORAGE to a bucket (s3://…, gs://…) or a folder that all nodes share: a trial "
-                "whose node vanishes continues from there on another one",
-            )
-        else:
+        wrong = case.apart("storage")
+        yield from _of_nodes(
+            (node, replace(found, found=f"none is set: {found.found}")) for node, found in wrong
+        )
+        if not wrong:
             yield ok("none is set: everything stays in the home")
         return
     import pyarrow.fs  # noqa: F401 (not in the thread, which may be left behind with it)
 
-    name, mark = case.home.storage, f"gpm-tune-doctor-{uuid.uuid4().hex}"
+    name, runs, mark = case.home.storage, case.home.runs.location, f"gpm-tune-doctor-{uuid.uuid4().hex}"
     try:
-        speed = within(PROBE_SECONDS, round_trip, case.home.storage)
-        place = place_of(case.home.storage, mark)
-        within(PROBE_SECONDS, shared_storage.write, place, b"written by gpm-tune doctor")
+        speed = within(PROBE_SECONDS, round_trip, runs)
+        place = place_of(runs, mark)
+        within(PROBE_SECONDS, locations.write, place, b"written by gpm-tune doctor")
     except Exception as error:
         yield fail(f"{name}: {first_line(error)}", _storage_advice(case.home.storage))
         return
     try:
         yield ok(f"{name}: {speed}")
         if case.nodes:
-            answers = ask_every_node(round_trip, case.home.storage, mark, seconds=PROBE_SECONDS)
+            answers = ask_every_node(round_trip, runs, mark, seconds=PROBE_SECONDS)
             broken = {node.node for node in case.nodes if node.error}  # has been said
             yield from _of_nodes(
                 (answer.node, fail(f"{name}: {answer.error}", _storage_advice(case.home.storage)))
@@ -302,7 +301,7 @@ def check_storage(case: Case) -> Findings[None]:
                 slowest = min(speeds, key=lambda speed: speed.write)
                 yield ok(f"the same on {_count(speeds)}; the slowest: {slowest}")
     finally:
-        within(PROBE_SECONDS, shared_storage.delete_file, place)
+        within(PROBE_SECONDS, locations.delete_file, place)
 
 
 def _storage_advice(storage: str) -> str:

@@ -28,7 +28,7 @@ RAY_SETTINGS = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
-    # Tune's own snapshots are never read: the ledger knows more, and survives more.
+    # Tune's own snapshots are never read: the trial manager knows more, and survives more.
     "TUNE_GLOBAL_CHECKPOINT_S": "31536000",
     # Ray would run trials at a lower priority than everything else on the machine: 7 % slower on a busy one.
     "RAY_worker_niceness": "0",
@@ -150,8 +150,8 @@ def _call(address: str) -> None:
 def _watch_head(address: str, leaving: threading.Event) -> None:
     """End the process with a message once the head of the cluster is gone for good.
 
-    No exception could do it: Ray's calls wait for the head, until Ray ends the process. The ledger and
-    the spools are on disk.
+    No exception could do it: Ray's calls wait for the head, until Ray ends the process. Optuna's
+    database and the training runs are on disk.
     """
     silence = 0.0  # as far as this process was not frozen
     while not leaving.wait(LOOK_EVERY):

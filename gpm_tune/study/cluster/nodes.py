@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import platform
 import shutil
+import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Generic, NamedTuple, TypedDict, TypeVar
+from typing import Any, Generic, Literal, NamedTuple, TypedDict, TypeVar
 
 import torch
 
@@ -27,6 +28,10 @@ from gpm_tune.version import __version__
 LOOK_SECONDS = 600.0  # for a node to make its report: it may have to get the data first
 CLOCK_SECONDS = 10.0
 CLOCK_PROBES = 5
+SET_STORAGE = (
+    "Set --storage, or GPM_TUNE_STORAGE, to a bucket (s3://…, gs://…) or a folder that all nodes share: a "
+    "trial whose node vanishes goes on from there on another one"
+)
 NOT_IMPORTED = "gpm_tune of this version cannot be imported there"
 
 _log = logging.getLogger("gpm_tune")
@@ -62,13 +67,14 @@ class NodeReport:
     plugins: dict[str, str] = field(default_factory=dict)  # packages with plug-ins, and their versions
     data: str = ""  # fingerprint of the study's data, and of its teacher's where these are others
     lacks: str = ""  # why data, or the network of the features, cannot be had
+    runs_host: str = ""  # on whose disk its trials write their runs; empty with a storage
     free: dict[str, int] = field(default_factory=dict)  # bytes on the disk of each folder
 
 
 class Difference(NamedTuple):
     """Something that a node does not have as the process that runs the study has it."""
 
-    about: str  # node, versions or data
+    about: Literal["node", "versions", "storage", "data"]
     sentence: str
     advice: str  # empty where the sentence has it
     may_pass: bool = False  # at another try
@@ -92,7 +98,7 @@ def look(
     """The report of the machine this runs on, under a name.
 
     experiment: as plain data; its data set, and the network of its features, are made ready.
-    folders: whose disks' free space is told. storage: may have the data set.
+    folders: whose disks' free space is told. storage: has the runs, and may have the data set.
     """
     data, lacks = _make_ready(experiment, storage) if experiment else ("", "")
     driver, driver_cuda, gpus = _gpus()
@@ -112,6 +118,7 @@ def look(
         plugins=packages(),
         data=data,
         lacks=lacks,
+        runs_host="" if storage else socket.gethostname(),
         free={folder: shutil.disk_usage(existing(Path(folder))).free for folder in folders},
     )
 
@@ -165,7 +172,7 @@ def check_same(own: NodeReport, others: Sequence[NodeReport]) -> None:
         raise UserError("\n".join([title, *lines, *filter(None, dict.fromkeys(advice))]))
 
 
-def misfit(own: NodeReport, other: NodeReport) -> str | None:
+def incompatibility(own: NodeReport, other: NodeReport) -> str | None:
     """Why a node that has joined later must not take part; None where it may, or what it lacks may pass."""
     found = [difference for difference in differences(own, other) if not difference.may_pass]
     if not found:
@@ -193,6 +200,9 @@ def differences(own: NodeReport, other: NodeReport) -> Iterator[Difference]:
     ]:
         if expected != found:
             yield Difference("versions", f"{name}: expected {expected}, found {found}", advice)
+    if own.runs_host != other.runs_host:
+        sentence = "its trials would write their runs to its own disk, and not to that of this process"
+        yield Difference("storage", sentence, SET_STORAGE)
     if other.lacks:
         yield Difference("data", other.lacks, "", may_pass=True)
     elif own.data and own.data != other.data:

@@ -10,8 +10,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from gpm_tune import locations
 from gpm_tune.errors import UserError
-from gpm_tune.study.storage import shared_storage
 from gpm_tune.study.storage.home import Home, existing
 
 PROBE_BYTES = 4_000_000
@@ -38,31 +38,31 @@ def round_trip(storage: str, mark: str | None = None) -> Speed:
     mark: a file that another machine has written there. Raises UserError where it cannot be seen, or
     what is read is not what was written; else what pyarrow raises.
     """
-    if mark is not None and not shared_storage.exists(place_of(storage, mark)):
+    if mark is not None and not locations.exists(place_of(storage, mark)):
         raise UserError("what another machine writes there is not seen: it is not the same storage")
     place, data = place_of(storage, f"gpm-tune-doctor-{uuid.uuid4().hex}"), os.urandom(PROBE_BYTES)
     try:
         start = time.perf_counter()
-        shared_storage.write(place, b"1")
+        locations.write(place, b"1")
         small = time.perf_counter()
-        shared_storage.write(place, data)
+        locations.write(place, data)
         written = time.perf_counter()
-        if shared_storage.read(place) != data:
+        if locations.read(place) != data:
             raise UserError("what is read there is not what was written")
         read = time.perf_counter()
     except Exception:
         with suppress(OSError):  # it may have been written; what counts is the first error
-            shared_storage.delete_file(place)
+            locations.delete_file(place)
         raise
-    shared_storage.delete_file(place)
-    if shared_storage.exists(place):
+    locations.delete_file(place)
+    if locations.exists(place):
         raise UserError("a file that was deleted there is still there")
     return Speed(small - start, PROBE_BYTES / (written - small), PROBE_BYTES / (read - written))
 
 
 def place_of(storage: str, name: str) -> str:
     """Where a file of the storage is; a local folder that is missing is not made."""
-    folder = storage if shared_storage.is_bucket(storage) else existing(Path(storage))
+    folder = storage if locations.is_bucket(storage) else existing(Path(storage))
     return f"{folder}/{name}"
 
 

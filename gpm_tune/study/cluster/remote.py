@@ -21,13 +21,14 @@ from pathlib import Path
 from shlex import join, quote
 from typing import Any
 
+from gpm_tune import locations
 from gpm_tune.documents import Document, as_yaml
 from gpm_tune.errors import UserError, first_line
+from gpm_tune.locations import is_bucket
 from gpm_tune.study.cluster.fetching import Get, from_storage
 from gpm_tune.study.cluster.plugin_copies import copy_plugins
 from gpm_tune.study.cluster.private_ray import narrow_token
 from gpm_tune.study.definition.specification import Study
-from gpm_tune.study.storage import shared_storage
 from gpm_tune.study.storage.inputs import (
     CURRENT,
     FINGERPRINT,
@@ -36,7 +37,6 @@ from gpm_tune.study.storage.inputs import (
     read_current,
     to_share,
 )
-from gpm_tune.study.storage.shared_storage import is_bucket
 from gpm_tune.training import Experiment
 
 JOB_SERVER, MLFLOW = 8265, 5000  # ports on the head's 127.0.0.1
@@ -210,7 +210,7 @@ class Cluster:
             if is_bucket(storage):
                 for file, place in to_share(experiment, lambda name: read_current(f"{folder}/{name}")):
                     self._announce(file, folder)
-                    shared_storage.send(file, f"{folder}/{place}")
+                    locations.send(file, f"{folder}/{place}")
             else:
                 for file, place in to_share(experiment, lambda name: self._read_current(f"{folder}/{name}")):
                     self._announce(file, folder)
@@ -240,15 +240,19 @@ class Cluster:
 
     def _through_ssh(self, storage: str) -> Get:
         def get(path: str, to: Path) -> None:
-            source = f"{storage}/studies/{path}"
+            source = f"{storage}/{path}"
             is_file = bool(Path(path).suffix)
-            with _reported(self._file):
-                self._launcher.rsync(
-                    str(self._file),
-                    source=source if is_file else f"{source}/",
-                    target=str(to) if is_file else f"{to}/",
-                    down=True,
-                )
+            try:
+                with _reported(self._file):
+                    self._launcher.rsync(
+                        str(self._file),
+                        source=source if is_file else f"{source}/",
+                        target=str(to) if is_file else f"{to}/",
+                        down=True,
+                    )
+            except UserError:
+                if self._answer(f"test -e {quote(source)} || echo gpm-tune=none=") != "none":
+                    raise
             if not to.exists():
                 raise FileNotFoundError(f"{source} is not on the cluster")
 

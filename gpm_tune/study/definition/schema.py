@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from pydantic.json_schema import GenerateJsonSchema
@@ -14,6 +14,7 @@ from gpm_tune.training import Experiment
 
 Schema = dict[str, Any]
 DEFINITIONS = "#/$defs/"
+NOTE = "Inference-only."  # ends the descriptions of such keys
 TEACHER = "teacher"  # shared by all trials, so that its keys cannot be searched
 
 
@@ -50,13 +51,55 @@ def alternatives(schema: Schema, node: Schema) -> Iterator[Schema]:
         yield from alternatives(schema, inner)
 
 
+def is_named(mapping: Schema, names: Collection[Any]) -> bool:
+    """Whether one of these names chooses a mapping among others; None is no name."""
+    known = mapping["properties"].get("name", {})
+    return any(name in (known.get("const"), *known.get("enum", ())) for name in names if name is not None)
+
+
+def is_inference_only(schema: Schema, path: str, names: Mapping[str, Collection[Any]]) -> bool:
+    """Whether a dotted path is an inference-only key, or below one, in each kind of thing that has it.
+
+    names: path of a `name` -> those that may stand there; where it is left out, any may.
+    """
+    nodes, prefix = [schema], ""
+    for key in path.split("."):
+        possible = names.get(f"{prefix}name")
+        found = [
+            mapping["properties"][key]
+            for node in nodes
+            for mapping in alternatives(schema, node)
+            if key in mapping["properties"] and (possible is None or is_named(mapping, possible))
+        ]
+        nodes = [node for node in found if not node.get("inference_only")]
+        if found and not nodes:
+            return True
+        prefix += f"{key}."
+    return False
+
+
 def _schema(model: type[Study | Experiment], title: str, experiment: str) -> Schema:
     """experiment: where the schema has the experiment's."""
     schema = model.model_json_schema(schema_generator=_Generator)
     # In files, a teacher's experiment may also be the name of the file that has it.
     taught = schema["$defs"]["TeacherConfig"]["properties"]["experiment"]
+    for definition in schema["$defs"].values():
+        _note_inference_only(definition)
+    _note_inference_only(schema)
     taught["anyOf"] = [{"type": "string"}, {"$ref": experiment}, {"type": "null"}]
     return {"$schema": _Generator.schema_dialect, **schema, "title": title}
+
+
+def _note_inference_only(mapping: Schema) -> None:
+    """Editors show descriptions, not marks."""
+    for inner in mapping.get("properties", {}).values():
+        if inner.get("inference_only") and "description" in inner:
+            inner["description"] = noted(inner["description"])
+
+
+def noted(description: str) -> str:
+    """The description of an inference-only key, or of one below it."""
+    return description if description.endswith(NOTE) else f"{description} {NOTE}"
 
 
 def _searchable(schema: Schema) -> dict[str, str]:
@@ -69,14 +112,16 @@ def _searchable(schema: Schema) -> dict[str, str]:
     return {path: "\n".join(said) for path, said in found.items()}
 
 
-def _paths(schema: Schema, node: Schema, prefix: str) -> Iterator[tuple[str, str]]:
+def _paths(schema: Schema, node: Schema, prefix: str, below: bool = False) -> Iterator[tuple[str, str]]:
+    """below: whether what holds the node is inference-only."""
     for mapping in alternatives(schema, node):
         for key, inner in mapping["properties"].items():
             if key == TEACHER:
                 continue
+            marked = below or inner.get("inference_only", False)
             if "description" in inner:
-                yield prefix + key, inner["description"]
-            yield from _paths(schema, inner, f"{prefix}{key}.")
+                yield prefix + key, noted(inner["description"]) if marked else inner["description"]
+            yield from _paths(schema, inner, f"{prefix}{key}.", marked)
 
 
 class _Generator(GenerateJsonSchema):

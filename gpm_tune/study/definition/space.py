@@ -164,6 +164,36 @@ def problems(base: Mapping[str, Any], space: Space) -> Iterator[tuple[str, str]]
             yield path, problem
 
 
+def inference_only(base: Mapping[str, Any], space: Space) -> set[str]:
+    """The searched paths of which no trial's training depends, whichever kinds of things it has."""
+    from gpm_tune.study.definition.schema import is_inference_only
+
+    schema = Experiment.model_json_schema()
+    return {path for path in space if is_inference_only(schema, path, _names_on_the_way(base, space, path))}
+
+
+def _names_on_the_way(base: Mapping[str, Any], space: Space, path: str) -> dict[str, list[Any]]:
+    """The names that may stand beside the keys of a path when it is searched; not those that any may have."""
+    parents = path.split(".")[:-1]
+    found = {}
+    for depth in range(len(parents)):
+        key = ".".join((*parents[: depth + 1], "name"))
+        allowed = space[path].when.get(key)
+        if allowed is None:
+            chosen = [
+                get(put(base, {other: value}), key)
+                for other in space
+                if _decides(other, key)
+                for value in space[other].boundary_values
+            ]
+            names = [get(base, key), *chosen]
+        else:
+            names = allowed if isinstance(allowed, list) else [allowed]
+        if MISSING not in names:
+            found[key] = names
+    return found
+
+
 def reshaping(base: Mapping[str, Any], space: Space) -> Iterator[str]:
     """The paths whose values decide which weights an experiment has, and of which shapes."""
     shapes = _shapes(base)

@@ -175,6 +175,11 @@ class Study(Config):
         return self.experiment.model_dump(mode="json")
 
     @property
+    def searches_training(self) -> bool:
+        """Whether trials differ in their trainings; else all share that of the base, and only sample."""
+        return space.inference_only(self.base, self.search) != self.search.keys()
+
+    @property
     def identity(self) -> dict[str, Any]:
         """What must stay the same while a study is continued, for its trials to be comparable."""
         plain = self.model_dump(mode="json", include={"experiment", "search", "constraints"})

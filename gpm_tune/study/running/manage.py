@@ -10,14 +10,16 @@ from typing import TYPE_CHECKING
 import optuna
 from sqlalchemy.exc import SQLAlchemyError
 
+from gpm_tune import locations
 from gpm_tune.errors import UserError, first_line
+from gpm_tune.lease import holder_of
+from gpm_tune.patience import Patience
 from gpm_tune.study.accounts.database import open_storage
-from gpm_tune.study.accounts.records import count_trials
+from gpm_tune.study.accounts.records import count_trials, run_user
+from gpm_tune.study.cluster.fetching import stored_id
 from gpm_tune.study.definition.specification import CONFIRMATION
-from gpm_tune.study.patience import Patience
-from gpm_tune.study.storage import shared_storage
 from gpm_tune.study.storage.home import Home
-from gpm_tune.study.storage.locks import is_held
+from gpm_tune.study.storage.locks import is_held, lease_of
 from gpm_tune.study.tracking.sender import KEY_TAG
 
 if TYPE_CHECKING:
@@ -36,10 +38,11 @@ def is_running(home: Home, name: str) -> bool:
 def stop(home: Home, name: str, wait: bool) -> bool:
     """Ask the process that runs a study to stop; with `wait`, until it has. Returns False if none runs it.
 
-    Raises UserError where there is no such study.
+    Raises UserError where there is no such study, or it is run from another home.
     """
     count_trials(home.optuna_uri, name)
     if not is_running(home, name):
+        _refuse_elsewhere(home, name)
         return False
     home.stop_file(name).touch()
     while wait and is_running(home, name):
@@ -47,8 +50,18 @@ def stop(home: Home, name: str, wait: bool) -> bool:
     return True
 
 
+def _refuse_elsewhere(home: Home, name: str) -> None:
+    """Raise UserError where a process runs the study from another home, by the lease in their storage."""
+    stored = home.stored(name)
+    holder = holder_of(lease_of(stored)) if stored else None
+    if holder:
+        raise UserError(f"study '{name}' is run from another home, by {holder}\nhelp: stop it there")
+
+
 def delete(home: Home, name: str, *, keep_runs: bool = False) -> list[str]:
-    """Delete a study's trials, checkpoints and tracked runs, so that its name is free again.
+    """Delete a study's trials, its runs in MLflow, and training runs that nothing else uses.
+
+    Its name is free again then.
 
     MLflow keeps runs that it deletes until `mlflow gc`. keep_runs: leave all that MLflow has of the study,
     whose store need not be there. Returns what else went or stayed there, in sentences. Raises UserError for
@@ -57,19 +70,44 @@ def delete(home: Home, name: str, *, keep_runs: bool = False) -> list[str]:
     count_trials(home.optuna_uri, name)
     if is_running(home, name):
         raise UserError(f"study '{name}' is running; stop it first: gpm-tune stop {name}")
+    stored = _check_stored(home, name)
     storage, stage = open_storage(home.optuna_uri, Patience()), name + CONFIRMATION
     stages = [found for found in optuna.get_all_study_names(storage) if found in (name, stage)]
     attributes = [optuna.load_study(study_name=found, storage=storage).user_attrs for found in stages]
     ids = {found["id"] for found in attributes if "id" in found}
     notes = [] if keep_runs else _delete_tracked(home, name, ids)
-    for stored in filter(None, (home.stored(name), home.stored(name + CONFIRMATION))):
-        shared_storage.delete(stored)
+    for runs in (home.runs, home.alone.runs) if home.storage else (home.runs,):
+        for run in map(runs.named, runs.names()):
+            for identifier in ids:
+                run.leave(run_user(identifier))
+    if stored in ids:
+        locations.delete(f"{home.stored(name)}")
     if stage in optuna.get_all_study_names(storage):
         optuna.delete_study(study_name=stage, storage=storage)
-        shutil.rmtree(home.study(stage), ignore_errors=True)
     shutil.rmtree(home.study(name), ignore_errors=True)
     optuna.delete_study(study_name=name, storage=storage)  # last: until then it can be repeated
     return notes
+
+
+def _check_stored(home: Home, name: str) -> str | None:
+    """The id of the study of this name in the storage, if there is one.
+
+    Raises UserError where the storage is away, or another home runs the study there.
+    """
+    if home.storage is None:
+        return None
+    try:
+        home.runs.check()
+        holder = holder_of(lease_of(f"{home.stored(name)}"))
+        found = stored_id(name, home)
+    except OSError as error:
+        raise UserError(
+            f"the storage {home.storage} cannot be read: {error}; the study is still there\n"
+            "help: the same command again deletes it once the storage is back"
+        ) from None
+    if holder:
+        raise UserError(f"study '{name}' is running: {home.stored(name)} is held by {holder}; stop it first")
+    return found
 
 
 def _delete_tracked(home: Home, name: str, ids: set[str]) -> list[str]:
@@ -106,7 +144,7 @@ def _delete_tracked(home: Home, name: str, ids: set[str]) -> list[str]:
 
 
 def _runs(client: MlflowClient, experiment: str) -> dict[str, str]:
-    """The ids of an experiment's runs, each with the key that the tracker gave it, or none."""
+    """The ids of an experiment's runs, each with the key that the publisher gave it, or none."""
     found: dict[str, str] = {}
     page = None
     while page != "":

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from gpm_tune.console import has_bars
-from gpm_tune.study.accounts.ledger import Assignment
+from gpm_tune.study.accounts.trial_manager import TrialSpec
 from gpm_tune.study.definition.specification import Study
 from gpm_tune.training.objectives import metric_label, shown
 
@@ -40,14 +40,14 @@ class StudyProgress:
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
 
-    def started(self, assignment: Assignment) -> None:
+    def started(self, spec: TrialSpec) -> None:
         """A trial was handed out."""
-        number, total = assignment.number, assignment.experiment.training.steps
+        number, total = spec.number, spec.experiment.training.steps
         self._totals[number] = total
         if number in self._bars:  # it had lost its process
             self._progress.remove_task(self._bars[number])
         self._bars[number] = self._progress.add_task(
-            f"trial {number}", total=total, completed=assignment.steps_done, note=""
+            f"trial {number}", total=total, completed=max(spec.known_step, 0), note=""
         )
 
     def measured(self, number: int, step: int, metrics: Mapping[str, float]) -> None:

@@ -1,37 +1,44 @@
-"""Running a study: everything is checked first, then Ray Tune runs what the conductor assigns."""
+"""Running a study: everything is checked first, then Ray Tune runs what the controller assigns."""
 
 from __future__ import annotations
 
 import logging
+import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from rich.console import Console
 
+from gpm_tune import locations
 from gpm_tune.documents import as_yaml
 from gpm_tune.errors import ScarcityError, UserError, first_line
 from gpm_tune.interrupts import interruptible
-from gpm_tune.study.accounts.confirmation import ConfirmationLedger
-from gpm_tune.study.accounts.ledger import Ledger
-from gpm_tune.study.accounts.records import read_study, study_names
+from gpm_tune.lease import LeaseLostError
+from gpm_tune.patience import Patience
+from gpm_tune.study.accounts.confirmation import ConfirmationManager
+from gpm_tune.study.accounts.records import read_study, run_user, study_names
 from gpm_tune.study.accounts.runs import find_start_points, find_teacher
+from gpm_tune.study.accounts.trial_manager import TrialManager
 from gpm_tune.study.cluster.capacity import Capacity, this_machine
 from gpm_tune.study.cluster.connection import connected, refuse_beside_other_use
-from gpm_tune.study.cluster.fetching import take_over
+from gpm_tune.study.cluster.fetching import present, take_over
 from gpm_tune.study.cluster.nodes import NodeReport, check_same, drain, look, look_everywhere
 from gpm_tune.study.definition.specification import CONFIRMATION, Resources, Study
-from gpm_tune.study.patience import Patience
-from gpm_tune.study.running.conductor import STATUSES, Conductor
+from gpm_tune.study.running.controller import StudyController
+from gpm_tune.study.running.messages import Terms
 from gpm_tune.study.running.progress import StudyProgress
-from gpm_tune.study.storage import shared_storage
+from gpm_tune.study.running.publishing import StudyViews
 from gpm_tune.study.storage.home import Home
 from gpm_tune.study.storage.inputs import prepare, share_inputs
-from gpm_tune.study.storage.locks import only_once
+from gpm_tune.study.storage.locks import hold_study
 from gpm_tune.study.storage.mirror import Mirror
-from gpm_tune.study.tracking.provenance import environment_tags, requirements, run_tags
+from gpm_tune.study.tracking.provenance import environment_tags, requirements
 from gpm_tune.study.tracking.sender import check_store
-from gpm_tune.study.tracking.tracker import RunLog, Tracker
+from gpm_tune.training.run import Runs
 
 JOIN_SECONDS = 900.0  # for the first node of a cluster, whose set-up may install everything
 JOIN_LOOK_SECONDS = 2.0
@@ -52,9 +59,6 @@ def run_study(study: Study, home: Home, address: str, console: Console) -> bool:
     if address != "local":
         with connected(address):  # what keeps it from being used is said before the study is begun
             pass
-    take_over(study.name, home)
-    if study.name not in study_names(home.optuna_uri):
-        check_store(home.tracking_uri)
     study = study.model_copy(update={"experiment": find_teacher(study.experiment, home)})
     study = find_start_points(study, home)
     prepare(study.experiment, home)
@@ -62,128 +66,129 @@ def run_study(study: Study, home: Home, address: str, console: Console) -> bool:
         share_inputs(study.experiment, home.storage)
     if address == "local":
         this_machine().check(study.resources, "this machine")
-    folder = home.study(study.name)
-    with only_once(f"study '{study.name}'", folder):
+    folder, runs = home.study(study.name), _open_runs(study.name, home)
+    with hold_study(study.name, home) as check:
+        take_over(study.name, home)
+        if study.name not in study_names(home.optuna_uri):
+            check_store(home.tracking_uri)
         home.stop_file(study.name).unlink(missing_ok=True)  # it was meant for an earlier run
-        patience, file = Patience(), folder / "study.yaml"
-        ledger = Ledger(study, home.optuna_uri, home.checkpoints(study.name), patience)
-        text = as_yaml(study.model_dump(mode="json")).encode()
-        patience.use(lambda: shared_storage.write(str(file), text), file)
+        patience = Patience()
+        manager = TrialManager(study, home.optuna_uri, runs, patience)
+        for file, text in (
+            (folder / "study.yaml", as_yaml(study.model_dump(mode="json"))),
+            (folder / "requirements.txt", requirements()),
+        ):
+            patience.use(partial(locations.write, str(file), text.encode()), file)
+        manager.keep_environment(environment_tags())
+        views = StudyViews(home, study.name, is_running=True)
         with (
             interruptible() as interrupted,
-            Mirror(home, study.name),
-            Tracker(folder / "spool", home.tracking_uri, study.name, home.artifact_root, patience) as tracker,
+            Mirror(home, study.name, check),
+            views.publisher() as publisher,
         ):
+            publisher.touch(*views.keys())  # what an earlier run could not deliver
+
+            def touch(key: str) -> None:
+                views.forget()
+                publisher.touch(key)
+
             waiting = patience, interrupted
-            finished = _run_stage(ledger, home, address, tracker, console, *waiting)
-            if finished and study.confirm and interrupted():
-                finished = False
-            elif finished and study.confirm:
-                best = read_study(home.optuna_uri, study.name).ranked()[: study.confirm.trials]
-                stage = ConfirmationLedger(study, home.optuna_uri, best, patience)
-                finished = _run_stage(stage, home, address, tracker, console, *waiting)
+            try:
+                finished = _run_stage(manager, home, address, touch, console, check, *waiting)
+                if finished and study.confirm and interrupted():
+                    finished = False
+                elif finished and study.confirm:
+                    best = read_study(home.optuna_uri, study.name).ranked()[: study.confirm.trials]
+                    stage = ConfirmationManager(study, home.optuna_uri, best, patience)
+                    stage.keep_environment(environment_tags())
+                    finished = _run_stage(stage, home, address, touch, console, check, *waiting)
+            finally:
+                views.is_running = False
+                views.forget()
+                publisher.touch(*views.keys())
+        check()
     return finished
 
 
+def _open_runs(name: str, home: Home) -> Runs:
+    """Training runs, whose folder is not made anew where it has those of the study: its disk may be away."""
+    record = present(name, home)
+    if record and any(trial.run for trial in record.trials):
+        try:
+            home.runs.check()
+        except OSError as error:
+            raise UserError(
+                f"study '{name}': {error}; it had the study's training runs, and its disk may be away\n"
+                f"help: bring the disk back; or, to train anew: mkdir -p {quote(home.runs.location)}"
+            ) from None
+    return home.open_runs()
+
+
+def _is_lost(check: Callable[[], object]) -> bool:
+    try:
+        check()
+    except LeaseLostError:
+        return True
+    return False
+
+
 def _run_stage(
-    ledger: Ledger,
+    manager: TrialManager,
     home: Home,
     address: str,
-    tracker: Tracker,
+    touch: Callable[[str], object],
     console: Console,
+    check: Callable[[], object],
     patience: Patience,
     is_interrupted: Callable[[], bool],
 ) -> bool:
-    """Run the trials that a ledger hands out. Returns False if interrupted."""
-    study = ledger.study
+    """Run the trials that a trial manager hands out. Returns False if interrupted.
+
+    check: raises LeaseLostError where the study is another process's by now.
+    """
+    study = manager.study
     stop_file = home.stop_file(study.name.removesuffix(CONFIRMATION))
-    if not ledger.remaining:
+    if not manager.remaining:
         console.print(f"all trials of {study.name} are done; --trials N adds some", highlight=False)
-    with StudyProgress(study, ledger.remaining, console) as progress:
-        conductor = Conductor(ledger, tracker, progress)
-        conductor.is_asked_to_stop = stop_file.exists
-        patience.is_over = lambda: is_interrupted() or conductor.interrupted or stop_file.exists()
-        if ledger.remaining:
-            conductor.look_around()
-        if ledger.remaining and not conductor.used_up:
-            parent = _open_parent(ledger, home, tracker)
-            conductor.report_to(parent)
-            ending = "FAILED"
+    with StudyProgress(study, manager.remaining, console) as progress:
+        controller = StudyController(manager, touch, progress)
+        controller.is_asked_to_stop = lambda: stop_file.exists() or _is_lost(check)
+        patience.is_over = lambda: is_interrupted() or controller.interrupted or stop_file.exists()
+        if manager.remaining:
+            controller.poll()
+        if manager.remaining and not controller.used_up:
             try:
-                _run_trials(study, home, address, conductor, console)
-                ending = "KILLED" if conductor.interrupted and not conductor.used_up else "FINISHED"
+                _run_trials(study, home, address, controller, console)
             finally:
-                conductor.close()
-                parent.end(ending)
-            if conductor.scarcity:
-                raise ScarcityError(f"the study was interrupted: {first_line(conductor.scarcity)}")
-            if conductor.refused:
-                raise UserError(f"the study was interrupted: {conductor.refused}")
-            _register_best(ledger, home, tracker, is_interrupted)
-    if conductor.used_up:
+                controller.close()
+            if controller.scarcity:
+                raise ScarcityError(f"the study was interrupted: {first_line(controller.scarcity)}")
+            if controller.refused:
+                raise UserError(f"the study was interrupted: {controller.refused}")
+    if controller.used_up:
         console.print(
-            f"study {study.name} is stopped by its budget: {conductor.used_up}; {ledger.remaining} of "
-            f"{study.budget.trials} trials are left, {ledger.meter.hours:.2f} hours and "
-            f"{ledger.meter.gpu_hours:.2f} GPU-hours were spent",
+            f"study {study.name} is stopped by its budget: {controller.used_up}; {manager.remaining} of "
+            f"{study.budget.trials} trials are left, {manager.spending.hours:.2f} hours and "
+            f"{manager.spending.gpu_hours:.2f} GPU-hours were spent",
             highlight=False,
         )
-    return not (conductor.interrupted and ledger.remaining) or conductor.used_up is not None
+    return not (controller.interrupted and manager.remaining) or controller.used_up is not None
 
 
-def _open_parent(ledger: Ledger, home: Home, tracker: Tracker) -> RunLog:
-    """The run of a study, with all that its results depend on."""
-    study = ledger.study
-    tags = run_tags(study.experiment, ledger.data_fingerprint) | environment_tags()
-    tags["gpm.study"] = study.name
-    parent = tracker.open_run(ledger.id, name=study.name, tags=tags)
-    file = home.study(study.name.removesuffix(CONFIRMATION)) / "study.yaml"
-    parent.artifact("study.yaml", file.read_bytes())
-    parent.artifact("requirements.txt", requirements().encode())
-    return parent
-
-
-def _register_best(ledger: Ledger, home: Home, tracker: Tracker, is_interrupted: Callable[[], bool]) -> None:
-    """Upload the best checkpoint of a search, and register it as a model of the study's name."""
-    study = ledger.study
-    best = next(iter(read_study(home.optuna_uri, study.name).ranked()), None)
-    if best is None or best.checkpoint is None or study.name.endswith(CONFIRMATION):
-        return
-    checkpoint = best.checkpoint
-    try:
-        folder = shared_storage.patiently(
-            lambda: shared_storage.local(checkpoint, home.cache), is_over=is_interrupted
-        )
-    except OSError as error:
-        _log.warning("the best checkpoint is not registered in MLflow: %s", error)
-        return
-    if not folder.is_dir():
-        return
-    run = tracker.open_run(ledger.run_key(best.number), name=f"trial {best.number}", parent=ledger.id)
-    for file in sorted(folder.glob("[!.]*.*")):
-        run.artifact(f"checkpoint/{file.name}", file.read_bytes())
-    tags = {
-        "trial": str(best.number),
-        "step": str(best.best_step),
-        "metric": study.objective.metric,
-        "value": str(best.value),
-    }
-    run.register(study.name, tags)
-    run.end(STATUSES.get(best.state, "KILLED"))
-
-
-def _run_trials(study: Study, home: Home, address: str, conductor: Conductor, console: Console) -> None:
+def _run_trials(
+    study: Study, home: Home, address: str, controller: StudyController, console: Console
+) -> None:
     # Around Ray, whose start would have its own handlers, and whose end must not be left halfway.
-    with interruptible(conductor.interrupt), connected(address) as capacity:
+    with interruptible(controller.interrupt), connected(address) as capacity:
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         from gpm_tune.study.running.ray_adapters import build_tuner
-        from gpm_tune.study.running.teaching import teach
-        from gpm_tune.study.running.trainable import Switch
+        from gpm_tune.study.running.trainable import StopSignal
 
         if capacity().is_empty:
-            _wait_for_node(study.resources, capacity, console, lambda: conductor.interrupted)
-        if conductor.interrupted:
+            _wait_for_node(study.resources, capacity, console, lambda: controller.interrupted)
+        if controller.interrupted:
             return
         capacity().check(study.resources, "the Ray cluster")
         if warning := capacity().unlike_gpus(study):
@@ -191,33 +196,48 @@ def _run_trials(study: Study, home: Home, address: str, conductor: Conductor, co
         own = None if address == "local" else _check_nodes(study, home)
         # On the driver's own node: elsewhere it would vanish with its node, and all trials would fail.
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        switch = Switch.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]
-        conductor.on_stop = switch.turn_on.remote
-        if conductor.interrupted:  # before there was a switch
+        stop_signal = StopSignal.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]
+        controller.on_stop = stop_signal.turn_on.remote
+        if controller.interrupted:  # before there was a switch
             return
-        conductor.price = lambda: capacity().price
-        conductor.hear = lambda: ray.get(switch.heard.remote())
+        controller.price = lambda: capacity().price
+        controller.hear = lambda: ray.get(stop_signal.heard.remote())
 
         def exclude(node: str, reason: str) -> None:
             """Give a sick node no more trials."""
             others = [other for other in capacity().nodes_for(study.resources) if other.id != node]
             if not others:
-                conductor.give_up(f"no node can train. The last one was {reason}")
+                controller.give_up(f"no node can train. The last one was {reason}")
             elif address != "local":
                 console.print(f"{reason}; it gets no more trials", highlight=False, soft_wrap=True)
                 drain(node, reason, DRAIN_SECONDS)
 
-        conductor.on_sick = exclude
-        if teach(study, home, switch, console):
-            _fit(build_tuner(study, home, conductor, switch, capacity, own), conductor)
+        controller.on_sick = exclude
+        terms = Terms(
+            study=study.name,
+            user=run_user(controller.study_id),
+            base=study.experiment,
+            data_fingerprint=controller.data_fingerprint,
+            objective=study.objective,
+            wanted=study.wanted,
+            runs=home.runs,
+            storage=home.storage,
+            threads=study.resources.cpu,
+            device="cuda" if study.resources.gpu else "cpu",
+            time_limit=study.resources.time_limit,
+            hangs=home.cache / "hangs" / study.name / f"{time.time_ns()}",
+            expected=own,
+        )
+        with tempfile.TemporaryDirectory() as scratch:
+            _fit(build_tuner(study, terms, controller, stop_signal, capacity, Path(scratch)), controller)
 
 
-def _fit(tuner: Any, conductor: Conductor) -> None:
+def _fit(tuner: Any, controller: StudyController) -> None:
     """Run the trials. On a full disk Tune fails at what it keeps of them, which is not used."""
     try:
         tuner.fit()
     except Exception:
-        if conductor.scarcity is None:
+        if controller.scarcity is None:
             raise
 
 

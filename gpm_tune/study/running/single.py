@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from rich.console import Console
 
-from gpm_tune.errors import DivergedError
+from gpm_tune import locations
+from gpm_tune.errors import DivergedError, first_line
 from gpm_tune.interrupts import interruptible
+from gpm_tune.patience import Patience
 from gpm_tune.study.accounts.runs import find_teacher
-from gpm_tune.study.patience import Patience
 from gpm_tune.study.storage.home import Home
 from gpm_tune.study.storage.inputs import prepare
-from gpm_tune.study.storage.locks import only_once
-from gpm_tune.study.tracking.provenance import run_tags
+from gpm_tune.study.tracking.publisher import Publisher
 from gpm_tune.study.tracking.sender import check_store
-from gpm_tune.study.tracking.tracker import RunLog, Tracker
-from gpm_tune.training import Evaluation, Experiment, Trainer, checkpoint
-from gpm_tune.training.objectives import curve_of, metric_label, shown
-from gpm_tune.training.pretraining import train_teacher
-from gpm_tune.training.resuming import resume
-from gpm_tune.training.saved import note_of_other_data, run_name
+from gpm_tune.study.tracking.views import View, single_view
+from gpm_tune.training import Experiment
+from gpm_tune.training.experiment import digest
+from gpm_tune.training.loop import Asker, Training
+from gpm_tune.training.objectives import metric_label, shown
+from gpm_tune.training.run import EvaluationRecord, TrainingRun
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -30,7 +35,7 @@ class Trained:
     """How far a single experiment has been trained, and how good it is."""
 
     finished: bool  # False if interrupted
-    folder: Path  # has its checkpoints
+    folder: str  # of its training run
     step: int
     metric: str
     label: str  # the metric, as it is shown
@@ -39,136 +44,153 @@ class Trained:
 
     def plain(self) -> dict[str, Any]:
         """As JSON data."""
-        return asdict(self) | {"folder": str(self.folder)}
+        return asdict(self)
 
     def lines(self) -> list[str]:
         """For people."""
         if self.value is None:
             return []
-        return [
-            f"best {self.label} {shown(self.value)} at step {self.best_step}; checkpoints in {self.folder}"
-        ]
+        return [f"best {self.label} {shown(self.value)} at step {self.best_step}; training run {self.folder}"]
+
+
+class _Single:
+    """The run of a single experiment, as MLflow is to show it."""
+
+    def __init__(self, experiment: Experiment, name: str, run: TrainingRun) -> None:
+        self.state = "running"
+        self.reason: str | None = None
+        self.note: str | None = None
+        self._started = time.time_ns() // 1_000_000
+        self._experiment = experiment
+        self._name = name
+        self._run = run
+        # MLflow's params never change: an experiment that shares the training run has a run of its own there.
+        self.key = f"{run.name}-{digest(experiment.model_dump(mode='json'), 8)}"
+
+    @property
+    def evaluations(self) -> list[EvaluationRecord]:
+        """What was measured, as far as the experiment asks."""
+        found = self._run.evaluations(self._experiment.judge())
+        return [record for record in found if record.step <= self._experiment.training.steps]
+
+    def __call__(self, key: str) -> View:
+        """The view; it begins with the first evaluation, or with this process where there is none."""
+        found = self.evaluations
+        pictures = {
+            f"samples/step_{record.step:07d}.png": partial(
+                locations.read, self._run.picture(record.step, record.judge)
+            )
+            for record in found
+        }
+        return single_view(
+            self._experiment,
+            self._name,
+            key,
+            found,
+            self.state,
+            pictures,
+            started=found[0].time if found else self._started,
+            data_fingerprint=self._experiment.fingerprints["data"],
+            run=self._run.name,
+            note=self.note,
+            reason=self.reason,
+        )
 
 
 def train(experiment: Experiment, name: str, home: Home, device: str, console: Console) -> Trained:
-    """Train an experiment to its end, from its last checkpoint if it has one.
+    """Train an experiment to its end, from where its training run stands.
 
-    The same experiment under the same name, on the same data, is the same run.
+    The same training, on the same data, is the same run, whoever asked for it before.
     Raises UserError where something is missing, DivergedError where numbers stop being finite.
     """
     home.check()
     home.check_tracking()
     experiment = find_teacher(experiment, home)
     prepare(experiment, home)
-    digest = run_name(experiment)
-    folder = home.experiment(f"{name}-{digest}")
-    if checkpoint.latest(folder) is None:
+    run = home.open_runs().of(experiment)
+    if not run.checkpoints():
         check_store(home.tracking_uri)
-    anew = note_of_other_data(folder, experiment.data)
-    if anew:
-        console.print(anew, highlight=False)
-    with only_once(f"experiment '{name}'", folder):
-        if not _teach(experiment, home, device, console):
-            return _trained(experiment, folder, None)
-        trainer = Trainer(experiment, device=device, cache=home.cache)
-        note = resume(trainer, checkpoint.newest_first(folder))
-        if trainer.step or note:
-            console.print(note or f"continuing at step {trainer.step}", highlight=False)
-        patience = Patience()
-        with (
-            interruptible() as interrupted,
-            Tracker(folder / "spool", home.tracking_uri, name, home.artifact_root, patience) as tracker,
-        ):
-            patience.is_over = interrupted
-            run = tracker.open_run(
-                digest,
-                name=f"{name}-{digest}",
-                params=experiment.model_dump(mode="json"),
-                tags=run_tags(experiment, trainer.data_fingerprint)
-                | {"gpm.state": "running"}
-                | ({"gpm.note": note} if note else {}),
-            )
-            _train_to_the_end(trainer, folder, run, console, patience)
-    return _trained(experiment, folder, trainer)
 
+    def say(text: str) -> None:
+        console.print(text, highlight=False)
 
-def _teach(experiment: Experiment, home: Home, device: str, console: Console) -> bool:
-    """Train the experiment's teacher, if it has one to be trained. Returns False if interrupted."""
-    teacher = experiment.teacher
-    if teacher is None:
-        return True
-    console.print(f"teacher: {teacher.model.name} on {teacher.data_label}", highlight=False)
-    with interruptible() as interrupted:
-        return train_teacher(
-            teacher,
-            home.cache,
-            device,
-            on_evaluation=lambda evaluation: _show(teacher, evaluation, console),
+    if note := run.note_of_other_data(experiment):
+        say(note)
+    step = run.newest(experiment.training.steps)
+    if step >= experiment.training.steps:
+        say(f"trained already, in {run.location}")
+    elif step > 0:
+        say(f"continuing at step {step}, in {run.location}")
+    single, patience = _Single(experiment, name, run), Patience()
+    known = [record.step for record in single.evaluations if record.step <= step]
+
+    def take_note(text: str) -> None:
+        single.note = text
+        say(text)
+
+    def note_away(error: Exception) -> None:
+        text = f"the storage was away: {type(error).__name__}: {first_line(error)}"
+        if single.note != text:
+            single.note = text
+            say(f"{text}; waiting for it")
+
+    def use(call: Callable[[], T]) -> T:
+        if home.storage:
+            return locations.retry(call, note_away, patience.is_over)
+        return patience.use(call, Path(run.location))
+
+    with (
+        interruptible() as interrupted,
+        Publisher(home.tracking_uri, name, single, home.artifact_root) as publisher,
+    ):
+        patience.is_over = interrupted
+        asker = Asker(
+            user=f"train-{name}",
+            name=f"gpm-tune train {name}",
             should_stop=interrupted,
+            on_wait=lambda holder: say(f"waiting for {holder}, which trains the same"),
+            on_note=take_note,
+            on_teacher=lambda teacher, record: say(f"teacher: {_line(teacher, record)}"),
+            use_storage=use,
         )
+        training = Training(experiment, run, asker, device=device)
+        single.state = "interrupted"
+        try:
+            for record in training.evaluations(after=max(known, default=-1)):
+                publisher.touch(single.key)
+                say(_line(experiment, record))
+            if training.is_done:
+                single.state = "complete"
+        except DivergedError as error:
+            single.state, single.reason = "fail", str(error)
+            raise
+        finally:
+            publisher.touch(single.key)
+    return _trained(single, training)
 
 
-def _train_to_the_end(
-    trainer: Trainer, folder: Path, run: RunLog, console: Console, patience: Patience
-) -> None:
-    """Train until done or interrupted; nothing that was trained is lost."""
-    try:
-        with interruptible() as interrupted:
-            while not trainer.done and not interrupted():
-                evaluation = trainer.run_interval(interrupted)
-                _keep(trainer, evaluation, folder, run, patience)
-                if evaluation:
-                    _show(trainer.experiment, evaluation, console)
-        _log_best(trainer, run)
-    except DivergedError as error:
-        run.tags({"gpm.state": "fail", "gpm.reason": str(error)})
-        run.end("FAILED")
-        raise
-    run.tags({"gpm.state": "complete" if trainer.done else "interrupted"})
-    run.end("FINISHED" if trainer.done else "KILLED")
-
-
-def _keep(
-    trainer: Trainer, evaluation: Evaluation | None, folder: Path, run: RunLog, patience: Patience
-) -> None:
-    """Checkpoint, track what was measured, and drop checkpoints that are no longer needed."""
-    place = checkpoint.next_folder(folder, trainer.step)
-    patience.use(lambda: trainer.save(place), place)
-    run.tags({"gpm.checkpoint": str(place)})
-    if evaluation:
-        run.metrics(evaluation.step, evaluation.metrics)
-        run.artifact(f"samples/step_{evaluation.step:07d}.png", evaluation.picture)
-        _log_best(trainer, run)
-    checkpoint.drop_old(checkpoint.up_to(place))
-
-
-def _log_best(trainer: Trainer, run: RunLog) -> None:
-    """Track the best evaluation so far and, at the end, its curve against NFE; again, it changes nothing."""
-    metric, best = trainer.objective.metric, trainer.best
-    if best is None:
-        return
-    run.best(best.step, {name: best.metrics[name] for name in (metric, "nfe")})
-    if trainer.done:
-        run.curve(metric, dict(curve_of(metric, best.metrics)))
-
-
-def _show(experiment: Experiment, evaluation: Evaluation, console: Console) -> None:
-    features = experiment.features
+def _line(experiment: Experiment, record: EvaluationRecord) -> str:
     values = [
-        f"{metric_label(name, features)} {shown(evaluation.metrics[name])}" for name in experiment.metrics
+        f"{metric_label(name, experiment.features)} {shown(record.metrics[name])}"
+        for name in experiment.metrics
     ]
-    line = f"step {evaluation.step}/{experiment.training.steps}: {', '.join(values)}"
-    console.print(line, highlight=False)
+    return f"step {record.step}/{experiment.training.steps}: {', '.join(values)}"
 
 
-def _trained(experiment: Experiment, folder: Path, trainer: Trainer | None) -> Trained:
-    metric, best = experiment.default_objective.metric, trainer.best if trainer else None
+def _trained(single: _Single, training: Training) -> Trained:
+    experiment, run = training.experiment, training.run
+    objective = experiment.default_objective
+    best: EvaluationRecord | None = None
+    for record in single.evaluations:
+        value = record.metrics[objective.metric]
+        if best is None or objective.better(value, best.metrics[objective.metric]):
+            best = record
     return Trained(
-        finished=trainer is not None and trainer.done,
-        folder=folder / "checkpoints",
-        step=trainer.step if trainer else 0,
-        metric=metric,
-        label=metric_label(metric, experiment.features),
-        value=best.metrics[metric] if best else None,
+        finished=training.is_done,
+        folder=run.location,
+        step=max(run.newest(experiment.training.steps), 0),
+        metric=objective.metric,
+        label=metric_label(objective.metric, experiment.features),
+        value=best.metrics[objective.metric] if best else None,
         best_step=best.step if best else None,
     )

@@ -34,7 +34,7 @@ class TimeLimit:
         self._file = file
 
     @property
-    def verdict(self) -> str | None:
+    def decision(self) -> str | None:
         """Why the trial was ended; None where it was not."""
         if self._seconds is None or not self._file.exists() or not self._file.stat().st_size:
             return None
@@ -57,6 +57,16 @@ class TimeLimit:
             finally:
                 self._tell("\n")
                 faulthandler.unregister(TIME_IS_OVER)
+
+    def pause(self) -> None:
+        """Count no time of a trial that has to wait for others."""
+        if self._seconds is not None:
+            self._tell("\n")
+
+    def restart(self) -> None:
+        """Let the time begin anew."""
+        if self._seconds is not None:
+            self._tell(f"{self._seconds}\n")
 
     @classmethod
     def _tell(cls, line: str) -> None:

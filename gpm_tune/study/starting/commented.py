@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from gpm_tune.study.definition.schema import Schema, alternatives, study_schema
+from gpm_tune.study.definition.schema import Schema, alternatives, is_named, noted, study_schema
 
 WIDTH = 100
 INDENT = "  "
@@ -63,10 +63,12 @@ class CommentedStudy:
     def _about(self, path: str) -> str:
         """What the schema says of a path into the experiment, where it may lead to another kind of thing."""
         node, data = self.schema["properties"][EXPERIMENT], self.tree[EXPERIMENT]
+        marked = False
         for key in path.split("."):
             node = self._property(node, data, key)
             data = data.get(key) if isinstance(data.get(key), dict) else {}
-        return self._said(node)
+            marked = marked or node.get("inference_only", False)
+        return noted(self._said(node)) if marked else self._said(node)
 
     def _said(self, node: Schema) -> str:
         """The description of a key, else of what stands there."""
@@ -82,12 +84,7 @@ class CommentedStudy:
     def _fitting(self, node: Schema, data: dict[str, Any]) -> list[Schema]:
         """The alternatives, the one that the data choose by their name first."""
         found = alternatives(self.schema, node)
-        return sorted(found, key=lambda inner: not _is_named(inner, data.get("name")))
-
-
-def _is_named(node: Schema, name: str | None) -> bool:
-    known = node["properties"].get("name", {})
-    return name is not None and name in [known.get("const"), *known.get("enum", ())]
+        return sorted(found, key=lambda inner: not is_named(inner, [data.get("name")]))
 
 
 def _explained(line: str, text: str, indent: str) -> Iterator[str]:

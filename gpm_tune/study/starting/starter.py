@@ -82,6 +82,8 @@ A study of {model} on {data}, begun by `gpm-tune init`.
 
 `gpm-tune run {file} --dry-run` shows what it would do; without --dry-run, it does it.
 A line such as `#hours: 8` is a key that is switched off: take its # away to switch it on.
+Inference-only keys change how a trained model is sampled or measured, and not its training: trials
+that differ only in them share one training.
 With `gpm-tune schema -o study.schema.json`, and with
 `# yaml-language-server: $schema=study.schema.json` as the first line here, editors complete and
 check this file.

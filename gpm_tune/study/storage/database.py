@@ -13,7 +13,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from gpm_tune.errors import UserError
-from gpm_tune.study.patience import causes, scarcity
+from gpm_tune.patience import causes, scarcity
 
 BUSY_SECONDS = 2.0  # that an attempt waits for others; how long attempts are made is the patience's
 ELSEWHERE = "or name another folder with --home, or GPM_TUNE_HOME"

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import os
+from copy import copy
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gpm_tune import locations
 from gpm_tune.errors import UserError
 from gpm_tune.paths import expand
 from gpm_tune.study.storage.database import has_tables
+from gpm_tune.training.run import Runs
 from gpm_tune.uris import URI, sqlite_file, sqlite_uri
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+STUDY_FILES = ("study.yaml", "requirements.txt")  # of a study's folder
 LONGEST_FILE = "optuna.db-journal"
 SQLITE_PATH = 512  # bytes: MAX_PATHNAME of SQLite on Unix
 
@@ -24,10 +28,14 @@ class Home:
     mlflow.db, artifacts/        MLflow's default store
     optuna.db                    every study and its trials: the source of truth
     cache/                       statistics of real data, by content
-    studies/NAME/                a study: study.yaml, its tracking spool, its checkpoints
-    experiments/NAME-DIGESTS/    single experiments, by experiment and data
+    studies/NAME/                a study: study.yaml, requirements.txt
+    runs/                        training runs: of trials, single experiments, teachers
 
-    On a cluster it is on the disk of the machine that runs the study; checkpoints are in its storage.
+    On a cluster it is on the disk of the machine that runs the study. Its nodes share the storage:
+
+    data/, weights/              data sets' files, and Inception's weights, for nodes that lack them
+    runs/                        training runs, in place of the home's
+    studies/NAME/                what else the home has of a study: these files, and optuna.db
     """
 
     def __init__(
@@ -50,6 +58,13 @@ class Home:
             )
         # Nodes have other working folders.
         self.storage = (shared if "://" in shared else str(expand(shared).absolute())) if shared else None
+
+    @property
+    def alone(self) -> Home:
+        """The home without its storage: only what lies in it."""
+        found = copy(self)
+        found.storage = None
+        return found
 
     def check(self) -> None:
         """Raise UserError unless the folder can be written, or made."""
@@ -75,7 +90,7 @@ class Home:
         return file is None or file.exists()
 
     def mlflow(self) -> MlflowClient:
-        """MLflow's store, to be read and tidied; what is measured goes through the tracker."""
+        """MLflow's store, to be read and tidied; runs' contents come from the publisher."""
         self.check_tracking()
         from mlflow import MlflowClient
 
@@ -104,17 +119,20 @@ class Home:
         """Where the storage has a study; None without a storage."""
         return f"{self.storage}/studies/{name}" if self.storage else None
 
-    def checkpoints(self, name: str) -> str:
-        """Where the checkpoints of a study's trials lie."""
-        return f"{self.stored(name) or self.study(name)}/checkpoints"
+    @property
+    def runs(self) -> Runs:
+        """Training runs."""
+        return Runs(f"{self.storage or self.root}/runs", self.cache)
+
+    def open_runs(self) -> Runs:
+        """Training runs, whose folder is made where there is none."""
+        if not locations.is_bucket(self.runs.location):
+            Path(self.runs.location).mkdir(parents=True, exist_ok=True)
+        return self.runs
 
     def stop_file(self, name: str) -> Path:
         """Where it is, the process that runs the study stops as at a first Ctrl-C."""
         return self.study(name) / "stop"
-
-    def experiment(self, name: str) -> Path:
-        """Folder of a single experiment's run."""
-        return self.root / "experiments" / name
 
 
 def existing(folder: Path) -> Path:

@@ -13,17 +13,17 @@ from typing import Any
 
 from filelock import FileLock
 
+from gpm_tune import locations
 from gpm_tune.data import DataConfig
 from gpm_tune.data.dataset import Packable, find_array
 from gpm_tune.data.fingerprint import fingerprint, list_files, load
 from gpm_tune.errors import UserError
 from gpm_tune.metrics import check_features
 from gpm_tune.metrics.features import inception_file
-from gpm_tune.study.storage import shared_storage
 from gpm_tune.study.storage.home import Home
-from gpm_tune.training import Experiment, checkpoint
-from gpm_tune.training.saved import load_model
-from gpm_tune.training.teacher import is_trained, teacher_checkpoint, teacher_folder
+from gpm_tune.training import Experiment
+from gpm_tune.training.saved import refuse_other_data
+from gpm_tune.training.teacher import given_teacher
 
 PACKED = "data/packed"  # below the storage
 FINGERPRINT = re.compile(r"[0-9a-f]{16}")
@@ -43,13 +43,14 @@ def prepare(experiment: Experiment, home: Home) -> None:
     if experiment.teacher is not None:
         prepare(experiment.teacher, home)
         return
-    data = fingerprint(experiment.data)
-    teacher = teacher_checkpoint(experiment, home.cache, data)
+    teacher = given_teacher(experiment)
     if teacher is None:
         return
-    load_model(teacher)  # damaged weights would else be found by the first trial
-    if checkpoint.read_record(teacher).data != data:
-        _log.warning("model.teacher: %s was trained on other data than the experiment's", teacher)
+    teacher.load()  # damaged weights would else be found by the first trial
+    data, learnt = fingerprint(experiment.data), teacher.record
+    refuse_other_data(teacher.folder, learnt, experiment.data, data)
+    if learnt.data != data:
+        _log.warning("model.teacher: %s was trained on other data than the experiment's", teacher.folder)
 
 
 def prepare_data(experiment: Experiment, storage: str | None = None) -> None:
@@ -94,7 +95,7 @@ def _take(data: DataConfig, storage: str) -> None:
     """Copy a data set whose files are not here from the storage, if that has it."""
     if isinstance(data, Packable) and not data.has_files:
         stored = f"{storage}/{PACKED}/{data.packed.name}"
-        current = shared_storage.patiently(lambda: read_current(stored))
+        current = locations.retry(lambda: read_current(stored))
         if current:
             _copy(f"{stored}/{current}", data.packed / current)
             if (data.packed / current).exists():
@@ -110,33 +111,31 @@ def _take(data: DataConfig, storage: str) -> None:
 def _take_weights(file: Path, storage: str) -> None:
     """Copy weights that are not here from the storage, if that has them; one process does, others wait."""
     stored = f"{storage}/weights/{file.name}"
-    if file.is_file() or not shared_storage.patiently(lambda: shared_storage.exists(stored)):
+    if file.is_file() or not locations.retry(lambda: locations.exists(stored)):
         return
     file.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{file}.lock"):
         if not file.is_file():
-            content = shared_storage.patiently(lambda: shared_storage.read(stored))
-            shared_storage.write(str(file), content)
+            content = locations.retry(lambda: locations.read(stored))
+            locations.write(str(file), content)
 
 
 def read_current(stored: str) -> str | None:
     """The fingerprint of a packed data set that the storage has, whole; None where it has none."""
-    if not shared_storage.exists(f"{stored}/{CURRENT}"):
+    if not locations.exists(f"{stored}/{CURRENT}"):
         return None
-    found = shared_storage.read(f"{stored}/{CURRENT}").decode(errors="replace")
+    found = locations.read(f"{stored}/{CURRENT}").decode(errors="replace")
     return found if FINGERPRINT.fullmatch(found) else None
 
 
 def _copy(source: str, place: Path) -> None:
     """Copy a folder from the storage, if that has it; of several processes one does, others wait."""
-    if place.exists() or not shared_storage.patiently(lambda: shared_storage.exists(source)):
+    if place.exists() or not locations.retry(lambda: locations.exists(source)):
         return
     place.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{place}.lock"):
         if not place.exists():
-            shared_storage.patiently(
-                lambda: shared_storage.bring(lambda part: shared_storage.copy(source, str(part)), place)
-            )
+            locations.retry(lambda: locations.download(lambda part: locations.copy(source, str(part)), place))
 
 
 def share_inputs(experiment: Experiment, storage: str) -> None:
@@ -147,10 +146,10 @@ def share_inputs(experiment: Experiment, storage: str) -> None:
     try:
         for file, place in to_share(experiment, lambda name: read_current(f"{storage}/{PACKED}/{name}")):
             _log.info("copying %s to %s/%s/%s", file, storage, PACKED, place)
-            shared_storage.patiently(partial(shared_storage.send, file, f"{storage}/{PACKED}/{place}"))
+            locations.retry(partial(locations.send, file, f"{storage}/{PACKED}/{place}"))
         if experiment.features == "inception":
             file = inception_file(experiment.evaluation.inception_weights)
-            shared_storage.patiently(lambda: _share_weights(file, f"{storage}/weights/{file.name}"))
+            locations.retry(lambda: _share_weights(file, f"{storage}/weights/{file.name}"))
     except OSError as error:
         raise UserError(
             f"the data cannot be copied to {storage}: {error}\n"
@@ -159,8 +158,8 @@ def share_inputs(experiment: Experiment, storage: str) -> None:
 
 
 def _share_weights(file: Path, stored: str) -> None:
-    if file.is_file() and not shared_storage.exists(stored):
-        shared_storage.write(stored, file.read_bytes())
+    if file.is_file() and not locations.exists(stored):
+        locations.write(stored, file.read_bytes())
 
 
 def has_data_to_share(experiment: Experiment) -> bool:
@@ -189,43 +188,3 @@ def to_share(experiment: Experiment, current: Callable[[str], str | None]) -> It
             mark = Path(folder) / CURRENT
             mark.write_text(found)
             yield mark, f"{name}/{CURRENT}"
-
-
-def fetch_teacher(teacher: Experiment | None, cache: Path, storage: str) -> None:
-    """Copy a teacher to this node, as far as it is trained, unless it is here.
-
-    Waits for a storage that is away; raises OSError where it stays so.
-    """
-    if teacher is None or is_trained(teacher, cache):
-        return
-    folder = teacher_folder(teacher, cache)
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / "lock"):  # several trials may start at the same time
-        shared_storage.patiently(lambda: _fetch(_stored(teacher, cache, storage), folder / "checkpoints"))
-
-
-def _fetch(stored: str, checkpoints: Path) -> None:
-    for name in shared_storage.children(stored):
-        if not checkpoint.is_whole(checkpoints / name):
-            shared_storage.copy(f"{stored}/{name}", str(checkpoints / name))
-
-
-def share_teacher(teacher: Experiment, cache: Path, storage: str) -> None:
-    """Copy a teacher's newest checkpoint to the storage, in place of its older ones.
-
-    Waits for a storage that is away; raises OSError where it stays so.
-    """
-    newest = checkpoint.latest(teacher_folder(teacher, cache))
-    if newest is not None:
-        shared_storage.patiently(lambda: _share(newest, _stored(teacher, cache, storage)))
-
-
-def _share(newest: Path, stored: str) -> None:
-    shared_storage.copy(str(newest), f"{stored}/{newest.name}")
-    for name in shared_storage.children(stored):
-        if name != newest.name:
-            shared_storage.delete(f"{stored}/{name}")
-
-
-def _stored(teacher: Experiment, cache: Path, storage: str) -> str:
-    return f"{storage}/teachers/{teacher_folder(teacher, cache).name}"

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import fcntl
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from gpm_tune import locations
 from gpm_tune.errors import UserError
+from gpm_tune.lease import Lease
+from gpm_tune.study.storage.home import Home
 
 
 @contextmanager
@@ -38,3 +41,26 @@ def is_held(folder: Path) -> bool:
     except OSError:  # there is none, or it is not ours to read
         pass
     return False
+
+
+@contextmanager
+def hold_study(name: str, home: Home) -> Iterator[Callable[[], object]]:
+    """Hold a study for this process: in its home, and in the storage, which homes may share.
+
+    Yields what raises LeaseLostError once another process has it. Raises UserError where one has it already.
+    """
+    with only_once(f"study '{name}'", home.study(name)):
+        stored = home.stored(name)
+        if stored is None:
+            yield bool
+            return
+        if not locations.is_bucket(stored):
+            Path(stored).mkdir(parents=True, exist_ok=True)
+        lease = Lease(lease_of(stored), f"gpm-tune run of study {name}")
+        with lease.held(wait=False):
+            yield lease.check
+
+
+def lease_of(stored: str) -> str:
+    """The lease on a study, by where the storage has that."""
+    return f"{stored}/lease.json"

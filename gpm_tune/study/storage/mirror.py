@@ -7,18 +7,17 @@ import sqlite3
 import tempfile
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from gpm_tune.files import is_plain
-from gpm_tune.study.storage import shared_storage
-from gpm_tune.study.storage.home import Home
+from gpm_tune import locations
+from gpm_tune.lease import LeaseLostError
+from gpm_tune.study.storage.home import STUDY_FILES, Home
 
 PUSH_EVERY = 60.0  # seconds
 LAST_ATTEMPTS = 10  # to push at the end
 PAUSE = 6.0  # seconds between them
-PUSHES_AT_A_TIME = 8
 
 _log = logging.getLogger("gpm_tune")
 
@@ -26,14 +25,16 @@ _log = logging.getLogger("gpm_tune")
 class Mirror:
     """Copies what lies in the home only to the storage, every minute and at the end.
 
-    Checkpoints are there already: trials write them. Without a storage it does nothing.
+    Training runs are there already: trials write them. Without a storage it does nothing.
     """
 
-    def __init__(self, home: Home, name: str) -> None:
+    def __init__(self, home: Home, name: str, check: Callable[[], object] = bool) -> None:
+        """check: raises LeaseLostError where the study in the storage is another process's by now."""
+        self._check = check
         self._home = home
         self._name = name
         self._stored = home.stored(name)
-        self._pushed: dict[Path, tuple[int, int]] = {}  # file -> size and time of what is in the storage
+        self._pushed: dict[str, bytes] = {}  # contents of files in the storage
         self._leaving = threading.Event()
         self._is_away = False
         self._thread = threading.Thread(target=self._work, name="gpm-tune-mirror", daemon=True)
@@ -64,12 +65,15 @@ class Mirror:
             self._push()
 
     def _push(self) -> bool:
-        """Whether the storage has everything."""
+        """Whether the storage has everything, or is not to have it."""
         try:
-            # The ledger first: of what it knows the spools, copied later, know at least as much.
-            self._push_ledger()
-            with ThreadPoolExecutor(PUSHES_AT_A_TIME) as pool:  # small files: what counts is the latency
-                list(pool.map(self._push_file, self._files()))
+            self._check()
+            self._home.runs.check()
+            for name in STUDY_FILES:
+                self._push_file(self._home.study(self._name) / name)
+            self._push_trials()  # last: it says that the rest is there
+        except LeaseLostError as error:
+            _log.warning("%s", error)
         except Exception as error:  # whatever is wrong there, the study goes on
             if not self._is_away:
                 self._is_away = True
@@ -85,24 +89,17 @@ class Mirror:
             _log.warning("the storage %s is back: all is copied", self._stored)
         return True
 
-    def _push_ledger(self) -> None:
+    def _push_trials(self) -> None:
         with tempfile.TemporaryDirectory() as folder:
             copy = Path(folder) / "optuna.db"
             snapshot(self._home.root / "optuna.db", copy)
-            shared_storage.write(f"{self._stored}/optuna.db", copy.read_bytes())
-
-    def _files(self) -> list[Path]:
-        folder = self._home.study(self._name)
-        files = [folder / "study.yaml", *(folder / "spool").rglob("*")]
-        return [file for file in files if file.name != "delivered" and is_plain(file, folder)]
+            locations.write(f"{self._stored}/optuna.db", copy.read_bytes())
 
     def _push_file(self, file: Path) -> None:
-        state = file.stat()
-        version = (state.st_size, state.st_mtime_ns)
-        if self._pushed.get(file) != version:
-            relative = file.relative_to(self._home.study(self._name)).as_posix()
-            shared_storage.write(f"{self._stored}/{relative}", file.read_bytes())
-            self._pushed[file] = version
+        content = file.read_bytes()
+        if self._pushed.get(file.name) != content:
+            locations.write(f"{self._stored}/{file.name}", content)
+            self._pushed[file.name] = content
 
 
 def snapshot(database: Path, copy: Path) -> None:

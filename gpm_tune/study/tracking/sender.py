@@ -1,21 +1,19 @@
-"""The calls to MLflow that deliver a run's events."""
+"""The calls to MLflow that bring its runs up to date."""
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from importlib import import_module
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from pkgutil import iter_modules
 from typing import Any
 
 from filelock import FileLock
 
 from gpm_tune.errors import UserError
-from gpm_tune.files import is_plain
-from gpm_tune.study.tracking.spool import Event, Spool
 from gpm_tune.uris import URI, sqlite_file, without_secrets
 
 KEY_TAG = "gpm.run"
@@ -32,103 +30,95 @@ OF_DATABASES = (
     "alembic.command",
     "alembic.config",
     "mako.template",
+    "mlflow.utils.search_logged_model_utils",
     "mlflow.store.tracking.sqlalchemy_workspace_store",
     "mlflow.store.model_registry.sqlalchemy_workspace_store",
+    "mlflow.utils.search_logged_model_utils",
 )
 
 # MLflow's limits of one request, and of one parameter's length.
-METRICS_A_BATCH = 1000
-METRICS = ("metrics", "best")  # kinds of events that are values at a step
-PARAMS_A_BATCH = 100
-TAGS_A_BATCH = 100
+A_BATCH = {"metrics": 1000, "params": 100, "tags": 100}
 LONGEST_PARAM = 6000
 LONGEST_REASON = 600  # characters of what MLflow says
 
 _log = logging.getLogger("gpm_tune")
 
 
-class Sender:
-    """The calls to MLflow. Used by the delivery thread alone; raises what MLflow raises."""
+class Store:
+    """An experiment in MLflow's store, for use by one thread. Raises what MLflow raises."""
 
     def __init__(self, tracking_uri: URI, experiment: str, artifact_root: str | None) -> None:
+        """artifact_root: where a new experiment keeps artifacts; None lets MLflow decide."""
         self.address = tracking_uri
         self._experiment = experiment
         self._artifact_root = artifact_root
         self._client: Any = None
         self._experiment_id = ""
-        self._run_ids: dict[str, str] = {}
 
     def forget(self) -> None:
-        """Look everything up again, because a server that comes back may have lost something."""
+        """Connect again, because a server that comes back may have lost something."""
         self._client = None
         self._experiment_id = ""
-        self._run_ids.clear()
 
-    def run_id(self, key: str, spools: Mapping[str, Spool]) -> str:
-        """The MLflow run of a key: found by its tag, or made from its spool."""
-        if key not in self._run_ids:
-            self._connect()
-            run_id = self._find_run(key)
-            if run_id is None:
-                spools[key].rewind()
-                run_id = self._create_run(key, spools)
-            self._run_ids[key] = run_id
-        return self._run_ids[key]
+    def find(self, key: str) -> Any | None:
+        """The run of a key, if there is one that is not deleted.
 
-    def send(self, run_id: str, spool: Spool, batch: Sequence[Event]) -> None:
-        """Send events of METRICS together, or one event of another kind; sending again is harmless."""
-        event = batch[0]
-        payload = event.payload
-        match event.kind:
-            case "metrics" | "best":
-                values = [(e, name, y) for e in batch for name, y in e.payload["values"].items()]
-                self._send_metrics(run_id, [(name, y, e.time, e.payload["step"]) for e, name, y in values])
-            case "curve":
-                points = payload["points"].items()
-                self._send_metrics(run_id, [(payload["name"], y, event.time, int(x)) for x, y in points])
-            case "open":
-                self._client.update_run(run_id, status="RUNNING")
-                self._send_tags(run_id, payload["tags"])
-                self._send_params(run_id, payload["params"])
-            case "tags":
-                self._send_tags(run_id, payload["tags"])
-            case "artifact":
-                self._send_file(run_id, spool, payload["path"])
-            case "model":
-                self._register(run_id, payload["model"], payload["tags"])
-            case "end":
-                self._client.set_terminated(run_id, payload["status"], event.time)
-            case _:
-                raise RejectedError("the spool's line is unreadable")
+        Of two, which publishers on two machines created at once, the same one is kept by both.
+        """
+        self._connect()
+        runs = self._client.search_runs(
+            [self._experiment_id], f"tags.`{KEY_TAG}` = '{key}'", order_by=["attributes.start_time ASC"]
+        )
+        for other in runs[1:]:
+            self._client.delete_run(other.info.run_id)
+        return next(iter(runs), None)
 
-    def _send_metrics(self, run_id: str, values: Sequence[tuple[str, float, int, int]]) -> None:
-        """values: name, value, time and step of each."""
-        from mlflow.entities import Metric
+    def create(self, key: str, name: str, started: int) -> Any:
+        """A new run. started: in ms."""
+        self._client.create_run(self._experiment_id, start_time=started, tags={KEY_TAG: key}, run_name=name)
+        return self.find(key)
 
-        self._send_parts(run_id, "metrics", [Metric(*value) for value in values], METRICS_A_BATCH)
+    def log(self, run_id: str, kind: str, rows: Sequence[tuple[Any, ...]]) -> list[tuple[Any, Exception]]:
+        """Send rows of a kind of A_BATCH; the same again changes nothing. Returns refused ones, and why.
 
-    def _send_params(self, run_id: str, params: Mapping[str, str]) -> None:
-        from mlflow.entities import Param
+        rows: name, value, time and step of each of the metrics; name and text of params and tags.
+        """
+        from mlflow.entities import Metric, Param, RunTag
 
-        entities = [Param(name, value[:LONGEST_PARAM]) for name, value in params.items()]
-        self._send_parts(run_id, "params", entities, PARAMS_A_BATCH)
+        if not rows:
+            return []
+        if len(rows) <= A_BATCH[kind]:
+            make = {"metrics": Metric, "params": Param, "tags": RunTag}[kind]
+            try:
+                self._client.log_batch(run_id, **{kind: [make(*row) for row in rows]})
+                return []
+            except Exception as error:
+                if not is_rejection(error):
+                    raise
+                if len(rows) == 1:
+                    return [(rows[0], error)]
+        half = len(rows) // 2  # also to find the one at fault
+        return self.log(run_id, kind, rows[:half]) + self.log(run_id, kind, rows[half:])
 
-    def _send_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
-        from mlflow.entities import RunTag
+    def sizes(self, run_id: str, folders: Iterable[str]) -> dict[str, int]:
+        """The artifacts in some folders ("." is the topmost one), each with its size in bytes."""
+        paths = (None if folder == "." else folder for folder in folders)
+        found = [file for path in paths for file in self._client.list_artifacts(run_id, path)]
+        return {file.path: file.file_size for file in found if not file.is_dir}
 
-        self._send_parts(run_id, "tags", [RunTag(*tag) for tag in tags.items()], TAGS_A_BATCH)
+    def upload(self, run_id: str, folder: str) -> None:
+        """Send all files below a folder of this machine as artifacts of the same paths."""
+        self._client.log_artifacts(run_id, folder)
 
-    def _send_parts(self, run_id: str, kind: str, entities: Sequence[object], size: int) -> None:
-        for start in range(0, len(entities), size):
-            self._client.log_batch(run_id, **{kind: entities[start : start + size]})
+    def end(self, run_id: str, status: str, ended: int | None) -> None:
+        """Set the status of a run. ended: in ms; None for one that is running."""
+        if ended is None:
+            self._client.update_run(run_id, status=status)
+        else:
+            self._client.set_terminated(run_id, status, ended)
 
-    def _send_file(self, run_id: str, spool: Spool, path: str) -> None:
-        file, folder = spool.artifact(path), str(PurePosixPath(path).parent)
-        if not is_plain(file, spool.folder):
-            raise RejectedError(f"{file} is missing, or no plain file")
-        self._client.log_artifact(run_id, str(file), None if folder == "." else folder)
-
-    def _register(self, run_id: str, model: str, tags: Mapping[str, str]) -> None:
+    def register(self, run_id: str, model: str, tags: Mapping[str, str]) -> None:
+        """Make the run's artifact `checkpoint` a version of a model; with the same tags only once."""
         from mlflow.exceptions import MlflowException
 
         try:
@@ -173,43 +163,10 @@ class Sender:
                 raise
             return found
 
-    def _find_run(self, key: str) -> str | None:
-        runs = self._client.search_runs(
-            [self._experiment_id],
-            f"tags.`{KEY_TAG}` = '{key}'",
-            max_results=1,
-            order_by=["attributes.start_time ASC"],
-        )
-        return str(runs[0].info.run_id) if runs else None
-
-    def _create_run(self, key: str, spools: Mapping[str, Spool]) -> str:
-        opening = spools[key].opening
-        assert opening is not None, "a run is asked for when it has events"
-        tags = {KEY_TAG: key}
-        parent = opening.payload["parent"]
-        if parent is not None:
-            parent_id = self.run_id(parent, spools) if parent in spools else self._find_run(parent)
-            if parent_id is None:
-                _log.warning("run %s is tracked without its parent %s: no such run", key, parent)
-            else:
-                tags["mlflow.parentRunId"] = parent_id
-        run = self._client.create_run(
-            self._experiment_id,
-            start_time=opening.time,
-            tags=tags,
-            run_name=opening.payload["name"],
-        )
-        return str(run.info.run_id)
-
-
-class RejectedError(Exception):
-    """An event that can never be delivered."""
-
 
 def is_rejection(error: Exception) -> bool:
-    """Whether MLflow would refuse the same event every time."""
-    code = getattr(error, "error_code", None)
-    return isinstance(error, RejectedError) or code == "INVALID_PARAMETER_VALUE"
+    """Tell whether MLflow would refuse the same every time."""
+    return getattr(error, "error_code", None) == "INVALID_PARAMETER_VALUE"
 
 
 def check_store(store: URI) -> None:
@@ -273,12 +230,13 @@ def import_mlflow() -> Any:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     import mlflow
     import mlflow.tracking
 
     logging.getLogger("alembic").setLevel(logging.WARNING)
     logging.getLogger("mlflow").setLevel(logging.WARNING)
-    # They complain of each failed attempt; the tracker says once that the store is away.
+    # They complain of each failed attempt; the publisher says once that the store is away.
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
     logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
     return mlflow

@@ -7,31 +7,43 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from gpm_tune.models import model_classes
+from gpm_tune.models import ParticleModelConfig, TaxonomyRow, model_classes
 from gpm_tune.plugins import name_of
+from gpm_tune.study.definition.schema import is_inference_only
 from gpm_tune.training.description import Description
 from gpm_tune.training.objectives import metric_label, shown
 from gpm_tune.training.sweep import Measurement
 
+MARK = "*"
+
 
 def taxonomy() -> list[dict[str, Any]]:
-    """Table 1: where each model's particles get their direction from, and whether a generator follows it."""
-    return [
-        {"model": name_of(config), **row._asdict()} for config in model_classes() for row in config.taxonomy
-    ]
+    """Table 1: where each model's particles get their direction from, and whether a generator follows it.
+
+    With what can be tuned, and which of that is inference-only.
+    """
+    return [_taxonomy_row(config, row) for config in model_classes() for row in config.taxonomy]
+
+
+def _taxonomy_row(config: type[ParticleModelConfig], row: TaxonomyRow) -> dict[str, Any]:
+    schema = config.model_json_schema()
+    at_inference = [knob for knob in row.knobs if is_inference_only(schema, knob, {})]
+    return {"model": name_of(config), **row._asdict(), "inference_only": at_inference}
 
 
 def taxonomy_table() -> Table:
     """The taxonomy for people."""
-    table = Table("model", "flow", "generator", "can be tuned", "paper", box=SIMPLE_HEAD)
+    note = f"{MARK} inference-only: training does not depend on it"
+    table = Table("model", "flow", "generator", "can be tuned", "paper", box=SIMPLE_HEAD, caption=note)
     for row in taxonomy():
         generator = "yes" if row["generator"] else "no"
-        table.add_row(row["model"], row["flow"], generator, ", ".join(row["knobs"]), row["paper"])
+        knobs = [f"{knob}{MARK if knob in row['inference_only'] else ''}" for knob in row["knobs"]]
+        table.add_row(row["model"], row["flow"], generator, ", ".join(knobs), row["paper"])
     return table
 
 
 def description_table(description: Description) -> list[object]:
-    """The networks, then what training and sampling cost."""
+    """The networks, then what training and sampling cost, and the keys that only the latter depends on."""
     networks = Table("network", box=SIMPLE_HEAD)
     networks.add_column("parameters", justify="right")
     for name, count in description.networks.items():
@@ -41,6 +53,7 @@ def description_table(description: Description) -> list[object]:
     costs.add_row(f"sample, NFE {description.nfe}", f"{_scaled(description.flops_per_sample)}FLOP")
     costs.add_row("weights, gradients, Adam", f"{_scaled(description.memory_of_weights)}B")
     costs.add_row("kept by a training step", f"{_scaled(description.memory_of_step)}B")
+    costs.add_row("inference-only keys", ", ".join(description.inference_only))
     return [networks, costs]
 
 

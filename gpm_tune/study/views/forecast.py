@@ -13,7 +13,7 @@ from rich.table import Table
 
 from gpm_tune.errors import UserError
 from gpm_tune.plugins import named
-from gpm_tune.study.accounts.ledger import Ledger
+from gpm_tune.study.accounts.trial_manager import TrialManager
 from gpm_tune.study.cluster.capacity import Capacity, price_of, this_machine
 from gpm_tune.study.cluster.connection import connected
 from gpm_tune.study.definition.specification import Resources, Study
@@ -21,8 +21,7 @@ from gpm_tune.study.storage.home import Home
 from gpm_tune.study.storage.inputs import check_data_here
 from gpm_tune.training import Experiment
 from gpm_tune.training.description import Description, count_costs
-from gpm_tune.training.rehearsal import Pace, measure_pace
-from gpm_tune.training.teacher import is_trained
+from gpm_tune.training.profiling import Pace, measure_pace
 
 TRIALS = 12  # sampled, for the mean of their costs
 HOUR = 3600
@@ -88,7 +87,7 @@ def forecast(study: Study, home: Home, address: str) -> Forecast:
 def _has_trained(teacher: Experiment, home: Home) -> bool:
     """Whether a teacher need not be trained; its data are not fetched to tell."""
     files: Path | None = getattr(teacher.data, "files", None)
-    return (files is None or files.exists()) and is_trained(teacher, home.cache)
+    return (files is None or files.exists()) and home.runs.of(teacher).is_trained(teacher)
 
 
 def _measure(experiments: Sequence[Experiment], resources: Resources) -> list[Pace]:
@@ -124,6 +123,10 @@ def extrapolate(study: Study, paces: Sequence[Pace], capacity: Capacity) -> Fore
 
     parts = [part("teacher", 1, _hours(study.experiment.teacher, pace)) for pace in teacher]
     trials = study.budget.trials
+    if not study.searches_training:  # all share that of the base, and measure its best weights and its last
+        measured = min(2, _evaluations(study.experiment))
+        parts.append(part("training", 1, whole))
+        whole = measured * mean(_evaluation(found, base, own) for _, found in trials_first) / HOUR
     search = part("search", trials, whole, share, at_a_time)
     parts.append(search)
     if study.confirm:
@@ -150,23 +153,29 @@ def _limits(study: Study, search: Part) -> Iterator[str]:
 def _hours(experiment: Experiment | None, pace: Pace) -> float:
     """Of a whole training at a pace."""
     assert experiment is not None, "there is a pace of what there is"
-    training = experiment.training
-    evaluations = max(1, -(-training.steps // experiment.evaluation.every))
-    return (training.steps * pace.step + evaluations * pace.evaluation) / HOUR
+    return (experiment.training.steps * pace.step + _evaluations(experiment) * pace.evaluation) / HOUR
+
+
+def _evaluations(experiment: Experiment) -> int:
+    """How many a training has."""
+    return max(1, -(-experiment.training.steps // experiment.evaluation.every))
+
+
+def _evaluation(found: Description, base: Pace, own: Description) -> float:
+    """Seconds of a trial's evaluation: the base's, scaled by the trial's FLOPs relative to the base's own."""
+    return base.evaluation * _ratio(found.flops_per_sample, own.flops_per_sample)
 
 
 def _first_trials(study: Study) -> list[Experiment]:
     """The experiments of the first trials; of the base alone where there are none."""
-    ledger = Ledger(study, storage=None)
-    assigned = (ledger.next() for _ in range(min(TRIALS, ledger.remaining)))
-    return [assignment.experiment for assignment in assigned if assignment] or [study.experiment]
+    drawn = TrialManager(study, storage=None).draw(TRIALS)
+    return [spec.experiment for spec in drawn] or [study.experiment]
 
 
 def _trial_hours(trial: Experiment, found: Description, base: Pace, own: Description) -> float:
     """The base's pace, scaled by the trial's FLOPs relative to the base's own."""
     step = base.step * _ratio(found.flops_per_step, own.flops_per_step)
-    evaluation = base.evaluation * _ratio(found.flops_per_sample, own.flops_per_sample)
-    return _hours(trial, Pace(base.device, step, evaluation))
+    return _hours(trial, Pace(base.device, step, _evaluation(found, base, own)))
 
 
 def _too_large(base: Pace, own: Description, trials: Sequence[Description], gpu: float) -> str | None:

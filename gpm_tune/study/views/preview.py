@@ -10,7 +10,7 @@ from rich.table import Table
 
 from gpm_tune.documents import as_yaml
 from gpm_tune.errors import UserError
-from gpm_tune.study.accounts.ledger import Ledger
+from gpm_tune.study.accounts.trial_manager import TrialManager
 from gpm_tune.study.definition.specification import Study
 from gpm_tune.study.storage.home import Home
 from gpm_tune.study.storage.inputs import check_data_here
@@ -79,12 +79,12 @@ def preview(study: Study, home: Home, address: str) -> Preview:
     Raises UserError where the study's folder of pictures is not there, or data that are here cannot be read.
     """
     check_data_here(study.experiment)
-    ledger = Ledger(study, storage=None)
-    left = ledger.remaining
-    assigned = [ledger.next() for _ in range(min(TRIALS, left))]
+    manager = TrialManager(study, storage=None)
+    left = manager.remaining
+    drawn = manager.draw(TRIALS)
     cost: Forecast | str
     try:
         cost = forecast(study, home, address)
     except UserError as error:
         cost = str(error)
-    return Preview(study, left, {trial.number: trial.values for trial in assigned if trial}, cost)
+    return Preview(study, left, {trial.number: trial.values for trial in drawn}, cost)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from gpm_tune.config import GREATEST, SMALLEST
+from gpm_tune.config import MAX_MAGNITUDE, MIN_MAGNITUDE
 from gpm_tune.models.flow import Particles
 from gpm_tune.models.flows.score import (
     DataScore,
@@ -61,7 +61,12 @@ class Constant(nn.Module):
         return torch.full_like(x, self.value)
 
 
-@given(st.floats(-30, 30), st.floats(0.01, 5), st.sampled_from([SMALLEST, 0.5, GREATEST]), st.integers(0, 9))
+@given(
+    st.floats(-30, 30),
+    st.floats(0.01, 5),
+    st.sampled_from([MIN_MAGNITUDE, 0.5, MAX_MAGNITUDE]),
+    st.integers(0, 9),
+)
 def test_accepted_training_noise_gives_finite_losses(
     mean: float, std: float, sigma_data: float, seed: int
 ) -> None:

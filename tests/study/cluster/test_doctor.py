@@ -257,6 +257,26 @@ def test_a_bucket_is_a_storage(bucket: str, home: Home) -> None:
     assert (level, "NO_SUCH_BUCKET" in found) == ("fail", True)
 
 
+def test_nodes_of_other_hosts_need_a_storage(home: Home) -> None:
+    own, other = replace(NODE, runs_host="head"), replace(NODE, node="10.0.0.2", runs_host="worker")
+    ((level, found),) = found_by(checks.check_storage, replace(case(home, own, other), own=own))
+    assert (level, "node 10.0.0.2" in found, "none is set" in found) == ("fail", True, True)
+    ((level, found),) = found_by(checks.check_storage, replace(case(home, own, own), own=own))
+    assert (level, found) == ("ok", "none is set: everything stays in the home")
+
+
+def test_runs_that_cannot_be_written_are_said(home: Home, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for place in (home.root, tmp_path / "storage"):
+        place.mkdir(exist_ok=True)
+        (place / "runs").symlink_to(tmp_path / "file")  # even root cannot write there
+    ((level, found),) = found_by(checks.check_home, case(home))
+    assert (level, found) == ("fail", f"{home.root}/runs: Not a directory")
+    stored = Home(home.root, storage=str(tmp_path / "storage"))
+    ((level, found),) = found_by(checks.check_storage, case(stored))
+    assert (level, found.startswith(f"{tmp_path}/storage: ")) == ("fail", True)
+
+
 def test_a_folder_of_the_same_name_is_not_the_same_storage(tmp_path: Path) -> None:
     (tmp_path / "mark").write_text("from another machine")
     assert round_trip(str(tmp_path), "mark").write > 0

@@ -8,13 +8,16 @@ import shutil
 import signal
 import struct
 import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 from examples import IMAGES, POINTS, experiment_of
 from filelock import FileLock
 from PIL import Image
@@ -32,9 +35,9 @@ from gpm_tune.study.cluster.nodes import (
     check_same,
     clock_offsets,
     differences,
+    incompatibility,
     look,
     look_everywhere,
-    misfit,
 )
 from gpm_tune.study.definition import space
 from gpm_tune.study.storage.home import Home
@@ -55,6 +58,7 @@ OWN = NodeReport(
     torch="2.14.1+cpu",
     plugins={"gpm-tune-moons": "1.0"},
     data="da7a",
+    runs_host="head",
 )
 
 
@@ -74,6 +78,10 @@ def test_a_node_is_alike_whatever_its_patch_of_python_and_its_build_of_torch() -
         ({"torch": "2.13.0+cpu"}, "torch: expected 2.14.1, found 2.13.0"),
         ({"plugins": {"gpm-tune-moons": "1.1"}}, "plug-in gpm-tune-moons: expected 1.0, found 1.1"),
         ({"plugins": {}}, "plug-in gpm-tune-moons: expected 1.0, found none"),
+        (
+            {"runs_host": "worker"},
+            "its trials would write their runs to its own disk, and not to that of this process",
+        ),
         ({"data": "0ther"}, "data: expected the fingerprint da7a, found 0ther"),
         ({"error": f"{NOT_IMPORTED} (no module)"}, f"{NOT_IMPORTED} (no module)"),
     ],
@@ -86,6 +94,17 @@ def test_what_differs_is_said_with_what_was_expected(changes: dict[str, Any], se
     assert f"node 10.0.0.2: {sentence}" in str(refusal.value).splitlines()
 
 
+def test_nodes_with_disks_of_their_own_need_a_storage() -> None:
+    own, other = OWN, replace(OWN, node="10.0.0.2", runs_host="worker")
+    with pytest.raises(UserError, match=r"(?s)no trial was started.*10\.0\.0\.2: .*Set --storage"):
+        check_same(own, [own, other])
+    assert "Set --storage" in str(incompatibility(own, other)), "of one that joins later, too"
+    with_storage = [replace(node, runs_host="") for node in (own, other)]
+    check_same(with_storage[0], with_storage)
+    assert look("here").runs_host == look("there").runs_host != "", "raylets of one machine share its disk"
+    assert look("here", storage="s3://bucket/prefix").runs_host == ""
+
+
 @pytest.mark.parametrize(
     "changes",
     [{"data": "", "lacks": "MNIST is not in /data"}, {"error": "it has not answered within 600 s"}],
@@ -96,7 +115,7 @@ def test_what_may_pass_on_one_node_keeps_no_study_from_starting(
     other = replace(OWN, node="10.0.0.2", **changes)
     check_same(OWN, [OWN, other])
     assert f"node 10.0.0.2: {other.lacks or other.error}; trials that start there try again" in caplog.text
-    assert misfit(OWN, other) is None
+    assert incompatibility(OWN, other) is None
     with pytest.raises(UserError, match=r"node 10.0.0.2: "):
         check_same(OWN, [other])  # on all of them
 
@@ -335,6 +354,47 @@ def test_a_study_on_unlike_nodes_does_not_start(unlike: Unlike) -> None:
     assert read_study(Home(home).optuna_uri, "unlike").trials == []
 
 
+def has_namespaces() -> bool:
+    return subprocess.run(["unshare", "--uts", "true"], capture_output=True, check=False).returncode == 0
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not has_namespaces(), reason="another host's name needs a namespace of its own")
+def test_a_study_without_a_storage_does_not_start_on_two_hosts(tmp_path: Path) -> None:
+    path, home = write_study(tmp_path, name="apart"), tmp_path / "home"
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    join = f"hostname elsewhere; exec {sys.executable} -m ray.scripts.scripts start --num-cpus 1 --block"
+    node = subprocess.Popen(
+        ["unshare", "--uts", "sh", "-c", f"{join} --address {cluster.address}"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        wait_for_nodes(cluster.address, 2)
+        result = gpm_tune("run", path, "--address", cluster.address, home=home)
+        assert result.returncode == 2, result.stdout + result.stderr
+        assert "no trial was started" in result.stderr
+        assert "its trials would write their runs to its own disk" in result.stderr
+        assert "Set --storage" in result.stderr
+        assert read_study(Home(home).optuna_uri, "apart").trials == []
+        storage = tmp_path / "storage"
+        result = gpm_tune("run", path, "--address", cluster.address, "--storage", storage, home=home)
+        assert result.returncode == 0, result.stdout + result.stderr
+        assert list(storage.glob("runs/*/checkpoints/*"))
+    finally:
+        node.terminate()
+        node.wait(60)
+        cluster.shutdown()
+
+
+def wait_for_nodes(address: str, count: int) -> None:
+    end = time.monotonic() + 120
+    with connected(address):
+        while sum(node["Alive"] for node in ray.nodes()) < count:
+            assert time.monotonic() < end, "waited in vain"
+            time.sleep(0.5)
+
+
 @pytest.mark.slow
 def test_an_unlike_node_that_joins_later_interrupts_the_study(tmp_path: Path) -> None:
     with (copy_package(tmp_path / "changed") / "errors.py").open("a") as file:
@@ -362,5 +422,5 @@ def test_an_unlike_node_that_joins_later_interrupts_the_study(tmp_path: Path) ->
     assert "gpm_tune: expected" in output
     trials = read_study(Home(tmp_path / "home").optuna_uri, "late").trials
     assert [(trial.number, trial.state) for trial in trials] == [(0, "interrupted"), (1, "interrupted")]
-    assert trials[0].checkpoint is not None
+    assert trials[0].run is not None
     assert trials[0].step >= 500

@@ -8,8 +8,8 @@ import pytest
 from examples import POINTS, study_of
 
 from gpm_tune.config import SEEDS
-from gpm_tune.study.accounts.ledger import Ledger
 from gpm_tune.study.accounts.records import read_study
+from gpm_tune.study.accounts.trial_manager import TrialManager
 from gpm_tune.study.definition import space
 from gpm_tune.study.definition.specification import Study
 
@@ -24,12 +24,12 @@ FINITE: dict[str, Any] = {
 
 def run_to_the_end(study: Study, storage: str | None = None) -> list[dict[str, Any]]:
     """Values of all trials, whose objective is made up from their values."""
-    ledger, drawn = Ledger(study, storage), []
-    while (assignment := ledger.next()) is not None:
-        drawn.append(assignment.values)
-        cost = assignment.experiment.model.sampling_steps
-        ledger.report(assignment.number, 12, {**METRICS, "sliced_wasserstein": float(cost)})
-        ledger.complete(assignment.number)
+    manager, drawn = TrialManager(study, storage), []
+    while (spec := manager.next()) is not None:
+        drawn.append(spec.values)
+        cost = spec.experiment.model.sampling_steps
+        manager.report(spec.number, 12, {**METRICS, "sliced_wasserstein": float(cost)})
+        manager.complete(spec.number)
     return drawn
 
 
@@ -124,8 +124,8 @@ def test_further_start_points_come_first(tmp_path: Path) -> None:
     best = tmp_path / "best.yaml"
     best.write_text(study_yaml(space.put(POINTS, {"model.eta": 7.0})))
     starts = ["base", {"model.eta": 3.0, "model.sampling_steps": 6}, str(best)]
-    ledger = Ledger(study_of(start_from=starts), None)
-    etas = [assignment.values["model.eta"] for _ in range(3) if (assignment := ledger.next())]
+    manager = TrialManager(study_of(start_from=starts), None)
+    etas = [spec.values["model.eta"] for _ in range(3) if (spec := manager.next())]
     assert etas == [5.0, 3.0, 7.0]
 
 

@@ -119,6 +119,18 @@ def test_searched_paths_are_known_to_the_schema(path: Path) -> None:
     assert not any("teacher" in name for name in known)
 
 
+def test_editors_show_which_keys_are_inference_only() -> None:
+    known = STUDIES.schema["properties"]["search"]["properties"]
+    assert known["model.solver.s_churn"]["description"].endswith("Inference-only.")
+    assert "Inference-only" not in known["training.optimizer.lr"]["description"]
+    of_edm, of_discr_flow, _ = known["model.sampling_steps"]["description"].splitlines()
+    assert of_edm.endswith("Inference-only.")
+    assert not of_discr_flow.endswith("Inference-only.")
+    evaluation = EXPERIMENTS.schema["properties"]["evaluation"]
+    assert evaluation["inference_only"] is True
+    assert evaluation["description"].endswith("Inference-only.")
+
+
 def test_every_key_has_a_description() -> None:
     definitions = STUDIES.schema["$defs"]
     nodes = {"study": STUDIES.schema, **definitions}

@@ -1,14 +1,17 @@
 """The search space: paths, conditions, and samples that always make an experiment."""
 
+from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
-from examples import POINTS, study_of
+from examples import KERNEL_FLOW, MODELS, POINTS, study_data, study_of
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gpm_tune.documents import Document
 from gpm_tune.study.definition import space
+from gpm_tune.study.definition.specification import Study, load_study, shipped_studies
 from gpm_tune.training import Experiment
 
 KEYS = st.text("abc", min_size=1, max_size=2)
@@ -70,3 +73,68 @@ def test_the_start_point_has_the_bases_values_where_conditions_hold() -> None:
     assert space.parameters(study.base, study.base, study.search)["training.optimizer.lr"] == 2e-4
     ipm = space.put(POINTS, {"model.loss": "ipm"})
     assert "training.optimizer.lr" not in space.parameters(ipm, study.base, study.search)
+
+
+EDM = {**POINTS, "model": MODELS["edm"]}
+LR = {"training.optimizer.lr": {"float": [1e-4, 1e-2]}}
+EITHER = {"model.name": {"choice": ["edm", "kernel_flow"]}}
+MIXED = {"model.name": {"choice": ["edm", "discr_flow"]}}
+STEPS = {"int": [2, 8]}
+CHURN = {"float": [0.0, 9.0]}
+
+
+@pytest.mark.parametrize(
+    ("search", "expected"),
+    [
+        (LR, set()),
+        ({"model.sampling_steps": STEPS}, {"model.sampling_steps"}),
+        ({"model.solver.s_churn": CHURN}, {"model.solver.s_churn"}),
+        ({"model.sampling_noise.rho": CHURN}, {"model.sampling_noise.rho"}),
+        ({"model.solver": {"choice": [{"name": "heun"}, {"name": "euler"}]}}, {"model.solver"}),
+        ({"model.training_noise.std": {"float": [0.5, 2.0]}}, set()),
+        ({"evaluation.batch_size": STEPS, **LR}, {"evaluation.batch_size"}),
+        ({"seed": STEPS}, set()),
+        ({"model.no_such_key": STEPS}, set()),
+        ({"model.denoiser.network.width": STEPS}, set()),
+        ({**EITHER, "model.sampling_steps": STEPS}, {"model.sampling_steps"}),
+        ({**MIXED, "model.sampling_steps": STEPS}, set()),
+        (
+            {**MIXED, "model.sampling_steps": {**STEPS, "when": {"model.name": "edm"}}},
+            {"model.sampling_steps"},
+        ),
+        ({**MIXED, "model.sampling_steps": {**STEPS, "when": {"model.name": ["edm", "discr_flow"]}}}, set()),
+        (
+            {**MIXED, "model.solver.s_churn": {**CHURN, "when": {"model.name": "edm"}}},
+            {"model.solver.s_churn"},
+        ),
+        ({"model": {"choice": [MODELS["edm"], POINTS["model"]]}, "model.sampling_steps": STEPS}, set()),
+    ],
+    ids=str,
+)
+def test_searched_paths_are_inference_only_in_whatever_the_search_chooses(
+    search: dict[str, Any], expected: set[str]
+) -> None:
+    study = Study.model_validate(study_data(experiment=EDM, search=search))
+    assert space.inference_only(study.base, study.search) == expected
+    assert study.searches_training is (expected != set(search))
+
+
+def test_the_base_decides_where_nothing_else_is_chosen() -> None:
+    study = study_of(search={"model.sampling_steps": STEPS, "model.eta": {"float": [1.0, 9.0]}})
+    assert space.inference_only(study.base, study.search) == set(), "particles are simulated in training"
+    free = study_of(experiment=KERNEL_FLOW, search={"model.eta": {"float": [1.0, 20.0]}})
+    assert not free.searches_training
+
+
+@pytest.mark.parametrize("path", sorted(shipped_studies().glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_paths_of_shipped_studies_are_split_as_their_experiments_are(path: Path) -> None:
+    """What is inference-only in the search is what leaves the trained part of every experiment as it is."""
+    study = load_study(Document.load(path))
+    for searched, distribution in study.search.items():
+        premises = space._premises(study.search, searched)
+        experiments = [
+            Experiment.model_validate(space.put(study.base, {**premises, searched: value}))
+            for value in distribution.boundary_values
+        ]
+        is_one = all(each.trained_part() == experiments[0].trained_part() for each in experiments)
+        assert (searched in space.inference_only(study.base, study.search)) is is_one, searched

@@ -99,7 +99,7 @@ def test_the_best_trial_is_exported_and_trained_again_to_the_same_value(
     result = gpm_tune("best", "digits", "--export", exported, "--json", home=finished)
     best = json.loads(result.stdout)
     assert best["value"] == min(trial["value"] for trial in status("digits", finished)["trials"])
-    assert Path(best["checkpoint"]).is_dir()
+    assert list((finished / "runs" / best["run"] / "checkpoints").iterdir())
     trained = gpm_tune("train", exported, "--device", "cpu", home=tmp_path / "home")
     assert trained.returncode == 0, trained.stderr
     assert f"best FID (small) {best['value']:.4g} at step {best['best_step']}" in trained.stdout
@@ -107,7 +107,7 @@ def test_the_best_trial_is_exported_and_trained_again_to_the_same_value(
     (run,) = parents
     assert run.data.params["model.eta"] == str(best["values"]["model.eta"])
     again = gpm_tune("train", exported, "--device", "cpu", home=tmp_path / "home")
-    assert "continuing at step 12" in again.stdout
+    assert "trained already" in again.stdout
     assert len(runs("best", tmp_path / "home")[0]) == 1
 
 
@@ -143,14 +143,9 @@ def test_ctrl_c_leaves_a_study_that_continues_where_it_stood(tmp_path: Path) -> 
     assert not any("4500/4500" in line for line in before), "no trial ran on to its end"
     interrupted = [trial for trial in status("stopped", home)["trials"] if trial["state"] == "interrupted"]
     assert interrupted
-    for trial in interrupted:
-        record = json.loads((Path(trial["checkpoint"]) / "checkpoint.json").read_text())
-        assert record["step"] >= trial["step"]
-    in_the_middle = [
-        trial
-        for trial in interrupted
-        if json.loads((Path(trial["checkpoint"]) / "checkpoint.json").read_text())["step"] % 1500
-    ]
+    stood = {trial["number"]: Home(home).runs.named(trial["run"]).newest(4500) for trial in interrupted}
+    assert all(stood[trial["number"]] >= trial["step"] for trial in interrupted)
+    in_the_middle = [step for step in stood.values() if step % 1500]
     assert in_the_middle, "trials checkpoint at once, not at their next evaluation"
     _, children = runs("stopped", home)
     assert {run.data.tags["gpm.state"] for run in children} >= {"interrupted"}
@@ -259,14 +254,17 @@ def test_sigterm_stops_the_confirmation_of_a_study_whose_used_up_hours_were_exte
 
 def test_sigterm_stops_the_training_of_a_teacher(tmp_path: Path) -> None:
     home = tmp_path / "home"
-    teacher = space.put(TEACHER, {"training.steps": 10**6, "evaluation.every": 10**6})
+    teacher = space.put(TEACHER, {"training.steps": 10**6, "evaluation.every": 1000})
     model = {**MODELS["score_gan"], "teacher": {"experiment": teacher}}
     search = {"model.score_steps": {"int": [1, 4]}}
     path = write_study(tmp_path, name="taught", experiment={**POINTS, "model": model}, search=search)
     process = start("run", path, home=home)
-    read_until(process, "teacher: edm on gaussians")
+    read_until(process, "teacher: step 1000/")
     terminate(process)
-    assert not read_study(Home(home).optuna_uri, "taught").trials
+    states = {trial.state for trial in read_study(Home(home).optuna_uri, "taught").trials}
+    assert states == {"interrupted"}
+    (run,) = (home / "runs").glob("edm-gaussians-*")
+    assert Home(home).runs.named(run.name).newest(10**6) >= 1000, "it goes on there"
 
 
 def test_training_alone_that_diverges_says_so(tmp_path: Path) -> None:
@@ -292,17 +290,17 @@ def test_a_teacher_is_trained_once_before_the_trials_and_shared(tmp_path: Path) 
     )
     result = gpm_tune("run", path, home=home)
     assert result.returncode == 0, result.stdout + result.stderr
-    assert "teacher: edm on gaussians, 12 steps" in result.stdout
+    assert "teacher: step 12/12" in result.stdout
     assert [trial["state"] for trial in status("taught", home)["trials"]] == ["complete"] * 2
-    (teacher,) = (home / "cache" / "teachers").iterdir()
+    (teacher,) = (home / "runs").glob("edm-gaussians-*")
     before = {file: file.stat().st_mtime_ns for file in teacher.glob("checkpoints/*/*")}
     result = gpm_tune("run", path, "--trials", "3", home=home)
     assert result.returncode == 0, result.stdout + result.stderr
-    assert {file: file.stat().st_mtime_ns for file in teacher.glob("checkpoints/*/*")} == before
     result = gpm_tune("train", path, "--device", "cpu", home=home)
     assert result.returncode == 0, result.stderr
-    assert "step 12/12" in result.stdout
-    assert len(list((home / "cache" / "teachers").iterdir())) == 1
+    assert "trained already" in result.stdout, "the first trial was the base experiment"
+    assert {file: file.stat().st_mtime_ns for file in teacher.glob("checkpoints/*/*")} == before
+    assert list((home / "runs").glob("edm-gaussians-*")) == [teacher]
 
 
 def test_a_teacher_that_is_an_mlflow_run_is_found(tmp_path: Path) -> None:

@@ -35,12 +35,12 @@ def test_a_hang_ends_the_process_and_names_the_place(tmp_path: Path, how: str) -
     code = HANG.format(how=how)
     ended = subprocess.run([sys.executable, "-c", code, file], timeout=50, check=False)
     assert ended.returncode == -TIME_IS_OVER
-    verdict = TimeLimit(0.5, file).verdict
-    assert verdict is not None
-    assert verdict.startswith(
+    decision = TimeLimit(0.5, file).decision
+    assert decision is not None
+    assert decision.startswith(
         "no evaluation within 0.5 s; it was at <string>:8 in hang, called from config.py:"
     )
-    assert verdict.endswith(f"in nearest (all threads: {file})")
+    assert decision.endswith(f"in nearest (all threads: {file})")
 
 
 WORK = """
@@ -76,7 +76,7 @@ def test_time_in_which_the_process_is_frozen_does_not_count(tmp_path: Path) -> N
         freeze(trial.pid, signal.SIGCONT)
         trial.communicate("done\n", timeout=50)
         assert trial.returncode == 0
-        assert TimeLimit(2.0, files[freeze]).verdict is None
+        assert TimeLimit(2.0, files[freeze]).decision is None
 
 
 def test_the_watchdog_is_told_of_one_interval_after_another_and_replaced(tmp_path: Path) -> None:

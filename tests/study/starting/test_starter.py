@@ -98,6 +98,19 @@ def test_every_key_has_its_description() -> None:
     assert bare == []
 
 
+def test_inference_only_keys_say_so() -> None:
+    begun = starter("x", "edm", "gaussians")
+    text = CommentedStudy(begun.tree, begun.off).text("header")
+    lines = text.splitlines()
+    steps = "N: steps of the solver from σ_max to 0. Inference-only."
+    assert f"    sampling_steps: 28  # {steps}" in lines
+    assert "  evaluation:  # When and how to measure. Inference-only." in lines
+    assert lines[lines.index("  model.sampling_noise.rho: {float: [1.0, 10.0]}") - 1].endswith(
+        "denser near sigma_min. Inference-only."
+    ), "a key below one is one"
+    assert "Learning rate.\n" in text
+
+
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "unknown model": ({"model": "gam", "data": "digits"}, "unknown model; did you mean 'gan'?"),
     "unknown data": ({"model": "gan", "data": "minst"}, "unknown data set; did you mean 'mnist'?"),

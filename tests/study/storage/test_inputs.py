@@ -15,14 +15,13 @@ from examples import IMAGES, MODELS, POINTS, TEACHER, experiment_of
 from filelock import FileLock
 from PIL import Image
 
+from gpm_tune import locations, patience
 from gpm_tune.config import Config
 from gpm_tune.data import CelebAConfig, MNISTConfig
 from gpm_tune.data.fingerprint import fingerprint
 from gpm_tune.errors import UserError
 from gpm_tune.metrics.features import inception_file
-from gpm_tune.study import patience
 from gpm_tune.study.definition import space
-from gpm_tune.study.storage import shared_storage
 from gpm_tune.study.storage.home import Home
 from gpm_tune.study.storage.inputs import check_data_here, prepare, prepare_data, share_inputs, to_share
 from gpm_tune.training import Experiment, Trainer
@@ -174,7 +173,7 @@ def test_what_was_not_sent_to_its_end_is_not_taken(
     storage = tmp_path / "storage"
     sent = to_share(experiment, lambda _name: None)
     file, place = next(sent)
-    shared_storage.send(file, f"{storage}/data/packed/{place}")
+    locations.send(file, f"{storage}/data/packed/{place}")
     sent.close()
     hide_originals(tmp_path, driver)
     with pytest.raises(UserError, match=r"is not in|cannot be read as a folder"):
@@ -185,7 +184,7 @@ def test_what_was_not_sent_to_its_end_is_not_taken(
 @pytest.mark.parametrize("mark", ["", "../../etc", "0123456789abcde/", "\n", "0123456789abcdef"])
 def test_a_mark_that_names_no_version_is_passed_over(tmp_path: Path, mark: str) -> None:
     experiment = experiment_on({"name": "celeba"})
-    shared_storage.write(f"{tmp_path}/storage/data/packed/celeba-64/current", mark.encode())
+    locations.write(f"{tmp_path}/storage/data/packed/celeba-64/current", mark.encode())
     with pytest.raises(UserError, match="CelebA is not in"):
         prepare_data(experiment, f"{tmp_path}/storage")
 
@@ -244,7 +243,7 @@ def test_weights_go_to_the_storage_and_from_there_to_nodes(
     changes = {"data": {"name": "celeba"}, **FEW, "evaluation.features": "inception"}
     experiment = Experiment.model_validate(space.put(PLAIN, changes))
     weights = inception_file(None)
-    shared_storage.write(str(weights), b"weights")
+    locations.write(str(weights), b"weights")
     share_inputs(experiment, storage)
     (stored,) = (tmp_path / "storage" / "weights").iterdir()
     assert (stored.name, stored.read_bytes()) == (weights.name, b"weights")
@@ -256,7 +255,7 @@ def test_weights_go_to_the_storage_and_from_there_to_nodes(
     experiment = Experiment.model_validate(
         space.put(PLAIN, {**changes, "evaluation.inception_weights": str(named)})
     )
-    shared_storage.write(f"{storage}/weights/mine.pth", b"mine")  # as a person puts it there
+    locations.write(f"{storage}/weights/mine.pth", b"mine")  # as a person puts it there
     prepare_data(experiment, storage)
     assert named.read_bytes() == b"mine"
 

@@ -25,21 +25,20 @@ from examples import MODELS, POINTS, TEACHER, study_data, study_of
 from optuna.storages import RDBStorage
 from program import COMMAND, gpm_tune, write_study
 
-from gpm_tune import Study
+from gpm_tune import Study, patience
 from gpm_tune.cli import _judge
 from gpm_tune.errors import LEAST_FREE, ScarcityError, UnknownError, UserError, is_full, no_space
-from gpm_tune.study import patience
+from gpm_tune.patience import Patience, scarcity
 from gpm_tune.study.accounts.database import TABLES, open_storage
-from gpm_tune.study.accounts.ledger import Ledger
 from gpm_tune.study.accounts.records import count_trials, read_studies, read_study
+from gpm_tune.study.accounts.trial_manager import TrialManager
 from gpm_tune.study.definition import space
-from gpm_tune.study.patience import Patience, scarcity
 from gpm_tune.study.running.manage import delete
 from gpm_tune.study.storage.database import has_tables
 from gpm_tune.study.storage.home import Home
 from gpm_tune.study.storage.locks import only_once
-from gpm_tune.study.tracking.spool import Spool
-from gpm_tune.study.tracking.tracker import Tracker
+from gpm_tune.training.run import Runs
+from gpm_tune.training.trainer import Evaluation
 from gpm_tune.uris import sqlite_uri
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
@@ -98,31 +97,31 @@ def home(tmp_path: Path) -> Home:
     """With a study of one complete trial, and MLflow's store."""
     place = Home(tmp_path / "home")
     place.root.mkdir()
-    ledger = Ledger(study_of(), place.optuna_uri)
-    assert ledger.next() is not None
+    manager = TrialManager(study_of(), place.optuna_uri)
+    assert manager.next() is not None
     metrics = {"sliced_wasserstein": 1.0, "nfe": 4.0, "seconds": 1.0}
-    ledger.report(0, 4, metrics)
-    ledger.complete(0)
-    disconnect(ledger._optuna._storage)
+    manager.report(0, 4, metrics)
+    manager.complete(0)
+    disconnect(manager._optuna._storage)
     return place
 
 
 def test_a_lock_is_waited_for_with_one_word(home: Home, caplog: pytest.LogCaptureFixture) -> None:
-    ledger = Ledger(study_of(), home.optuna_uri)
+    manager = TrialManager(study_of(), home.optuna_uri)
     with locked(home.root / "optuna.db") as other, once_waiting(lambda: other.execute("ROLLBACK")):
-        ledger.meter.keep()
+        manager.spending.keep()
     assert caplog.text.count("optuna.db is locked by another process") == 1
     assert "waiting up to 10 minutes" in caplog.text
 
 
 def test_a_lock_that_stays_is_a_sentence(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(patience, "PATIENCE", 0)
-    ledger = Ledger(study_of(), home.optuna_uri)
+    manager = TrialManager(study_of(), home.optuna_uri)
     with locked(home.root / "optuna.db"):
         with pytest.raises(
             ScarcityError, match=r"optuna\.db is locked by another process.*\nhelp: nothing is"
         ):
-            ledger.meter.keep()
+            manager.spending.keep()
         with pytest.raises(ScarcityError, match="locked"):
             delete(home, "small")
         assert [record.name for record in read_studies(home.optuna_uri)] == ["small"], "reading goes on"
@@ -140,7 +139,7 @@ def closed_to_readers(file: Path) -> Iterator[None]:
 
 
 def disconnect(storage: object) -> None:
-    """Close the connections of a ledger's storage."""
+    """Close the connections of a trial manager's storage."""
     storage._backend.engine.dispose()  # type: ignore[attr-defined]
 
 
@@ -181,34 +180,40 @@ def test_a_stage_that_has_not_begun_is_no_study(home: Home, use: Callable[[str, 
 def test_a_wait_ends_where_it_is_told_to(home: Home) -> None:
     """As by a Ctrl-C, or a stop."""
     own = Patience()
-    ledger = Ledger(study_of(), home.optuna_uri, None, own)
+    manager = TrialManager(study_of(), home.optuna_uri, None, own)
     with locked(home.root / "optuna.db"):
         stop = threading.Event()
         own.is_over = stop.is_set
         with once_waiting(stop.set), pytest.raises(ScarcityError, match="locked"):
-            ledger.meter.keep()
+            manager.spending.keep()
 
 
 def test_a_full_disk_is_waited_for_and_nothing_of_a_run_is_lost(
     full_disk: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    spools = full_disk / "spool"
-    run = Tracker(spools, "sqlite:///unused", "small").open_run("key", name="run")
-    ledger = Ledger(study_of(), f"sqlite:///{full_disk / 'optuna.db'}")
+    run = Runs(str(full_disk / "runs"), full_disk / "cache").named("edm-digits-1")
+    own, manager = Patience(), TrialManager(study_of(), f"sqlite:///{full_disk / 'optuna.db'}")
+
+    def keep(step: int) -> None:
+        evaluation = Evaluation(step, {"fid": 1.0}, b"0" * 100_000)
+        own.use(lambda: run.keep_evaluation(evaluation, "judge", "cpu"), Path(run.location))
+
     filler = fill(full_disk)
     with once_waiting(filler.unlink):
-        run.artifact("picture.png", b"0" * 100_000)
+        keep(1)
     assert caplog.text.count("no space is left on the disk of") == 1
     monkeypatch.setattr(patience, "PATIENCE", 0)
     fill(full_disk)
     with pytest.raises(ScarcityError, match="no space is left on the disk of"):
-        run.artifact("other.png", b"0" * 100_000)
+        keep(2)
     with pytest.raises(ScarcityError, match=r"no space is left on the disk of .*optuna\.db"):
-        ledger._optuna.set_user_attr("large", "0" * 5_000_000)
+        manager._optuna.set_user_attr("large", "0" * 5_000_000)
+    assert [found.step for found in run.evaluations("judge")] == [1], "what is not whole is not there"
     filler.unlink()
-    run.artifact("other.png", b"0" * 100_000)
-    events = Spool(Spool.folder_of(spools, "key")).pending(10)
-    assert [event.kind for event in events] == ["open", "artifact", "artifact"]
+    keep(2)
+    assert [found.step for found in run.evaluations("judge")] == [1, 2]
+    for step in (1, 2):
+        assert len(Path(run.picture(step, "judge")).read_bytes()) == 100_000
 
 
 def cut(size: int) -> Callable[[Path], None]:
@@ -272,7 +277,7 @@ def test_a_database_that_cannot_be_used_is_said(
     damage(file)
     for use in (
         lambda: read_study(home.optuna_uri, "small"),
-        lambda: Ledger(study_of(), home.optuna_uri).next(),
+        lambda: TrialManager(study_of(), home.optuna_uri).next(),
     ):
         with pytest.raises(UserError, match=rf"^{re.escape(str(file))}: .*{words}(.|\n)*\nhelp: "):
             use()
@@ -318,7 +323,7 @@ def test_an_empty_database_holds_no_study_and_takes_one(tmp_path: Path) -> None:
     (tmp_path / "optuna.db").touch()
     uri = Home(tmp_path).optuna_uri
     assert read_studies(uri) == []
-    Ledger(study_of(), uri)
+    TrialManager(study_of(), uri)
     assert [record.name for record in read_studies(uri)] == ["small"]
 
 
@@ -327,7 +332,7 @@ def test_a_study_that_is_damaged_is_no_trouble_to_others(
     home: Home, damage: Callable[[Path], None], caplog: pytest.LogCaptureFixture
 ) -> None:
     damage(home.root / "optuna.db")
-    Ledger(study_of(name="other"), home.optuna_uri)
+    TrialManager(study_of(name="other"), home.optuna_uri)
     with caplog.at_level(logging.WARNING, "gpm_tune"):
         assert [record.name for record in read_studies(home.optuna_uri)] == ["other"]
     assert "study 'small' cannot be read: " in caplog.text
@@ -346,7 +351,7 @@ def test_a_study_whose_creation_was_cut_short_is_no_trouble_to_others(
         read_study(home.optuna_uri, "half")
     assert count_trials(home.optuna_uri, "half") == 0
     delete(home, "half")
-    Ledger(study_of(name="half"), home.optuna_uri)
+    TrialManager(study_of(name="half"), home.optuna_uri)
     assert read_study(home.optuna_uri, "half").trials == []
 
 
@@ -357,7 +362,7 @@ import pytest
 from gpm_tune.errors import UserError
 from gpm_tune.study.accounts.database import open_storage
 from gpm_tune.study.accounts.records import read_studies
-from gpm_tune.study.patience import Patience
+from gpm_tune.patience import Patience
 from gpm_tune.study.running.manage import is_running
 from gpm_tune.study.storage.home import Home
 
@@ -406,17 +411,17 @@ def test_another_user_reads_a_home_that_is_not_theirs_to_write() -> None:
     try:
         folder.chmod(0o755)
         home = Home(folder)
-        ledger = Ledger(study_of(), home.optuna_uri)
-        ledger.next()
+        manager = TrialManager(study_of(), home.optuna_uri)
+        manager.next()
         with only_once("study 'small'", home.study("small")):
             pass
-        disconnect(ledger._optuna._storage)
+        disconnect(manager._optuna._storage)
         with python(READ, folder) as reader:
             assert heard(reader) == "ready\n"
             tell(reader, "idle")
             assert heard(reader) == "done\n"
             with only_once("study 'small'", home.study("small")):
-                writer = Ledger(study_of(), home.optuna_uri)
+                writer = TrialManager(study_of(), home.optuna_uri)
                 tell(reader, "live")
                 assert heard(reader) == "done\n"
             disconnect(writer._optuna._storage)
@@ -431,17 +436,17 @@ BEGIN = """
 import sys
 from pathlib import Path
 from examples import study_of
-from gpm_tune.study.accounts.ledger import Ledger
+from gpm_tune.study.accounts.trial_manager import TrialManager
 from gpm_tune.study.storage.home import Home
-from gpm_tune.study.tracking.sender import Sender, import_mlflow
+from gpm_tune.study.tracking.sender import Store, import_mlflow
 
 import_mlflow()
 for folder in sys.argv[2:]:
     home, name = Home(Path(folder)), sys.argv[1]
     print("ready", flush=True)
     sys.stdin.readline()
-    Ledger(study_of(name=name), home.optuna_uri)
-Sender(home.tracking_uri, name, None)._connect()  # once: its tables take seconds
+    TrialManager(study_of(name=name), home.optuna_uri)
+Store(home.tracking_uri, name, None).find("key")  # once: its tables take seconds
 """
 
 
@@ -460,7 +465,7 @@ def test_two_studies_begin_in_a_fresh_home_at_once(tmp_path: Path, monkeypatch: 
         assert [record.name for record in read_studies(Home(home).optuna_uri)] == ["one", "two"]
 
 
-IMPATIENT = "import gpm_tune.study.patience as p; p.PATIENCE = 6; from gpm_tune.cli import main; main()"
+IMPATIENT = "import gpm_tune.patience as p; p.PATIENCE = 6; from gpm_tune.cli import main; main()"
 
 
 @pytest.mark.slow
@@ -497,7 +502,7 @@ def test_a_training_on_a_full_disk_is_a_sentence_and_goes_on(full_disk: Path, tm
     command = [COMMAND[0], "-c", IMPATIENT, "train", str(file), *options]
     full = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert full.returncode == 1, full.stdout + full.stderr
-    assert re.search(r"error: no space is left on the disk of .*step_000000004\nhelp: ", full.stderr)
+    assert re.search(r"error: no space is left on the disk of .*runs.*\nhelp: ", full.stderr)
     assert full.stderr.count("waiting up to") == 1
     assert "bug of gpm-tune" not in full.stderr
     filler.unlink()
@@ -537,16 +542,17 @@ def test_a_full_disk_is_said_with_advice_once() -> None:
 @pytest.mark.slow
 def test_the_training_of_a_teacher_on_a_full_disk_is_a_sentence(full_disk: Path, tmp_path: Path) -> None:
     experiment = {**POINTS, "model": {**MODELS["score_gan"], "teacher": {"experiment": TEACHER}}}
-    study = write_study(
-        tmp_path, budget={"trials": 1}, experiment=experiment, search={"model.score_steps": {"int": [1, 4]}}
-    )
+    file = tmp_path / "pupil.yaml"
+    file.write_text(yaml.safe_dump(experiment))
     home = tmp_path / "home"
     home.mkdir()
-    (home / "cache").symlink_to(full_disk)
-    fill(full_disk)
-    full = gpm_tune("run", study, home=home)
+    (home / "runs").symlink_to(full_disk)
+    filler = fill(full_disk)
+    os.truncate(filler, 4 * 2**20 - 2**15)  # room for the experiment
+    command = [COMMAND[0], "-c", IMPATIENT, "train", str(file), "--home", str(home)]
+    full = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert full.returncode == 1, full.stdout + full.stderr
-    assert re.search(r"error: the teacher: no space is left on the disk of .*\nhelp: ", full.stderr)
+    assert re.search(r"error: no space is left on the disk of .*runs.*\nhelp: ", full.stderr)
     assert "bug of gpm-tune" not in full.stderr
 
 

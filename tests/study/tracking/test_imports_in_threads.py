@@ -23,20 +23,20 @@ class Witness(MetaPathFinder):
 sys.meta_path.insert(0, Witness())
 folder = Path(sys.argv[1])
 """
-TRACKS = """
-from gpm_tune.study.tracking.tracker import Tracker
+PUBLISHES = """
+from gpm_tune.study.tracking.publisher import publish
+from gpm_tune.study.tracking.views import Point, Version, View
 from gpm_tune.uris import URI
+views = {
+    "run": View(
+        key="run", name="run", parent=None, started=1, ended=2, status="FINISHED", params={"a": 1},
+        tags={"b": "c"}, points=[Point("fid", 1.0, 1, 1)], files={"checkpoint/x.txt": lambda: b"1"},
+        versions=[Version("model", {"a": "b"})],
+    ),
+    "trial": View("trial", "trial", "run", 1, None, "RUNNING", {}, {}, [], {}),
+}
 store = URI(f"sqlite:///{folder}/mlflow.db")
-with Tracker(folder / "spool", store, "study", str(folder / "artifacts")) as tracker:
-    run = tracker.open_run("run", name="run", params={"a": 1}, tags={"b": "c"})
-    tracker.open_run("trial", name="trial", parent="run")
-    run.metrics(1, {"fid": 1.0})
-    run.best(1, {"fid": 1.0})
-    run.curve("fid", {1: 2.0})
-    run.artifact("checkpoint/x.txt", b"1")
-    run.register("model", {"a": "b"})
-    run.tags({"x": "y"})
-    run.end("FINISHED")
+assert publish(store, "study", views.get, views, str(folder / "artifacts")) == 0
 """
 DECODES = """
 from gpm_tune.data.images import decode_all
@@ -45,13 +45,15 @@ decode_all(sorted(folder.glob("*.tif")), 1, 8, folder / "pictures.npy")
 MIRRORS = """
 import time
 from gpm_tune.study.storage import mirror
-from gpm_tune.study.storage.home import Home
+from gpm_tune.study.storage.home import STUDY_FILES, Home
 home = Home(folder / "home", storage=str(folder / "storage"))
+home.open_runs()
 home.study("small").mkdir(parents=True)
-(home.study("small") / "study.yaml").touch()
+for name in STUDY_FILES:
+    (home.study("small") / name).touch()
 mirror.PUSH_EVERY = 0.01
 with mirror.Mirror(home, "small"):
-    while not list(folder.glob("storage/**/study.yaml")):
+    while not list(folder.glob("storage/**/optuna.db")):
         time.sleep(0.1)
 """
 ENDING = """
@@ -59,7 +61,7 @@ print(*sorted(name for name in asked if name in sys.modules))  # others are not 
 """
 
 
-@pytest.mark.parametrize("work", [TRACKS, DECODES, MIRRORS], ids=["tracks", "decodes", "mirrors"])
+@pytest.mark.parametrize("work", [PUBLISHES, DECODES, MIRRORS], ids=["publishes", "decodes", "mirrors"])
 def test_what_threads_use_was_imported_before_they_began(work: str, tmp_path: Path) -> None:
     for number, mode in enumerate(("RGB", "LAB", "CMYK")):
         Image.new(mode, (9, 9)).save(tmp_path / f"{number}.tif")

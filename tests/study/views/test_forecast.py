@@ -12,7 +12,8 @@ from gpm_tune.study.cluster.capacity import Capacity, Growth, Node
 from gpm_tune.study.definition.schedulers import ASHA, HyperBand, Median, NoScheduler
 from gpm_tune.study.storage.home import Home
 from gpm_tune.study.views.forecast import extrapolate, forecast
-from gpm_tune.training.rehearsal import GPUMemory, Pace, measure_pace
+from gpm_tune.training.loop import Asker, train_teacher
+from gpm_tune.training.profiling import GPUMemory, Pace, measure_pace
 
 
 def capacity_of(trials: int) -> Capacity:
@@ -129,13 +130,11 @@ def test_images_are_measured_without_their_files(tmp_path: Path, monkeypatch: py
 
 
 def test_a_trained_teacher_costs_nothing_more(tmp_path: Path) -> None:
-    from gpm_tune.training.pretraining import train_teacher
-
     home = Home(tmp_path)
     experiment = experiment_of(model=MODELS["score_gan"]).model_dump(mode="json")
     study = study_of(experiment=experiment, search={"seed": {"int": [0, 99]}})
     teacher = study.experiment.teacher
     assert teacher is not None
     assert [part.name for part in forecast(study, home, "local").parts] == ["teacher", "search"]
-    train_teacher(teacher, home.cache, "cpu")
+    train_teacher(study.experiment, home.open_runs(), Asker("test", "a test"), "cpu")
     assert [part.name for part in forecast(study, home, "local").parts] == ["search"]

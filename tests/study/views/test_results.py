@@ -10,8 +10,8 @@ from examples import IMAGES, POINTS, study_of
 from rich.console import Console
 
 from gpm_tune.errors import UserError
-from gpm_tune.study.accounts.ledger import Ledger
 from gpm_tune.study.accounts.records import StudyRecord, read_study
+from gpm_tune.study.accounts.trial_manager import TrialManager
 from gpm_tune.study.definition import space
 from gpm_tune.study.views.results import (
     best_plain,
@@ -30,13 +30,13 @@ def record(tmp_path: Path) -> StudyRecord:
     storage = f"sqlite:///{tmp_path / 'optuna.db'}"
     search = {"model.eta": {"float": [1.0, 4.0]}, "training.optimizer.betas": {"choice": [[0.5, 0.999]]}}
     study = study_of(experiment=space.put(POINTS, IMAGES), search=search)
-    ledger = Ledger(study, storage)
+    manager = TrialManager(study, storage)
     for number, value in enumerate([30.0, 20.0]):
-        ledger.next()
-        ledger.report(number, 4, {"fid": value, "nfe": 3, "seconds": 2.0})
-        ledger.complete(number)
-    ledger.next()
-    ledger.fail(2, "out of memory")
+        manager.next()
+        manager.report(number, 4, {"fid": value, "nfe": 3, "seconds": 2.0})
+        manager.complete(number)
+    manager.next()
+    manager.fail(2, "out of memory")
     return read_study(storage, "small")
 
 

@@ -1,0 +1,1 @@
+"""Simulations of processes in simulated time, deterministic, by a seed."""

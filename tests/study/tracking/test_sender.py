@@ -1,0 +1,54 @@
+"""What is sent to MLflow's store, and which stores can take it."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gpm_tune.errors import UserError
+from gpm_tune.study.tracking.sender import check_store
+from gpm_tune.uris import URI
+
+
+def test_nothing_that_others_look_at_is_left_to_be_imported_by_the_thread(tmp_path: Path) -> None:
+    """Matplotlib asks a half made IPython for its version, and a training would end by it."""
+    pytest.importorskip("IPython")
+    script = (
+        "import sys; from gpm_tune.study.tracking.publisher import Publisher; from gpm_tune.uris import URI\n"
+        "with Publisher(URI('sqlite:///mlflow.db'), 'small', lambda key: None):\n"
+        "    print(sys.modules['IPython'].version_info)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("store", "said", "advice"),
+    [
+        ("unknown://here", "unsupported URI", "sqlite:///FILE"),
+        ("./mlruns", "maintenance mode", "sqlite:///FILE"),
+        ("http://[half", "Invalid IPv6 URL", "http://SERVER:PORT"),
+        ("mssql://sam:s3cret@127.0.0.1/x", "No module named 'pyodbc'", "pyodbc"),
+        ("/401", "401", "MLFLOW_TRACKING_PASSWORD"),
+        ("/403", "403", "MLFLOW_TRACKING_TOKEN"),
+        ("/403/host", "403", "--allowed-hosts"),
+        ("/404", "404", "http://SERVER:PORT"),
+    ],
+)
+def test_a_store_that_can_never_be_used_is_refused(
+    store: str, said: str, advice: str, answering: str
+) -> None:
+    with pytest.raises(UserError) as refused:
+        check_store(URI(f"{answering}{store}" if store.startswith("/") else store))
+    reason, help_line = str(refused.value).split("\nhelp: ")
+    assert said in reason
+    assert advice in help_line
+    assert "s3cret" not in str(refused.value)
+
+
+@pytest.mark.parametrize("store", ["/500", "/503", "http://127.0.0.1:1"])
+def test_a_store_that_is_away_is_waited_for(store: str, answering: str) -> None:
+    check_store(URI(f"{answering}{store}" if store.startswith("/") else store))
