@@ -48,9 +48,7 @@ class Asker:
     on_teacher: Callable[[Experiment, EvaluationRecord], object] = _nothing  # is told how its training goes
     on_trained: Callable[[Experiment, EvaluationRecord], object] = _nothing  # likewise, of its own
     check: Callable[[Trainer], object] = _nothing  # raises what speaks against training
-    use_storage: Callable[..., Any] = (
-        _at_once  # calls what reads or writes the runs' place, which may be away
-    )
+    use_storage: Callable[..., Any] = _at_once  # calls what uses the runs' place, which may be away
 
 
 class Training:

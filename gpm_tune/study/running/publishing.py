@@ -99,7 +99,7 @@ class StudyViews:
             self._home.runs.check()
         found = [] if run is None else run.evaluations(experiment.judge(record.objective))
         evaluations = [evaluation for evaluation in found if evaluation.step <= trial.step]
-        files = {} if run is None else dict(_pictures(run, evaluations))
+        files = {} if run is None else dict(pictures(run, evaluations))
         weights = _checkpoint(run, experiment, trial) if run and self._is_model(record, trial) else {}
         wanted = [goal.metric for goal in record.objectives] + [bound.metric for bound in record.constraints]
         derived = [_with_derived(evaluation, experiment, wanted) for evaluation in evaluations]
@@ -133,7 +133,8 @@ def _with_derived(evaluation: EvaluationRecord, experiment: Experiment, names: l
     return evaluation.model_copy(update={"metrics": evaluation.metrics | derived})
 
 
-def _pictures(run: TrainingRun, evaluations: list[EvaluationRecord]) -> Iterator[tuple[str, Content]]:
+def pictures(run: TrainingRun, evaluations: list[EvaluationRecord]) -> Iterator[tuple[str, Content]]:
+    """The samples of evaluations: the path of each as an artifact, and what reads it."""
     for evaluation in evaluations:
         place = run.picture(evaluation.step, evaluation.judge)
         yield f"samples/step_{evaluation.step:07d}.png", partial(locations.read, place)

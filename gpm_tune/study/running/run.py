@@ -79,7 +79,8 @@ def run_study(study: Study, home: Home, address: str, console: Console) -> bool:
             (folder / "requirements.txt", requirements()),
         ):
             patience.use(partial(locations.write, str(file), text.encode()), file)
-        manager.keep_environment(environment_tags())
+        environment = environment_tags()
+        manager.keep_environment(environment)
         views = StudyViews(home, study.name, is_running=True)
         with (
             interruptible() as interrupted,
@@ -100,7 +101,7 @@ def run_study(study: Study, home: Home, address: str, console: Console) -> bool:
                 elif finished and study.confirm:
                     best = read_study(home.optuna_uri, study.name).ranked()[: study.confirm.trials]
                     stage = ConfirmationManager(study, home.optuna_uri, best, patience)
-                    stage.keep_environment(environment_tags())
+                    stage.keep_environment(environment)
                     finished = _run_stage(stage, home, address, touch, console, check, *waiting)
             finally:
                 views.is_running = False

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,6 +15,7 @@ from gpm_tune.errors import DivergedError, first_line
 from gpm_tune.interrupts import interruptible
 from gpm_tune.patience import Patience
 from gpm_tune.study.accounts.runs import find_teacher
+from gpm_tune.study.running.publishing import pictures
 from gpm_tune.study.storage.home import Home
 from gpm_tune.study.storage.inputs import prepare
 from gpm_tune.study.tracking.publisher import Publisher
@@ -76,19 +76,13 @@ class _Single:
     def __call__(self, key: str) -> View:
         """The view; it begins with the first evaluation, or with this process where there is none."""
         found = self.evaluations
-        pictures = {
-            f"samples/step_{record.step:07d}.png": partial(
-                locations.read, self._run.picture(record.step, record.judge)
-            )
-            for record in found
-        }
         return single_view(
             self._experiment,
             self._name,
             key,
             found,
             self.state,
-            pictures,
+            dict(pictures(self._run, found)),
             started=found[0].time if found else self._started,
             data_fingerprint=self._experiment.fingerprints["data"],
             run=self._run.name,
