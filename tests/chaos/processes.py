@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import psutil
-from program import COMMAND
+from program import COMMAND, give_tables
 
 MARK = "GPM_TUNE_TEST_PROCESS"
 
@@ -26,6 +26,8 @@ class Driver:
     """`gpm-tune run` of a study, started again as often as it is killed."""
 
     def __init__(self, study: Path, home: Path, *options: str) -> None:
+        if "--tracking-uri" not in options:
+            give_tables(home)
         self._command = [*COMMAND, "run", str(study), "--home", str(home), *options]
         self._folder = home.parent
         self._mark = uuid.uuid4().hex  # in the environment of the driver and of all that it starts

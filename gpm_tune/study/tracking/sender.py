@@ -14,7 +14,7 @@ from typing import Any
 from filelock import FileLock
 
 from gpm_tune.errors import UserError
-from gpm_tune.uris import URI, sqlite_file, without_secrets
+from gpm_tune.uris import URI, sqlite_file, sqlite_uri, without_secrets
 
 KEY_TAG = "gpm.run"
 """The MLflow tag that holds a run's key, by which the run is found again."""
@@ -140,6 +140,8 @@ class Store:
                 alone = FileLock(f"{database}.lock")
             mlflow = import_mlflow()
             with alone:  # MLflow fails where two processes make its tables at once
+                if database and not database.exists():
+                    make_tables(database)
                 self._client = mlflow.tracking.MlflowClient(tracking_uri=uri)
                 self._experiment_id = self._find_experiment() or self._create_experiment()
 
@@ -162,6 +164,14 @@ class Store:
             if found is None:
                 raise
             return found
+
+
+def make_tables(database: Path) -> None:
+    """Let MLflow make a new database's tables beside it: its many steps may be cut short, for good."""
+    part = database.with_name(f"{database.name}.part")
+    part.unlink(missing_ok=True)
+    import_mlflow().tracking.MlflowClient(tracking_uri=sqlite_uri(part))
+    part.rename(database)
 
 
 def is_rejection(error: Exception) -> bool:

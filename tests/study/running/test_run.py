@@ -18,7 +18,7 @@ import yaml
 from examples import MODELS, POINTS, TEACHER
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
-from program import COMMAND, gpm_tune, write_study
+from program import COMMAND, give_tables, gpm_tune, write_study
 
 from gpm_tune.study.accounts.records import read_study, study_names
 from gpm_tune.study.definition import space
@@ -29,6 +29,7 @@ pytestmark = pytest.mark.slow
 
 def start(*arguments: str | Path, home: Path) -> subprocess.Popen[str]:
     """Start the program in a process group of its own, as a terminal does."""
+    give_tables(home)
     return subprocess.Popen(
         [*COMMAND, *map(str, arguments), "--home", str(home)],
         stdout=subprocess.PIPE,

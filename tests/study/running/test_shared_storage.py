@@ -17,7 +17,7 @@ import yaml
 from examples import POINTS, experiment_of, study_of
 from hands import run_a_part, run_trials
 from mlflow import MlflowClient
-from program import COMMAND, write_study
+from program import COMMAND, give_tables, write_study
 
 from gpm_tune import locations
 from gpm_tune.errors import UserError
@@ -50,6 +50,7 @@ class Run:
     """A command with the study beside a home."""
 
     def __init__(self, home: Path, storage: str, command: str = "run") -> None:
+        give_tables(home)
         words = [command, home.parent / "study.yaml", "--home", home]
         self._process = subprocess.Popen(
             [*COMMAND, *map(str, words)],

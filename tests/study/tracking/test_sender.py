@@ -1,14 +1,17 @@
 """What is sent to MLflow's store, and which stores can take it."""
 
+import sqlite3
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
 
 from gpm_tune.errors import UserError
-from gpm_tune.study.tracking.sender import check_store
-from gpm_tune.uris import URI
+from gpm_tune.study.tracking.sender import Store, check_store
+from gpm_tune.uris import URI, sqlite_uri
 
 
 def test_nothing_that_others_look_at_is_left_to_be_imported_by_the_thread(tmp_path: Path) -> None:
@@ -52,3 +55,24 @@ def test_a_store_that_can_never_be_used_is_refused(
 @pytest.mark.parametrize("store", ["/500", "/503", "http://127.0.0.1:1"])
 def test_a_store_that_is_away_is_waited_for(store: str, answering: str) -> None:
     check_store(URI(f"{answering}{store}" if store.startswith("/") else store))
+
+
+def test_a_new_database_is_never_there_with_half_of_its_tables(tmp_path: Path) -> None:
+    """A process may be killed in between, and MLflow goes on with none that it has half made."""
+    database, first = tmp_path / "mlflow.db", []
+    database.with_name("mlflow.db.part").write_bytes(b"of a process that was killed")
+
+    def look() -> None:
+        while not database.exists():
+            time.sleep(0.001)
+        first.append(state())
+
+    def state() -> list[tuple[str]]:
+        with sqlite3.connect(database) as connection:
+            return connection.execute("SELECT version_num FROM alembic_version").fetchall()
+
+    watch = threading.Thread(target=look, daemon=True)
+    watch.start()
+    assert Store(URI(sqlite_uri(database)), "small", None).find("one") is None
+    watch.join()
+    assert first == [state()]
