@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
+import multiprocessing
+import os
 import shutil
 import subprocess
 import sys
@@ -18,17 +21,52 @@ from filelock import FileLock
 from gpm_tune.study.tracking.sender import make_tables
 
 COMMAND = [sys.executable, "-c", "from gpm_tune.cli import main; main()"]
+SECONDS = 500.0  # for one command
+
+# Its processes begin where all imports are done: these take most of the time of a short command.
+_warm = multiprocessing.get_context("forkserver")
+_warm.set_forkserver_preload(["gpm_tune.cli", "gpm_tune.api", "mlflow", "ray.tune", "torchvision"])
 
 
 def gpm_tune(*arguments: str | Path, home: Path | None = None) -> subprocess.CompletedProcess[str]:
     """Run the program as a user would, from the folder that holds `home` where the command has one."""
-    command = [*COMMAND, *map(str, arguments)]
+    words = [str(argument) for argument in arguments]
+    folder = Path.cwd()
     if home is not None:
-        if arguments[0] in ("run", "train"):
+        if words[0] in ("run", "train"):
             give_tables(home)
-        command += ["--home", str(home)]
-    folder = home.parent if home is not None and home.parent.is_dir() else None
-    return subprocess.run(command, capture_output=True, text=True, timeout=500, cwd=folder, check=False)
+        folder = home.parent if home.parent.is_dir() else folder
+        words += ["--home", str(home)]
+    return call(folder, *words)
+
+
+def call(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run the program in a folder."""
+    with tempfile.TemporaryDirectory() as place:
+        outputs = [Path(place, name) for name in ("stdout", "stderr")]
+        process = _warm.Process(target=_run, args=(folder, words, dict(os.environ), outputs))
+        process.start()
+        process.join(SECONDS)
+        if process.exitcode is None:
+            process.kill()
+            raise subprocess.TimeoutExpired(words, SECONDS)
+        stdout, stderr = (file.read_text() for file in outputs)
+    return subprocess.CompletedProcess(list(words), process.exitcode, stdout, stderr)
+
+
+def _run(folder: Path, words: tuple[str, ...], environment: dict[str, str], outputs: list[Path]) -> None:
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(environment)
+    for number, file in zip((1, 2), outputs, strict=True):
+        os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
+    sys.argv = ["gpm-tune", *words]
+    from gpm_tune.cli import main
+
+    try:
+        main()
+    finally:
+        atexit._run_exitfuncs()
 
 
 @cache

@@ -1,22 +1,14 @@
 """`gpm-tune schema`, `init` and `new`, as a user runs them."""
 
 import json
-import subprocess
 from pathlib import Path
 
 import pytest
 from hatchling.builders.wheel import WheelBuilder
 from jsonschema import Draft202012Validator
-from program import COMMAND
+from program import call
 
 ROOT = Path(__file__).parents[2]
-
-
-def call(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run the program in a folder."""
-    return subprocess.run(
-        [*COMMAND, *arguments], capture_output=True, text=True, cwd=folder, timeout=280, check=False
-    )
 
 
 def test_a_schema_is_printed_or_written(tmp_path: Path) -> None:
