@@ -1,8 +1,10 @@
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
+# Three for two cores: half of the time they wait for processes that start.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
-.PHONY: install demo test lint docs bench release
+.PHONY: install demo test test-all lint docs bench release
 
 install: $(VENV)/installed
 
@@ -21,8 +23,10 @@ lint: install
 	$(BIN)/lint-imports
 
 test: install
-	# Three for two cores: half of the time they wait for processes that start.
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
+	$(PYTEST) -m "not slow"
+
+test-all: install
+	$(PYTEST)
 
 docs: install
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict  # into build/site, for any file server
