@@ -98,7 +98,7 @@ class Autoscaling:
 
     def workers(self) -> int:
         """How many nodes run besides the head."""
-        return sum("raylet" in process.name() for process in self._processes()) - 1
+        return sum("raylet" in name for name in map(_name, self._processes())) - 1
 
     def wait_for_workers(self, number: int, seconds: float = 60) -> None:
         """Wait until so many nodes run besides the head."""
@@ -122,6 +122,13 @@ class Autoscaling:
 
     def _processes(self) -> list[psutil.Process]:
         return psutil.Process(self._head.pid).children(recursive=True)
+
+
+def _name(process: psutil.Process) -> str:
+    try:
+        return process.name()
+    except psutil.NoSuchProcess:  # it has ended since it was listed
+        return ""
 
 
 @contextmanager

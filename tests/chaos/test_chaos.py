@@ -65,8 +65,8 @@ def driver(tmp_path: Path, server: Server) -> Iterator[Driver]:
 def play(driver: Driver, server: Server) -> None:
     """Run the study while everything goes wrong, and to its end."""
     chance = random.Random(PLAN.seed)
-    driver.start()
     server.wait()
+    driver.start()
     for fault in PLAN.faults():
         seen = driver.evaluations
         driver.wait_for(lambda seen=seen: driver.evaluations >= seen + PLAN.pause)  # type: ignore[misc]
