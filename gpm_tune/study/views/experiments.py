@@ -27,7 +27,7 @@ def taxonomy() -> list[dict[str, Any]]:
     for config in model_classes():
         schema = config.model_json_schema()
         for row in config.taxonomy:
-            at_inference = [knob for knob in row.knobs if is_inference_only(schema, knob, {})]
+            at_inference = [knob for knob in row.knobs if is_inference_only(schema, knob)]
             found.append({"model": name_of(config), **row._asdict(), "inference_only": at_inference})
     return found
 
