@@ -161,22 +161,20 @@ def check_same(own: NodeReport, others: Sequence[NodeReport]) -> None:
 
     What may pass, such as a download that failed, is a warning where it is not so on all of them.
     """
+    found = [(other.node, difference) for other in others for difference in differences(own, other)]
+    if not found:
+        return
     nodes: dict[str, list[str]] = {}
-    advice, able = [], 0
-    is_for_good = False
-    for other in others:
-        found = list(differences(own, other))
-        able += not found
-        is_for_good = is_for_good or not all(difference.may_pass for difference in found)
-        for difference in found:
-            nodes.setdefault(difference.sentence, []).append(other.node)
-            advice.append(difference.advice)
+    for node, difference in found:
+        nodes.setdefault(difference.sentence, []).append(node)
     lines = [f"{listed(names)}: {sentence}" for sentence, names in nodes.items()]
-    if lines and able and not is_for_good:
+    are_some_able = len({node for node, _ in found}) < len(others)
+    if are_some_able and all(difference.may_pass for _, difference in found):
         _log.warning("%s; trials that start there try again, then go elsewhere", "; ".join(lines))
-    elif lines:
-        title = "no trial was started: the nodes lack what the process that runs the study has"
-        raise UserError("\n".join([title, *lines, *filter(None, dict.fromkeys(advice))]))
+        return
+    title = "no trial was started: the nodes lack what the process that runs the study has"
+    advice = filter(None, dict.fromkeys(difference.advice for _, difference in found))
+    raise UserError("\n".join([title, *lines, *advice]))
 
 
 def incompatibility(own: NodeReport, other: NodeReport) -> str | None:
