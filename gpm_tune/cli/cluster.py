@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -68,7 +69,7 @@ def doctor(
     for finding in examine(file, home_at(home, tracking_uri, storage), address):
         findings.append(finding)
         _show(finding, console)  # at once: some checks take a while
-    output.result([finding.plain() for finding in findings], [])
+    output.result([asdict(finding) for finding in findings], [])
     if any(finding.level == "fail" for finding in findings):
         raise typer.Exit(NO_RESULT)
 

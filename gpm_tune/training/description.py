@@ -5,6 +5,7 @@ Models are built and run on PyTorch's `meta` device, where tensors have shapes a
 
 from __future__ import annotations
 
+import weakref
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -83,15 +84,19 @@ def count_costs(experiment: Experiment) -> Description:
         parts["teacher"] = teacher
     networks = {name: parameters(part) for name, part in parts.items()}
     trained = trained_parameters(model)
-    batch_size = experiment.training.batch_size
+    batch_size, shape = experiment.training.batch_size, experiment.data.shape
     nfe, sample_flops = _count_sampling(model)
+    fit, kept_by_fit = _count_descent(
+        model, lambda: model.fit(torch.empty(PROBES, *shape, device=META), torch.Generator().manual_seed(0))
+    )
+    follow, kept_by_follow = _count_descent(model, lambda: model.generator_loss(PROBES, torch.Generator()))
     return Description(
         networks={name: count for name, count in networks.items() if count},
         nfe=nfe,
-        flops_per_step=_count_step(model, experiment.data.shape) * batch_size,
+        flops_per_step=float(fit + 1 / model.flow_steps * follow) / PROBES * batch_size,
         flops_per_sample=sample_flops,
         memory_of_weights=4 * (sum(networks.values()) + trained * (1 + STATES_OF_ADAM)),
-        memory_of_step=round(_kept(model, experiment.data.shape) * batch_size),
+        memory_of_step=round(max(kept_by_fit, kept_by_follow) / PROBES * batch_size),
         inference_only=experiment.inference_only_keys,
     )
 
@@ -134,28 +139,13 @@ class _Flops(TorchDispatchMode):
         return result
 
 
-def _fit(model: ParticleModel, shape: tuple[int, ...]) -> None:
-    """A fit of the flow's network."""
-    _descend(model.fit(torch.empty(PROBES, *shape, device=META), torch.Generator().manual_seed(0)))
-
-
-def _follow(model: ParticleModel) -> None:
-    """A step of the generator."""
-    _descend(model.generator_loss(PROBES, torch.Generator()))
-
-
-def _descend(terms: Terms) -> None:
-    if terms:
-        torch.stack(list(terms.values())).sum().backward()
-
-
-def _count_step(model: ParticleModel, shape: tuple[int, ...]) -> float:
-    """FLOPs per sample of a training step, with its share of a generator step."""
-    with _Flops() as fit:
-        _fit(model, shape)
-    with _Flops() as follow:
-        _follow(model)
-    return float(fit.total + 1 / model.flow_steps * follow.total) / PROBES
+def _count_descent(model: ParticleModel, loss: Callable[[], Terms]) -> tuple[int, int]:
+    """FLOPs of a loss and its gradients, and the bytes that its graph keeps at a time."""
+    saved = _Saved(model)
+    with _Flops() as counter, torch.autograd.graph.saved_tensors_hooks(saved.pack, saved.unpack):
+        if terms := loss():
+            torch.stack(list(terms.values())).sum().backward()
+    return counter.total, saved.peak
 
 
 def _count_sampling(model: ParticleModel) -> tuple[int, float]:
@@ -163,16 +153,6 @@ def _count_sampling(model: ParticleModel) -> tuple[int, float]:
     with evaluating(model), _Flops() as counter:
         nfe = model.sample(PROBES, torch.Generator())[-1].nfe
     return nfe, counter.total / PROBES
-
-
-def _kept(model: ParticleModel, shape: tuple[int, ...]) -> float:
-    """Bytes per sample that the graphs of the larger kind of step keep at a time."""
-    fit, follow = _Saved(model), _Saved(model)
-    with torch.autograd.graph.saved_tensors_hooks(fit.pack, fit.unpack):
-        _fit(model, shape)
-    with torch.autograd.graph.saved_tensors_hooks(follow.pack, follow.unpack):
-        _follow(model)
-    return max(fit.peak, follow.peak) / PROBES
 
 
 class _Saved:
@@ -184,34 +164,23 @@ class _Saved:
         self._users: Counter[int] = Counter()
         self._own = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
 
-    def pack(self, tensor: Tensor) -> _Kept:
-        """Called when a graph saves a tensor."""
+    def pack(self, tensor: Tensor) -> Tensor:
+        """Called when a graph saves a tensor; what it keeps is gone with the graph."""
         storage = tensor.untyped_storage()
-        if storage._cdata in self._own:
-            return _Kept(tensor, lambda: None)
         key, size = storage._cdata, storage.nbytes()
-        self._now += size if self._users[key] == 0 else 0
-        self._users[key] += 1
-        self.peak = max(self.peak, self._now)
+        kept = tensor.detach()
+        if key not in self._own:
+            self._now += size if self._users[key] == 0 else 0
+            self._users[key] += 1
+            self.peak = max(self.peak, self._now)
+            weakref.finalize(kept, self._release, key, size)
+        return kept
 
-        def release() -> None:
-            self._users[key] -= 1
-            self._now -= size if self._users[key] == 0 else 0
-
-        return _Kept(tensor, release)
+    def _release(self, key: int, size: int) -> None:
+        self._users[key] -= 1
+        self._now -= size if self._users[key] == 0 else 0
 
     @staticmethod
-    def unpack(kept: _Kept) -> Tensor:
+    def unpack(kept: Tensor) -> Tensor:
         """Called when a backward pass uses it."""
-        return kept.tensor
-
-
-class _Kept:
-    """A saved tensor that says when its graph is gone."""
-
-    def __init__(self, tensor: Tensor, release: Callable[[], None]) -> None:
-        self.tensor = tensor
-        self._release = release
-
-    def __del__(self) -> None:
-        self._release()
+        return kept

@@ -203,8 +203,7 @@ def write_samples(sampler: ModelSampler, file: Path, *, n: int, seed: int) -> in
     Raises UserError where the file has another ending, or they are too many for a picture, before anything
     is computed.
     """
-    check_output(file)
-    _check_shown(sampler, file, n)
+    _check_output(sampler, file, n)
     nfe, x = sampler.draw(n, seed)
     if file.suffix == ".png":
         file.write_bytes(picture(x, real=_points_of_data(sampler.experiment)))
@@ -220,8 +219,7 @@ def write_interpolation(
 
     Raises UserError as `write_samples` does.
     """
-    check_output(file)
-    _check_shown(sampler, file, rows * columns)
+    _check_output(sampler, file, rows * columns)
     x = interpolate(sampler, rows=rows, columns=columns, seed=seed, method=method).x
     if file.suffix == ".png":
         file.write_bytes(picture(x.flatten(0, 1), columns, _points_of_data(sampler.experiment)))
@@ -229,8 +227,12 @@ def write_interpolation(
         np.savez_compressed(file, samples=x.numpy(), seed=seed)
 
 
-def _check_shown(sampler: ModelSampler, file: Path, count: int) -> None:
-    """Raise UserError where a picture cannot show so many images; of points it shows any number."""
+def _check_output(sampler: ModelSampler, file: Path, count: int) -> None:
+    """Raise UserError unless so many samples can be written to such a file; points always can."""
+    if file.suffix not in (".png", ".npz"):
+        raise UserError(f"{file}: expected a name that ends in .png or .npz")
+    if not file.parent.is_dir():
+        raise UserError(f"{file}: there is no folder {file.parent}")
     shape = sampler.experiment.data.shape
     if file.suffix == ".png" and len(shape) == 3 and count > (most := most_images(shape)):
         raise UserError(
@@ -246,11 +248,3 @@ def _points_of_data(experiment: Experiment) -> Tensor | None:
     with suppress(UserError):
         return experiment.data.load(experiment.seed).validation[:FRAMING]
     return None
-
-
-def check_output(file: Path) -> None:
-    """Raise UserError unless samples can be written to such a file."""
-    if file.suffix not in (".png", ".npz"):
-        raise UserError(f"{file}: expected a name that ends in .png or .npz")
-    if not file.parent.is_dir():
-        raise UserError(f"{file}: there is no folder {file.parent}")

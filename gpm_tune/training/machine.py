@@ -6,7 +6,6 @@ import ctypes
 import resource
 import sys
 import time
-from typing import Any
 
 import torch
 
@@ -48,10 +47,8 @@ def energy(device: torch.device) -> float | None:
     """A GPU's counter of joules; None for a CPU, and where the GPU or its driver has none."""
     if device.type != "cuda":
         return None
-    try:
-        import pynvml
-    except ImportError:
-        return None
+    import pynvml
+
     try:
         pynvml.nvmlInit()
         identifier = f"GPU-{torch.cuda.get_device_properties(device).uuid}"
@@ -104,7 +101,7 @@ def has_bfloat16(device: torch.device) -> bool:
     """Whether the device has instructions for products of bfloat16, and need not emulate them."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    known: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # not in every PyTorch
+    known = torch.cpu.get_capabilities()
     return bool(known.get("avx512_bf16") or known.get("amx_bf16"))
 
 

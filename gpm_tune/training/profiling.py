@@ -55,11 +55,8 @@ def measure_pace(experiment: Experiment, device: str, threads: int) -> Pace:
     trainer = Profiler(experiment.model_copy(update={"evaluation": evaluation}), device=device)
     step = trainer.time_steps() if experiment.training.steps else 0.0
     if trainer.device.type != "cuda":
-        return Pace(
-            f"the CPU, {threads} thread{'s' if threads > 1 else ''}",
-            step,
-            trainer.time_evaluation() * full / part,
-        )
+        name = f"the CPU, {threads} thread{'s' if threads > 1 else ''}"
+        return Pace(name, step, trainer.time_evaluation() * full / part)
     of_steps = torch.cuda.max_memory_reserved(trainer.device) + CUDA_CONTEXT
     torch.cuda.reset_peak_memory_stats(trainer.device)
     whole_evaluation = trainer.time_evaluation() * full / part

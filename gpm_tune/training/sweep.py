@@ -6,21 +6,20 @@ import hashlib
 import json
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from gpm_tune import locations
 from gpm_tune.config import nearest
 from gpm_tune.data import to_float
 from gpm_tune.data.fingerprint import described, fingerprint, read
 from gpm_tune.errors import OtherDataError, UserError
 from gpm_tune.metrics import ImageQuality, PointQuality, Quality
-from gpm_tune.models import Samples
 from gpm_tune.models.flow import evaluating
 from gpm_tune.models.particle_model import last_within
 from gpm_tune.training.experiment import Experiment
@@ -80,11 +79,6 @@ class Simulation:
     sampler: ModelSampler
     asked: tuple[int | None, ...]
 
-    def states(self, n: int, rng: torch.Generator) -> Iterator[Samples]:
-        """n samples (n, *shape) at the highest NFE that each of those asked for allows, ascending."""
-        model = self.sampler.model
-        return last_within(model.process(model.noise(n, rng), rng, self.sampler.options), self.asked)
-
 
 def plan(samplers: Sequence[ModelSampler]) -> list[Simulation]:
     """The fewest simulations that serve these requests: those with the same solver and grid share one."""
@@ -120,12 +114,17 @@ def evaluate(
     for sampler in samplers:
         sampler.check()
     data = _look_at_data(saved)
-    bench = _Bench(experiment, conditions, cache, torch.device(device), data)
-    store = cache / "measurements"
     found: list[Measurement] = []
+    needed: tuple[Quality, int] | None = None  # loaded for the first simulation that has to be measured
     for simulation in plan(samplers):
-        file = store / f"{_key(saved, conditions, simulation, data)}.json"
-        found += _load(file) or _keep(file, bench.measure(simulation))
+        file = cache / "measurements" / f"{_key(saved, conditions, simulation, data)}.json"
+        measured = _load(file)
+        if not measured:
+            needed = needed or _load_quality(experiment, conditions, cache, device, data)
+            measured = _measure(simulation, conditions, *needed, data)
+            content = json.dumps([measurement.plain() for measurement in measured], allow_nan=False)
+            locations.write(str(file), content.encode())
+        found += measured
     return found
 
 
@@ -148,60 +147,52 @@ def check_split(split: str, valid: Sequence[str] = SPLITS) -> None:
         raise UserError(f"unknown split '{split}'; {nearest(split, valid)}")
 
 
-class _Bench:
-    """Measures simulations of one model under the same conditions."""
+def _load_quality(
+    experiment: Experiment, conditions: Conditions, cache: Path, device: str, fingerprint: str
+) -> tuple[Quality, int]:
+    """The metrics against the data, which have a fingerprint; and how many samples they are to have."""
+    data, found = read(experiment.data, experiment.seed)
+    if found != fingerprint:
+        raise OtherDataError(f"{described(experiment.data)} have just changed\nhelp: evaluate again")
+    reference = getattr(data, conditions.split)
+    default = experiment.evaluation.samples or (
+        len(reference) if experiment.features else experiment.evaluated_samples
+    )
+    quality = build_quality(experiment, reference, cache, torch.device(device))
+    return quality, conditions.samples or default
 
-    def __init__(
-        self, experiment: Experiment, conditions: Conditions, cache: Path, device: torch.device, data: str
-    ) -> None:
-        """data: the fingerprint of what is measured against."""
-        self._experiment, self._conditions = experiment, conditions
-        self._cache, self._device, self._data = cache, device, data
 
-    @cached_property
-    def _quality(self) -> tuple[Quality, int]:
-        """Made when the first simulation has to be measured: the data have to be loaded for it."""
-        experiment, conditions = self._experiment, self._conditions
-        data, found = read(experiment.data, experiment.seed)
-        if found != self._data:
-            raise OtherDataError(f"{described(experiment.data)} have just changed\nhelp: evaluate again")
-        reference = getattr(data, conditions.split)
-        quality = build_quality(experiment, reference, self._cache, self._device)
-        default = experiment.evaluation.samples or (
-            len(reference) if experiment.features else experiment.evaluated_samples
+def _measure(
+    simulation: Simulation, conditions: Conditions, quality: Quality, count: int, data: str
+) -> list[Measurement]:
+    """Every state that the simulation is looked at, each batch's features extracted as it comes."""
+    sampler, resamples, seed = simulation.sampler, conditions.resamples, conditions.seed
+    model = sampler.model
+    rng = torch.Generator(model.origin.device).manual_seed(seed)
+    features: dict[int, list[Tensor]] = {}
+    with evaluating(model):
+        for start in range(0, count, SAMPLED_AT_ONCE):
+            noise = model.noise(min(SAMPLED_AT_ONCE, count - start), rng)
+            for state in last_within(model.process(noise, rng, sampler.options), simulation.asked):
+                features.setdefault(state.nfe, []).append(quality.features(sampler.check_finite(state).x))
+    found: list[Measurement] = []
+    for nfe, parts in features.items():
+        x = torch.cat(parts)
+        measurement = Measurement(
+            solver=sampler.solver_name,
+            sampling_steps=sampler.sampling_steps,
+            nfe=nfe,
+            samples=count,
+            split=conditions.split,
+            data_fingerprint=data,
+            features=sampler.experiment.features,
+            seed=seed,
+            metrics=quality.measure(x),
+            errors=quality.errors(x, resamples, seed) if resamples else {},
         )
-        return quality, conditions.samples or default
-
-    def measure(self, simulation: Simulation) -> list[Measurement]:
-        """Every state that the simulation is looked at, each batch's features extracted as it comes."""
-        quality, count = self._quality
-        sampler, conditions = simulation.sampler, self._conditions
-        resamples, seed = conditions.resamples, conditions.seed
-        rng = torch.Generator(self._device).manual_seed(seed)
-        features: dict[int, list[Tensor]] = {}
-        with evaluating(sampler.model):
-            for start in range(0, count, SAMPLED_AT_ONCE):
-                for state in simulation.states(min(SAMPLED_AT_ONCE, count - start), rng):
-                    x = sampler.check_finite(state).x
-                    features.setdefault(state.nfe, []).append(quality.features(x))
-        found = [
-            Measurement(
-                solver=sampler.solver_name,
-                sampling_steps=sampler.sampling_steps,
-                nfe=nfe,
-                samples=count,
-                split=conditions.split,
-                data_fingerprint=self._data,
-                features=self._experiment.features,
-                seed=seed,
-                metrics=quality.measure(x),
-                errors=quality.errors(x, resamples, seed) if resamples else {},
-            )
-            for nfe, x in ((nfe, torch.cat(parts)) for nfe, parts in features.items())
-        ]
-        for measurement in found:
-            measurement.check_finite()
-        return found
+        measurement.check_finite()
+        found.append(measurement)
+    return found
 
 
 def build_quality(
@@ -246,11 +237,3 @@ def _load(file: Path) -> list[Measurement]:
         return [Measurement(**plain) for plain in json.loads(file.read_text())]
     except (OSError, ValueError, TypeError):
         return []
-
-
-def _keep(file: Path, found: list[Measurement]) -> list[Measurement]:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_suffix(".partial")
-    partial.write_text(json.dumps([measurement.plain() for measurement in found], allow_nan=False))
-    partial.replace(file)
-    return found

@@ -106,13 +106,18 @@ class Capacity:
         return used
 
     @property
+    def kinds(self) -> list[Node]:
+        """The nodes that are there, and one of each type that may be started."""
+        return [*self.present, *(node for node, _ in self.growth.types)]
+
+    @property
     def is_empty(self) -> bool:
         """Whether no node is there for trials, and none is known that may be started."""
         return not self.growth.types and not any(node.resources.get("CPU") for node in self.present)
 
     def check(self, wanted: Resources, where: str) -> None:
         """Raise UserError where no trial could ever start."""
-        nodes = [*self.present, *(node for node, _ in self.growth.types)]
+        nodes = self.kinds
         if any(node.places(wanted) for node in nodes):
             return
         cpus, gpus = (max(node.resources.get(name, 0) for node in nodes) for name in ("CPU", "GPU"))
@@ -125,11 +130,10 @@ class Capacity:
         if wanted.cpu > cpus:
             asks = f"resources.cpu: a trial asks for {wanted.cpu} CPU cores"
             raise UserError(f"{asks}, {where} has {cpus:g}{on_one}")
-        kinds = self.accelerators
-        if wanted.accelerator_type not in (None, *kinds):
+        if wanted.accelerator_type not in (None, *self.accelerators):
             raise UserError(
                 f"resources.accelerator_type: a trial asks for {wanted.accelerator_type}, {where} has "
-                f"{', '.join(kinds) or 'none'}"
+                f"{', '.join(self.accelerators) or 'none'}"
             )
         raise UserError(
             f"resources: no node has the {wanted.cpu} CPU cores and {wanted.gpu:g} GPU of a trial together"
@@ -138,8 +142,7 @@ class Capacity:
     @property
     def accelerators(self) -> list[str]:
         """The kinds of GPUs that nodes have or may have, by Ray's names."""
-        nodes = [*self.present, *(node for node, _ in self.growth.types)]
-        names = {name for node in nodes for name in node.resources if name.startswith(ACCELERATOR)}
+        names = {name for node in self.kinds for name in node.resources if name.startswith(ACCELERATOR)}
         return sorted(name.removeprefix(ACCELERATOR) for name in names)
 
     def unlike_gpus(self, study: Study) -> str | None:
@@ -206,21 +209,15 @@ def _autoscaler_config(gcs_address: str) -> dict[str, Any] | None:
         from ray.autoscaler._private.kuberay.autoscaling_config import AutoscalingConfigProducer
 
         name, namespace = os.environ["RAY_CLUSTER_NAME"], POD_NAMESPACE.read_text().strip()
-        found: dict[str, Any] = AutoscalingConfigProducer(name, namespace)()
-        return found
-    file = _option_of_monitor(gcs_address, "--autoscaling-config=")
-    return yaml.safe_load(Path(file).expanduser().read_text(encoding="utf-8")) if file else None
-
-
-def _option_of_monitor(gcs_address: str, option: str) -> str | None:
-    """An option of the process on this machine that starts nodes for a cluster; None where there is none."""
-    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        return dict(AutoscalingConfigProducer(name, namespace)())
+    for process in Path("/proc").glob("[0-9]*/cmdline"):
+        words: list[str] = []
         with suppress(OSError):  # it has ended, or is another user's
-            words = file.read_text(errors="replace").split("\0")
-            if f"--gcs-address={gcs_address}" in words:
-                for word in words:
-                    if word.startswith(option):
-                        return word.removeprefix(option)
+            words = process.read_text(errors="replace").split("\0")
+        options = dict(word.partition("=")[::2] for word in words)
+        file = options.get("--autoscaling-config")
+        if file and options.get("--gcs-address") == gcs_address:  # it starts the cluster's nodes
+            return dict(yaml.safe_load(Path(file).expanduser().read_text(encoding="utf-8")))
     return None
 
 

@@ -8,6 +8,7 @@ import tempfile
 import threading
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, wait
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from gpm_tune import locations
 from gpm_tune.documents import Document
 from gpm_tune.errors import UserError, first_line
 from gpm_tune.study.accounts.records import study_names
-from gpm_tune.study.cluster.capacity import Capacity, Growth, this_machine
+from gpm_tune.study.cluster.capacity import Capacity, this_machine
 from gpm_tune.study.cluster.connection import connected
 from gpm_tune.study.cluster.doctor import Finding, Findings, fail, ok, run_check, warn
 from gpm_tune.study.cluster.nodes import (
@@ -64,11 +65,6 @@ class Case:
     capacity: Capacity | None  # of this machine or the cluster; None where none answers
     own: NodeReport
     nodes: list[NodeReport]  # of the cluster; none for `local`
-
-    @property
-    def growth(self) -> Growth:
-        """What the cluster may start."""
-        return self.capacity.growth if self.capacity else Growth()
 
     @property
     def machines(self) -> list[NodeReport]:
@@ -138,7 +134,8 @@ def check_versions(case: Case) -> Findings[None]:
 def check_gpus(case: Case) -> Findings[None]:
     """Whether torch fits the driver wherever there are GPUs, and whether these are free."""
     with_gpus = [machine for machine in case.machines if machine.gpus]
-    growing = [node.type for node, most in case.growth.types if most and node.resources.get("GPU")]
+    types = case.capacity.growth.types if case.capacity else ()
+    growing = [node.type for node, most in types if most and node.resources.get("GPU")]
     if not with_gpus and growing:
         yield ok(f"no node with a GPU is there yet; the cluster may start {', '.join(growing)}")
     elif not with_gpus:
@@ -279,12 +276,17 @@ def check_storage(case: Case) -> Findings[None]:
     import pyarrow.fs  # noqa: F401 (not in the thread, which may be left behind with it)
 
     name, runs, mark = case.home.storage, case.home.runs.location, f"gpm-tune-doctor-{uuid.uuid4().hex}"
+    advice = (
+        "Does it exist, and may this machine's role or key list, read, write and delete there?"
+        if locations.is_bucket(name)
+        else "Name a folder that can be written and, on a cluster, is the same one on all nodes"
+    )
     try:
         speed = within(PROBE_SECONDS, round_trip, runs)
         place = place_of(runs, mark)
         within(PROBE_SECONDS, locations.write, place, b"written by gpm-tune doctor")
     except Exception as error:
-        yield fail(f"{name}: {first_line(error)}", _storage_advice(case.home.storage))
+        yield fail(f"{name}: {first_line(error)}", advice)
         return
     try:
         yield ok(f"{name}: {speed}")
@@ -292,7 +294,7 @@ def check_storage(case: Case) -> Findings[None]:
             answers = ask_every_node(round_trip, runs, mark, seconds=PROBE_SECONDS)
             broken = {node.node for node in case.nodes if node.error}  # has been said
             yield from _of_nodes(
-                (answer.node, fail(f"{name}: {answer.error}", _storage_advice(case.home.storage)))
+                (answer.node, fail(f"{name}: {answer.error}", advice))
                 for answer in answers
                 if answer.error and answer.node not in broken
             )
@@ -302,12 +304,6 @@ def check_storage(case: Case) -> Findings[None]:
                 yield ok(f"the same on {_count(speeds)}; the slowest: {slowest}")
     finally:
         within(PROBE_SECONDS, locations.delete_file, place)
-
-
-def _storage_advice(storage: str) -> str:
-    if "://" in storage:
-        return "Does it exist, and may this machine's role or key list, read, write and delete there?"
-    return "Name a folder that can be written and, on a cluster, is the same one on all nodes"
 
 
 def check_tracking(case: Case) -> Findings[None]:
@@ -428,20 +424,15 @@ def _count(nodes: Iterable[object]) -> str:
 
 def within(seconds: float, function: Callable[..., T], *arguments: object) -> T:
     """What a function returns or raises; UserError where it takes longer, and is left behind."""
-    results: list[T] = []
-    errors: list[Exception] = []
+    future: Future[T] = Future()
 
     def call() -> None:
         try:
-            results.append(function(*arguments))
+            future.set_result(function(*arguments))
         except Exception as error:
-            errors.append(error)
+            future.set_exception(error)
 
-    thread = threading.Thread(target=call, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    if errors:
-        raise errors[0]
-    if not results:
+    threading.Thread(target=call, daemon=True).start()
+    if not wait([future], seconds).done:
         raise UserError(f"it has not answered within {seconds:g} s")
-    return results[0]
+    return future.result()

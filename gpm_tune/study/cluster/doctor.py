@@ -31,10 +31,6 @@ class Finding:
     advice: str = ""
     check: str = ""  # set by who runs it
 
-    def plain(self) -> dict[str, str]:
-        """As JSON data."""
-        return {"check": self.check, "level": self.level, "found": self.found, "advice": self.advice}
-
 
 Findings = Generator[Finding, None, T]
 """What a check yields; some return what others need."""

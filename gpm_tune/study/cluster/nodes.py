@@ -70,6 +70,17 @@ class NodeReport:
     runs_host: str = ""  # on whose disk its trials write their runs; empty with a storage
     free: dict[str, int] = field(default_factory=dict)  # bytes on the disk of each folder
 
+    @property
+    def versions(self) -> dict[str, str]:
+        """What must be the same on all nodes; not torch's build, which may be another without a GPU."""
+        return {
+            "gpm_tune": f"{self.gpm_tune} (code {self.code})",
+            "Ray": self.ray,
+            "Python": ".".join(self.python.split(".")[:2]),
+            "torch": self.torch.partition("+")[0],
+            **{f"plug-in {name}": version for name, version in sorted(self.plugins.items())},
+        }
+
 
 class Difference(NamedTuple):
     """Something that a node does not have as the process that runs the study has it."""
@@ -133,20 +144,16 @@ def look_everywhere(
 
     A node that makes none within `seconds`, or cannot, has one with an `error`.
     """
-    known = {f.name for f in fields(NodeReport)} - {"node"}
+    known = {f.name for f in fields(NodeReport)} - {"node", "error"}
     return [
         # Another version of the package may tell more, or less.
-        NodeReport(answer.node, **{name: value for name, value in answer.value.items() if name in known})
-        if answer.value is not None
-        else NodeReport(answer.node, error=answer.error)
+        NodeReport(answer.node, answer.error, **{k: v for k, v in (answer.value or {}).items() if k in known})
         for answer in ask_every_node(_look_plain, experiment, folders, storage, seconds=seconds)
     ]
 
 
-def _look_plain(
-    experiment: Mapping[str, Any] | None, folders: Sequence[str], storage: str | None
-) -> dict[str, Any]:
-    return asdict(look("", experiment, folders, storage))
+def _look_plain(*arguments: Any) -> dict[str, Any]:
+    return asdict(look("", *arguments))
 
 
 def check_same(own: NodeReport, others: Sequence[NodeReport]) -> None:
@@ -154,22 +161,20 @@ def check_same(own: NodeReport, others: Sequence[NodeReport]) -> None:
 
     What may pass, such as a download that failed, is a warning where it is not so on all of them.
     """
+    found = [(other.node, difference) for other in others for difference in differences(own, other)]
+    if not found:
+        return
     nodes: dict[str, list[str]] = {}
-    advice, able = [], 0
-    is_for_good = False
-    for other in others:
-        found = list(differences(own, other))
-        able += not found
-        is_for_good = is_for_good or not all(difference.may_pass for difference in found)
-        for difference in found:
-            nodes.setdefault(difference.sentence, []).append(other.node)
-            advice.append(difference.advice)
+    for node, difference in found:
+        nodes.setdefault(difference.sentence, []).append(node)
     lines = [f"{listed(names)}: {sentence}" for sentence, names in nodes.items()]
-    if lines and able and not is_for_good:
+    are_some_able = len({node for node, _ in found}) < len(others)
+    if are_some_able and all(difference.may_pass for _, difference in found):
         _log.warning("%s; trials that start there try again, then go elsewhere", "; ".join(lines))
-    elif lines:
-        title = "no trial was started: the nodes lack what the process that runs the study has"
-        raise UserError("\n".join([title, *lines, *filter(None, dict.fromkeys(advice))]))
+        return
+    title = "no trial was started: the nodes lack what the process that runs the study has"
+    advice = filter(None, dict.fromkeys(difference.advice for _, difference in found))
+    raise UserError("\n".join([title, *lines, *advice]))
 
 
 def incompatibility(own: NodeReport, other: NodeReport) -> str | None:
@@ -188,16 +193,9 @@ def differences(own: NodeReport, other: NodeReport) -> Iterator[Difference]:
         may_pass = not other.error.startswith(NOT_IMPORTED)
         yield Difference("node", other.error, f"{advice}, and starts those that are down", may_pass)
         return
-    for name, expected, found in [
-        ("gpm_tune", _code(own), _code(other)),
-        ("Ray", own.ray, other.ray),
-        ("Python", _minor(own.python), _minor(other.python)),
-        ("torch", _release(own.torch), _release(other.torch)),
-        *(
-            (f"plug-in {name}", own.plugins.get(name, "none"), other.plugins.get(name, "none"))
-            for name in sorted({*own.plugins, *other.plugins})
-        ),
-    ]:
+    ours, theirs = own.versions, other.versions
+    for name in ours | theirs:
+        expected, found = ours.get(name, "none"), theirs.get(name, "none")
         if expected != found:
             yield Difference("versions", f"{name}: expected {expected}, found {found}", advice)
     if own.runs_host != other.runs_host:
@@ -209,19 +207,6 @@ def differences(own: NodeReport, other: NodeReport) -> Iterator[Difference]:
         sentence = f"data: expected the fingerprint {own.data}, found {other.data}"
         advice = "Delete the data set on the nodes whose copy is wrong, and it is fetched again"
         yield Difference("data", sentence, advice)
-
-
-def _code(report: NodeReport) -> str:
-    return f"{report.gpm_tune} (code {report.code})"
-
-
-def _minor(python: str) -> str:
-    return ".".join(python.split(".")[:2])
-
-
-def _release(torch_version: str) -> str:
-    """Without the build: a head without a GPU may have one for CPUs."""
-    return torch_version.partition("+")[0]
 
 
 def listed(nodes: Sequence[str]) -> str:

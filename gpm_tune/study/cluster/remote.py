@@ -81,12 +81,10 @@ class Cluster:
         """Run a command on the head, with its output here. Returns whether it succeeded."""
         from click import ClickException
 
-        with _reported(self._file):
-            try:
-                self._launcher.run_on_cluster(str(self._file), cmd=join(words))
-            except ClickException:  # its output has said why
-                return False
-        return True
+        with _reported(self._file), suppress(ClickException):  # its output has said why
+            self._launcher.run_on_cluster(str(self._file), cmd=join(words))
+            return True
+        return False
 
     def submit(self, study: Study, options: Sequence[str] = ()) -> str:
         """Submit a study as a Ray job, unless one is running that does the same; the job's id.
@@ -120,7 +118,18 @@ class Cluster:
 
         # It would tell of every connection that ends.
         logging.getLogger("ray.dashboard.modules.job.sdk").setLevel(logging.WARNING)
-        log, is_lost = JobLog(job, show), False
+        shown, is_lost = 0, False  # shown: characters
+
+        async def show_new(client: Any) -> None:
+            nonlocal shown
+            read = 0
+            async for text in client.tail_job_logs(job):  # from the beginning at every connection
+                new = text[max(0, shown - read) :]
+                read += len(text)
+                if new:
+                    shown = read
+                    show(new)
+
         while True:
             try:
                 with self.tunnel(JOB_SERVER) as port:
@@ -128,7 +137,7 @@ class Cluster:
                     while True:
                         client.get_job_info(job)
                         is_lost = False
-                        asyncio.run(log.follow(client))
+                        asyncio.run(show_new(client))
                         info = client.get_job_info(job)
                         if info.status.is_terminal():
                             if info.driver_exit_code is None:
@@ -206,26 +215,20 @@ class Cluster:
         if storage is None:  # nodes have the data, or say that they lack them
             return
         folder = f"{storage}/{PACKED}"
+        read, send = (
+            (read_current, locations.send) if is_bucket(storage) else (self._read_current, self._send)
+        )
         try:
-            if is_bucket(storage):
-                for file, place in to_share(experiment, lambda name: read_current(f"{folder}/{name}")):
-                    self._announce(file, folder)
-                    locations.send(file, f"{folder}/{place}")
-            else:
-                for file, place in to_share(experiment, lambda name: self._read_current(f"{folder}/{name}")):
-                    self._announce(file, folder)
-                    self._send(file, f"{folder}/{place}")
+            for file, place in to_share(experiment, lambda name: read(f"{folder}/{name}")):
+                if file.name != CURRENT:
+                    size = file.stat().st_size / 1e6
+                    print(f"copying {file} to {folder}, once: {size:,.1f} MB", file=sys.stderr, flush=True)
+                send(file, f"{folder}/{place}")
         except OSError as error:
             raise UserError(
                 f"the study's data cannot be copied to {storage}: {error}\n"
                 "help: give this machine the right to read and write there, below data/"
             ) from None
-
-    @staticmethod
-    def _announce(file: Path, folder: str) -> None:
-        if file.name != CURRENT:
-            size = file.stat().st_size / 1e6
-            print(f"copying {file} to {folder}, once: {size:,.1f} MB", file=sys.stderr, flush=True)
 
     def _read_current(self, stored: str) -> str | None:
         found = self._answer(f"echo gpm-tune=$(cat {quote(f'{stored}/{CURRENT}')} 2> /dev/null)=")
@@ -233,23 +236,16 @@ class Cluster:
 
     def _send(self, file: Path, location: str) -> None:
         with _reported(self._file):
-            self._launcher.run_on_cluster(
-                str(self._file), cmd=join(["mkdir", "-p", str(Path(location).parent)])
-            )
-            self._launcher.rsync(str(self._file), source=str(file), target=location, down=False)
+            command = join(["mkdir", "-p", str(Path(location).parent)])
+            self._launcher.run_on_cluster(str(self._file), cmd=command)
+        self._rsync(str(file), location, down=False)
 
     def _through_ssh(self, storage: str) -> Get:
         def get(path: str, to: Path) -> None:
             source = f"{storage}/{path}"
-            is_file = bool(Path(path).suffix)
+            end = "" if Path(path).suffix else "/"  # a folder's
             try:
-                with _reported(self._file):
-                    self._launcher.rsync(
-                        str(self._file),
-                        source=source if is_file else f"{source}/",
-                        target=str(to) if is_file else f"{to}/",
-                        down=True,
-                    )
+                self._rsync(f"{source}{end}", f"{to}{end}", down=True)
             except UserError:
                 if self._answer(f"test -e {quote(source)} || echo gpm-tune=none=") != "none":
                     raise
@@ -261,27 +257,12 @@ class Cluster:
     def put(self, file: Path) -> str:
         """Copy a file to the head; where it is there."""
         target = f"/tmp/{file.name}"
-        with _reported(self._file):
-            self._launcher.rsync(str(self._file), source=str(file), target=target, down=False)
+        self._rsync(str(file), target, down=False)
         return target
 
-
-class JobLog:
-    """The log of a job, each part of which is shown once, however often the connection is lost."""
-
-    def __init__(self, job: str, show: Callable[[str], None]) -> None:
-        self._job, self._show = job, show
-        self._shown = 0  # characters
-
-    async def follow(self, client: Any) -> None:
-        """Show what is new, until the job ends. Raises what a lost connection raises."""
-        read = 0
-        async for text in client.tail_job_logs(self._job):  # from the beginning at every connection
-            new = text[max(0, self._shown - read) :]
-            read += len(text)
-            if new:
-                self._shown = read
-                self._show(new)
+    def _rsync(self, source: str, target: str, *, down: bool) -> None:
+        with _reported(self._file):
+            self._launcher.rsync(str(self._file), source=source, target=target, down=down)
 
 
 def _jobs(port: int) -> Any:

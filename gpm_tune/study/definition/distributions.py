@@ -45,22 +45,57 @@ class Distribution(Config):
         return self.snap(value)
 
 
-class FloatRange(Distribution):
-    """A real number between two bounds."""
+class Range(Distribution):
+    """Numbers between two bounds."""
 
-    bounds: tuple[float, float] = Field(alias="float", description="Lowest and highest value.")
+    bounds: tuple[Any, Any]
     log: bool = Field(False, description="Search on a logarithmic scale.")
-    step: float | None = Field(None, gt=0, description="Only low, low + step, … are tried.")
+    step: Any
 
     @model_validator(mode="after")
-    def _check(self) -> FloatRange:
-        _check_range(*self.bounds, self.log, self.step)
+    def _check(self) -> Range:
+        low, high = self.bounds
+        step = None if isinstance(low, int) and self.step == 1 else self.step
+        if low > high:
+            raise ValueError(f"the low end {low} is above the high end {high}")
+        if self.log and low <= 0:
+            raise ValueError(f"log: true needs a low end above 0, found {low}")
+        if self.log and step is not None:
+            raise ValueError("log and step exclude each other")
+        if not math.isfinite(float(high) - float(low)):
+            raise ValueError("the range is wider than the greatest number")
+        if isinstance(low, int) and max(-low, high) > EXACT:
+            raise ValueError(f"whole numbers beyond {EXACT:,} cannot be searched")
+        if step is not None and _decimal(step) > _decimal(high) - _decimal(low) > 0:
+            raise ValueError(f"the step {step} is greater than the range from {low} to {high}")
+        if step is not None and max(-low, high) / step > MAX_STEPS:
+            raise ValueError(f"the step {step} is too small for the range from {low} to {high}")
         return self
 
     @property
     def boundary_values(self) -> list[Any]:
         """Values that must all be valid in the experiment."""
         return list(self._reached)
+
+    @property
+    def _reached(self) -> tuple[Any, Any]:
+        """The bounds, the upper one on the last step."""
+        low, high = self.bounds
+        if self.step is None:
+            return low, high
+        return low, self._at(int((_decimal(high) - _decimal(low)) // _decimal(self.step)))
+
+    def _at(self, index: int) -> Any:
+        """The value so many steps above the low end, computed in decimals, as people do: 0.1, 0.3, 0.5."""
+        low = self.bounds[0]
+        return type(low)(_decimal(low) + index * _decimal(self.step))
+
+
+class FloatRange(Range):
+    """A real number between two bounds."""
+
+    bounds: tuple[float, float] = Field(alias="float", description="Lowest and highest value.")
+    step: float | None = Field(None, gt=0, description="Only low, low + step, … are tried.")
 
     def suggest(self, trial: optuna.Trial, path: str) -> float:
         """Draw a value."""
@@ -71,24 +106,11 @@ class FloatRange(Distribution):
         """What Optuna calls it."""
         return optuna.distributions.FloatDistribution(*self._reached, log=self.log, step=self.step)
 
-    @property
-    def _reached(self) -> tuple[float, float]:
-        """The bounds, the upper one on the last step."""
-        low, high = self.bounds
-        if self.step is None:
-            return low, high
-        return low, self._at(int((_decimal(high) - _decimal(low)) // _decimal(self.step)))
-
-    def _at(self, index: int) -> float:
-        """The value so many steps above the low end, computed in decimals, as people do: 0.1, 0.3, 0.5."""
-        assert self.step is not None, "only a range with a step has steps"
-        return float(_decimal(self.bounds[0]) + index * _decimal(self.step))
-
     def snap(self, value: float) -> float:
         """The nearest value within the bounds and, where there is a step, on it."""
         low, high = self._reached
         inside = float(min(max(value, low), high))
-        return self._at(round((inside - low) / self.step)) if self.step else inside
+        return float(self._at(round((inside - low) / self.step))) if self.step else inside
 
     def enumerate_values(self, points: int | None) -> list[float]:
         """All values, or so many evenly spaced ones. Raises ValueError where neither is possible."""
@@ -113,22 +135,11 @@ class FloatRange(Distribution):
         return low - slack <= value <= high + slack and abs(value - self.snap(value)) <= slack
 
 
-class IntRange(Distribution):
+class IntRange(Range):
     """A whole number between two bounds."""
 
     bounds: tuple[int, int] = Field(alias="int", description="Lowest and highest value.")
-    log: bool = Field(False, description="Search on a logarithmic scale.")
     step: int = Field(1, ge=1, description="Only low, low + step, … are tried.")
-
-    @model_validator(mode="after")
-    def _check(self) -> IntRange:
-        _check_range(*self.bounds, self.log, None if self.step == 1 else self.step)
-        return self
-
-    @property
-    def boundary_values(self) -> list[Any]:
-        """Values that must all be valid in the experiment."""
-        return list(self._reached)
 
     def suggest(self, trial: optuna.Trial, path: str) -> int:
         """Draw a value."""
@@ -138,12 +149,6 @@ class IntRange(Distribution):
     def for_optuna(self) -> optuna.distributions.BaseDistribution:
         """What Optuna calls it."""
         return optuna.distributions.IntDistribution(*self._reached, log=self.log, step=self.step)
-
-    @property
-    def _reached(self) -> tuple[int, int]:
-        """The bounds, the upper one on the last step."""
-        low, high = self.bounds
-        return low, low + (high - low) // self.step * self.step
 
     def enumerate_values(self, points: int | None) -> list[Any]:
         """All values, or at most so many evenly spaced ones where there is no step."""
@@ -160,7 +165,7 @@ class IntRange(Distribution):
         least = self.step if factor > 1 else -self.step
         steps = round((value * factor - value) / self.step) * self.step
         moved = value + (steps if steps else least)
-        return min(max(moved, low), high)
+        return int(min(max(moved, low), high))
 
     def contains(self, value: Any) -> bool:
         """Whether a start point may have this value."""
@@ -242,23 +247,6 @@ def _evenly(low: float, high: float, points: int, log: bool) -> list[float]:
 def _decimal(number: float) -> Decimal:
     """The number as it is written."""
     return Decimal(str(number))
-
-
-def _check_range(low: float, high: float, log: bool, step: float | None) -> None:
-    if low > high:
-        raise ValueError(f"the low end {low} is above the high end {high}")
-    if log and low <= 0:
-        raise ValueError(f"log: true needs a low end above 0, found {low}")
-    if log and step is not None:
-        raise ValueError("log and step exclude each other")
-    if not math.isfinite(float(high) - float(low)):
-        raise ValueError("the range is wider than the greatest number")
-    if isinstance(low, int) and max(-low, high) > EXACT:
-        raise ValueError(f"whole numbers beyond {EXACT:,} cannot be searched")
-    if step is not None and _decimal(step) > _decimal(high) - _decimal(low) > 0:
-        raise ValueError(f"the step {step} is greater than the range from {low} to {high}")
-    if step is not None and max(-low, high) / step > MAX_STEPS:
-        raise ValueError(f"the step {step} is too small for the range from {low} to {high}")
 
 
 def _kind(value: Any) -> str | None:

@@ -15,11 +15,15 @@ from gpm_tune.study.definition.distributions import MOST
 
 
 class Sampler(Config):
-    """Where the values of the next trial come from."""
+    """Where the values of the next trial come from; here independent random numbers."""
 
     several_objectives: ClassVar[bool] = True
 
     seed: Seed = Field(0, description="Seed of the sampler's random numbers.")
+
+    def build(self, seed: int) -> optuna.samplers.BaseSampler:
+        """Optuna's sampler, with this seed in place of the configured one."""
+        return optuna.samplers.RandomSampler(seed=seed)
 
     def proposals(self, base: Mapping[str, Any], searched: space.Space) -> list[space.Values] | None:
         """All trials there can be, in order; None where there is no end to them."""
@@ -34,7 +38,6 @@ class TPE(Sampler):
     startup_trials: int = Field(10, ge=0, description="Random trials before the model is used.")
 
     def build(self, seed: int) -> optuna.samplers.BaseSampler:
-        """Optuna's sampler, with this seed in place of the configured one."""
         return optuna.samplers.TPESampler(
             seed=seed,
             n_startup_trials=self.startup_trials,
@@ -50,7 +53,6 @@ class GP(Sampler):
     startup_trials: int = Field(10, ge=0, description="Random trials before the model is used.")
 
     def build(self, seed: int) -> optuna.samplers.BaseSampler:
-        """Optuna's sampler, with this seed in place of the configured one."""
         return optuna.samplers.GPSampler(
             seed=seed, n_startup_trials=self.startup_trials, warn_independent_sampling=False
         )
@@ -66,7 +68,6 @@ class CMAES(Sampler):
     with_pruned: bool = Field(False, description="Learn from trials that were stopped early, too.")
 
     def build(self, seed: int) -> optuna.samplers.BaseSampler:
-        """Optuna's sampler, with this seed in place of the configured one."""
         return optuna.samplers.CmaEsSampler(
             seed=seed,
             n_startup_trials=self.startup_trials,
@@ -83,7 +84,6 @@ class NSGA(Sampler):
     population: int = Field(50, ge=2, description="Trials of a generation.")
 
     def build(self, seed: int) -> optuna.samplers.BaseSampler:
-        """Optuna's sampler, with this seed in place of the configured one."""
         if self.name == "nsga2":
             return optuna.samplers.NSGAIISampler(seed=seed, population_size=self.population)
         return optuna.samplers.NSGAIIISampler(seed=seed, population_size=self.population)
@@ -93,10 +93,6 @@ class Random(Sampler):
     """Independent random values."""
 
     name: Literal["random"]
-
-    def build(self, seed: int) -> optuna.samplers.BaseSampler:
-        """Optuna's sampler, with this seed in place of the configured one."""
-        return optuna.samplers.RandomSampler(seed=seed)
 
 
 class QuasiRandom(Sampler):
@@ -116,18 +112,8 @@ class QuasiRandom(Sampler):
         )
 
 
-class ExhaustiveSampler(Sampler):
-    """A sampler that lists all its trials beforehand.
-
-    Optuna's own grid ends by a call that exists only where Optuna runs the trials, and knows no conditions.
-    """
-
-    def build(self, seed: int) -> optuna.samplers.BaseSampler:
-        """Optuna's sampler for values that a proposal leaves open: none."""
-        return Random(name="random").build(seed)
-
-
-class Grid(ExhaustiveSampler):
+# Optuna's own grid ends by a call that exists only where Optuna runs the trials, and knows no conditions.
+class Grid(Sampler):
     """Every combination of evenly spaced values, in random order."""
 
     name: Literal["grid"]
@@ -138,7 +124,7 @@ class Grid(ExhaustiveSampler):
         return _shuffled(space.combinations(base, searched, self.points), self.seed)
 
 
-class BruteForce(ExhaustiveSampler):
+class BruteForce(Sampler):
     """Every combination of all values that the ranges have, in random order."""
 
     name: Literal["brute_force"]

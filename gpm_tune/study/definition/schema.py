@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 from pydantic.json_schema import GenerateJsonSchema
@@ -51,30 +51,21 @@ def alternatives(schema: Schema, node: Schema) -> Iterator[Schema]:
         yield from alternatives(schema, inner)
 
 
-def is_named(mapping: Schema, names: Collection[Any]) -> bool:
-    """Whether one of these names chooses a mapping among others; None is no name."""
+def is_named(mapping: Schema, name: Any) -> bool:
+    """Whether a name chooses a mapping among others; None is no name."""
     known = mapping["properties"].get("name", {})
-    return any(name in (known.get("const"), *known.get("enum", ())) for name in names if name is not None)
+    return name is not None and name in (known.get("const"), *known.get("enum", ()))
 
 
-def is_inference_only(schema: Schema, path: str, names: Mapping[str, Collection[Any]]) -> bool:
-    """Whether a dotted path is an inference-only key, or below one, in each kind of thing that has it.
-
-    names: path of a `name` -> those that may stand there; where it is left out, any may.
-    """
-    nodes, prefix = [schema], ""
+def is_inference_only(schema: Schema, path: str) -> bool:
+    """Whether a dotted path is an inference-only key, or below one, in each kind of thing that has it."""
+    nodes = [schema]
     for key in path.split("."):
-        possible = names.get(f"{prefix}name")
-        found = [
-            mapping["properties"][key]
-            for node in nodes
-            for mapping in alternatives(schema, node)
-            if key in mapping["properties"] and (possible is None or is_named(mapping, possible))
-        ]
+        mappings = [mapping for node in nodes for mapping in alternatives(schema, node)]
+        found = [mapping["properties"][key] for mapping in mappings if key in mapping["properties"]]
         nodes = [node for node in found if not node.get("inference_only")]
         if found and not nodes:
             return True
-        prefix += f"{key}."
     return False
 
 

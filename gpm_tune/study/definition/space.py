@@ -10,6 +10,7 @@ from typing import Any
 
 import optuna
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from gpm_tune.config import nearest
 from gpm_tune.documents import reason
@@ -159,91 +160,51 @@ def problems(base: Mapping[str, Any], space: Space) -> Iterator[tuple[str, str]]
         unmet = [p for p in distribution.when if p not in space and get(base, p) is MISSING]
         for condition in unmet:
             yield path, f"its condition names '{condition}', which the experiment has not"
-        problem = None if unmet else _unfit_condition(base, space, path) or _misfit(base, space, path)
+        problem = None if unmet else _misfit(base, space, path)
         if problem:
             yield path, problem
 
 
-def inference_only(base: Mapping[str, Any], space: Space) -> set[str]:
-    """The searched paths of which no trial's training depends, whichever kinds of things it has."""
-    from gpm_tune.study.definition.schema import is_inference_only
+def altering(base: Mapping[str, Any], space: Space, told: Callable[[Experiment], Any]) -> Iterator[str]:
+    """The paths of which some value alters what is told of the base experiment."""
 
-    schema = Experiment.model_json_schema()
-    return {path for path in space if is_inference_only(schema, path, _names_on_the_way(base, space, path))}
+    def tell(changes: Values) -> Any:
+        return told(Experiment.model_validate(put(base, changes)))
 
-
-def _names_on_the_way(base: Mapping[str, Any], space: Space, path: str) -> dict[str, list[Any]]:
-    """The names that may stand beside the keys of a path when it is searched; not those that any may have."""
-    parents = path.split(".")[:-1]
-    found = {}
-    for depth in range(len(parents)):
-        key = ".".join((*parents[: depth + 1], "name"))
-        allowed = space[path].when.get(key)
-        if allowed is None:
-            chosen = [
-                get(put(base, {other: value}), key)
-                for other in space
-                if _decides(other, key)
-                for value in space[other].boundary_values
-            ]
-            names = [get(base, key), *chosen]
-        else:
-            names = allowed if isinstance(allowed, list) else [allowed]
-        if MISSING not in names:
-            found[key] = names
-    return found
-
-
-def reshaping(base: Mapping[str, Any], space: Space) -> Iterator[str]:
-    """The paths whose values decide which weights an experiment has, and of which shapes."""
-    shapes = _shapes(base)
+    known = tell({})
     for path, distribution in space.items():
         premises = _premises(space, path)
-        if any(
-            _shapes(put(base, {**premises, path: value})) != shapes for value in distribution.boundary_values
-        ):
+        if any(tell({**premises, path: value}) != known for value in distribution.boundary_values):
             yield path
 
 
-def _shapes(tree: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    from gpm_tune.training.description import build_empty
-
-    model, _ = build_empty(Experiment.model_validate(tree))
-    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-
-
-def _unfit_condition(base: Mapping[str, Any], space: Space, path: str) -> str | None:
-    """Why the experiment cannot have the values under which a path is searched, or None."""
-    premises = _premises(space, path)
-    try:
-        Experiment.model_validate(put(base, premises))
-    except ValidationError as error:
-        conditions = ", ".join(f"{condition}: {value}" for condition, value in premises.items())
-        return f"its condition {conditions} does not fit: {_first(error)}"
-    return None
-
-
-def _first(error: ValidationError) -> str:
-    return reason(error.errors()[0])
-
-
 def _misfit(base: Mapping[str, Any], space: Space, path: str) -> str | None:
-    """Why some value of a distribution cannot stand at its path, or None."""
+    """Why the experiment cannot have a path's conditions, or some value of its distribution; or None."""
     premises = _premises(space, path)
     tree = put(base, premises)
+    if error := _error(tree):
+        conditions = ", ".join(f"{condition}: {value}" for condition, value in premises.items())
+        return f"its condition {conditions} does not fit: {reason(error)}"
     parent, _, last = path.rpartition(".")
     siblings = get(tree, parent) if parent else base
     is_new = get(tree, path) is MISSING
     for value in space[path].boundary_values:
-        try:
-            Experiment.model_validate(put(base, {**premises, path: value}))
-        except ValidationError as error:
-            if is_new and error.errors()[0]["type"] == "unknown_key":
-                hint = (
-                    f"{last}: {nearest(last, siblings)}" if isinstance(siblings, Mapping) else _first(error)
-                )
-                return f"the experiment has no '{path}': {hint}"
-            return f"the value {value} does not fit: {_first(error)}"
+        error = _error(put(base, {**premises, path: value}))
+        if error and is_new and error["type"] == "unknown_key":
+            is_known = isinstance(siblings, Mapping)
+            hint = f"{last}: {nearest(last, siblings)}" if is_known else reason(error)
+            return f"the experiment has no '{path}': {hint}"
+        if error:
+            return f"the value {value} does not fit: {reason(error)}"
+    return None
+
+
+def _error(tree: Mapping[str, Any]) -> ErrorDetails | None:
+    """The first thing for which a tree is no experiment."""
+    try:
+        Experiment.model_validate(tree)
+    except ValidationError as error:
+        return error.errors()[0]
     return None
 
 

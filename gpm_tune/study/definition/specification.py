@@ -177,7 +177,7 @@ class Study(Config):
     @property
     def searches_training(self) -> bool:
         """Whether trials differ in their trainings; else all share that of the base, and only sample."""
-        return space.inference_only(self.base, self.search) != self.search.keys()
+        return any(space.altering(self.base, self.search, Experiment.trained_part))
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -242,11 +242,19 @@ def _problems(study: Study) -> Iterator[tuple[Location, str]]:
     except ValueError as error:
         yield ("sampler",), str(error)
     if isinstance(study.scheduler, PBT):
-        for path in space.reshaping(study.base, study.search):
+        for path in space.altering(study.base, study.search, _shapes):
             yield (
                 ("search", path),
                 "it changes the networks' shapes: a fork could not take over weights (pbt)",
             )
+
+
+def _shapes(experiment: Experiment) -> dict[str, tuple[int, ...]]:
+    """Of an experiment's weights, by their names."""
+    from gpm_tune.training.description import build_empty
+
+    model, _ = build_empty(experiment)
+    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
 
 
 def _start_problems(study: Study) -> Iterator[tuple[Location, str]]:
@@ -289,7 +297,7 @@ def include_teacher(document: Document) -> None:
         if _teacher(source)[1] is not None:  # files that name each other would have no end
             raise document.refusal([(location, f"the model in {given} has a teacher itself: give an 'edm'")])
         teacher = _base_experiment(source).model_dump(mode="json")
-        document.assign(".".join(map(str, location)), teacher, document.at(location))
+        document.assign(".".join(location), teacher, document.at(location))
     elif isinstance(given, dict):
         document.parse(Experiment, location)
 
@@ -303,16 +311,14 @@ def _named_in(document: Document, location: Location, name: str) -> Document:
     return Document.load(file)
 
 
-def _teacher(document: Document) -> tuple[Location, Any]:
+def _teacher(document: Document) -> tuple[tuple[str, ...], Any]:
     """Where a teacher's experiment may stand, and what stands there."""
     location = (*_base_location(document), "model", "teacher", "experiment")
-    value: Any = document.data
-    for key in location:
-        value = value.get(key) if isinstance(value, dict) else None
-    return location, value
+    value = space.get(document.data, ".".join(location))
+    return location, None if value is space.MISSING else value
 
 
-def _base_location(document: Document) -> Location:
+def _base_location(document: Document) -> tuple[str, ...]:
     return ("experiment",) if "experiment" in document.data else ()
 
 
@@ -329,8 +335,7 @@ def load_experiment(document: Document) -> Experiment:
     """
     if "experiment" in document.data or "search" in document.data:
         return load_study(document).experiment
-    include_teacher(document)
-    return document.parse(Experiment)
+    return _base_experiment(document)
 
 
 def open_file(name: Path) -> Document:
@@ -349,11 +354,8 @@ def find_file(name: Path) -> Path:
     Raises UserError where there is none.
     """
     name, shipped = expand(name), shipped_studies()
-    candidates = [
-        name,
-        *([] if name.parent != Path() else [Path("search_spaces") / name, shipped / name]),
-    ]
-    for candidate in candidates:
+    others = [] if name.parent != Path() else [Path("search_spaces") / name, shipped / name]
+    for candidate in (name, *others):
         if os.path.isfile(candidate):  # noqa: PTH113 (Path's raises where a name is too long to be one)
             return candidate
     known = [path.name for path in shipped.glob("*.yaml")]

@@ -30,11 +30,6 @@ class CommentedStudy:
             parts.append("\n".join(self._entry(self.schema, self.tree, "", key)))
         return "\n\n".join(parts) + "\n"
 
-    def _mapping(self, node: Schema, data: dict[str, Any], prefix: str) -> Iterator[str]:
-        """The lines of a mapping inside of the file; prefix: its path, with a dot at the end."""
-        for key in self._keys(node, data, prefix):
-            yield from self._entry(node, data, prefix, key)
-
     def _keys(self, node: Schema, data: dict[str, Any], prefix: str) -> list[str]:
         """Those that are set or switched off here: a name first, the others in the order of the schema."""
         off = [path.removeprefix(prefix) for path in self.options if path.startswith(prefix)]
@@ -56,7 +51,9 @@ class CommentedStudy:
                 yield from _explained(f"{path}: {_flow(distribution)}", self._about(path), indent + INDENT)
         elif isinstance(value, dict):
             yield from _explained(f"{key}:", said, indent)
-            yield from self._mapping(inner, value, f"{prefix}{key}.")
+            below = f"{prefix}{key}."
+            for other in self._keys(inner, value, below):
+                yield from self._entry(inner, value, below, other)
         else:
             yield from _explained(f"{key}: {_flow(value)}", said, indent)
 
@@ -84,7 +81,7 @@ class CommentedStudy:
     def _fitting(self, node: Schema, data: dict[str, Any]) -> list[Schema]:
         """The alternatives, the one that the data choose by their name first."""
         found = alternatives(self.schema, node)
-        return sorted(found, key=lambda inner: not is_named(inner, [data.get("name")]))
+        return sorted(found, key=lambda inner: not is_named(inner, data.get("name")))
 
 
 def _explained(line: str, text: str, indent: str) -> Iterator[str]:

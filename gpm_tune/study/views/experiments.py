@@ -7,9 +7,10 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from gpm_tune.models import ParticleModelConfig, TaxonomyRow, model_classes
+from gpm_tune.models import model_classes
 from gpm_tune.plugins import name_of
 from gpm_tune.study.definition.schema import is_inference_only
+from gpm_tune.study.views.results import right
 from gpm_tune.training.description import Description
 from gpm_tune.training.objectives import metric_label, shown
 from gpm_tune.training.sweep import Measurement
@@ -22,13 +23,13 @@ def taxonomy() -> list[dict[str, Any]]:
 
     With what can be tuned, and which of that is inference-only.
     """
-    return [_taxonomy_row(config, row) for config in model_classes() for row in config.taxonomy]
-
-
-def _taxonomy_row(config: type[ParticleModelConfig], row: TaxonomyRow) -> dict[str, Any]:
-    schema = config.model_json_schema()
-    at_inference = [knob for knob in row.knobs if is_inference_only(schema, knob, {})]
-    return {"model": name_of(config), **row._asdict(), "inference_only": at_inference}
+    found = []
+    for config in model_classes():
+        schema = config.model_json_schema()
+        for row in config.taxonomy:
+            at_inference = [knob for knob in row.knobs if is_inference_only(schema, knob)]
+            found.append({"model": name_of(config), **row._asdict(), "inference_only": at_inference})
+    return found
 
 
 def taxonomy_table() -> Table:
@@ -44,8 +45,7 @@ def taxonomy_table() -> Table:
 
 def description_table(description: Description) -> list[object]:
     """The networks, then what training and sampling cost, and the keys that only the latter depends on."""
-    networks = Table("network", box=SIMPLE_HEAD)
-    networks.add_column("parameters", justify="right")
+    networks = Table("network", right("parameters"), box=SIMPLE_HEAD)
     for name, count in description.networks.items():
         networks.add_row(name, f"{count:,}")
     costs = Table.grid(padding=(0, 2))
@@ -61,20 +61,15 @@ def measurements_table(measurements: list[Measurement]) -> Table:
     """A row per solver and NFE, with everything that the numbers depend on in the title."""
     first = measurements[0]
     title = f"{first.samples} samples, {first.split} set, seed {first.seed}"
-    table = Table("solver", title=title, box=SIMPLE_HEAD)
-    table.add_column("sampling steps", justify="right")
-    table.add_column("NFE", justify="right")
-    for name in first.metrics:
-        table.add_column(metric_label(name, first.features), justify="right")
+    labels = [metric_label(name, first.features) for name in first.metrics]
+    columns = map(right, ("sampling steps", "NFE", *labels))
+    table = Table("solver", *columns, title=title, box=SIMPLE_HEAD)
     for row in measurements:
         steps = "-" if row.sampling_steps is None else str(row.sampling_steps)
-        table.add_row(row.solver, steps, str(row.nfe), *(_with_error(name, row) for name in row.metrics))
+        errors = {name: f" ± {shown(error, 1)}" for name, error in row.errors.items()}
+        metrics = [f"{shown(value)}{errors.get(name, '')}" for name, value in row.metrics.items()]
+        table.add_row(row.solver, steps, str(row.nfe), *metrics)
     return table
-
-
-def _with_error(name: str, row: Measurement) -> str:
-    error = f" ± {shown(row.errors[name], 1)}" if name in row.errors else ""
-    return f"{shown(row.metrics[name])}{error}"
 
 
 def _scaled(value: float) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -19,6 +19,7 @@ from gpm_tune.study.cluster.connection import connected
 from gpm_tune.study.definition.specification import Resources, Study
 from gpm_tune.study.storage.home import Home
 from gpm_tune.study.storage.inputs import check_data_here
+from gpm_tune.study.views.results import right
 from gpm_tune.training import Experiment
 from gpm_tune.training.description import Description, count_costs
 from gpm_tune.training.profiling import Pace, measure_pace
@@ -103,9 +104,11 @@ def extrapolate(study: Study, paces: Sequence[Pace], capacity: Capacity) -> Fore
     """
     at_a_time = capacity.trials_at_a_time(study.resources)
     base, *teacher = paces
-    trials_first = [(trial, count_costs(trial)) for trial in _first_trials(study)]
-    own = count_costs(study.experiment)
-    whole = mean(_trial_hours(trial, found, base, own) for trial, found in trials_first)
+    drawn = [spec.experiment for spec in TrialManager(study, storage=None).draw(TRIALS)]
+    first = drawn or [study.experiment]
+    own, costs = count_costs(study.experiment), [count_costs(trial) for trial in first]
+    first_paces = [_scaled(base, found, own) for found in costs]
+    whole = mean(_hours(trial, pace) for trial, pace in zip(first, first_paces, strict=True))
     share = study.scheduler.usual_share(max(study.experiment.training.steps, 1))
     gpu = study.resources.gpu
 
@@ -126,13 +129,13 @@ def extrapolate(study: Study, paces: Sequence[Pace], capacity: Capacity) -> Fore
     if not study.searches_training:  # all share that of the base, and measure its best weights and its last
         measured = min(2, _evaluations(study.experiment))
         parts.append(part("training", 1, whole))
-        whole = measured * mean(_evaluation(found, base, own) for _, found in trials_first) / HOUR
+        whole = measured * mean(pace.evaluation for pace in first_paces) / HOUR
     search = part("search", trials, whole, share, at_a_time)
     parts.append(search)
     if study.confirm:
         trainings = study.confirm.trials * study.confirm.seeds
         parts.append(part("confirm", trainings, whole, together=at_a_time))
-    too_large = _too_large(base, own, [found for _, found in trials_first], gpu)
+    too_large = _too_large(base, own, costs, gpu)
     return Forecast(base, whole, at_a_time, parts, list(_limits(study, search)), too_large)
 
 
@@ -161,21 +164,17 @@ def _evaluations(experiment: Experiment) -> int:
     return max(1, -(-experiment.training.steps // experiment.evaluation.every))
 
 
-def _evaluation(found: Description, base: Pace, own: Description) -> float:
-    """Seconds of a trial's evaluation: the base's, scaled by the trial's FLOPs relative to the base's own."""
-    return base.evaluation * _ratio(found.flops_per_sample, own.flops_per_sample)
+def _scaled(pace: Pace, found: Description, own: Description) -> Pace:
+    """The pace of a trial: the base's, scaled by the trial's FLOPs relative to the base's own."""
 
+    def ratio(flops: float, of_base: float) -> float:
+        return flops / of_base if of_base else 1.0
 
-def _first_trials(study: Study) -> list[Experiment]:
-    """The experiments of the first trials; of the base alone where there are none."""
-    drawn = TrialManager(study, storage=None).draw(TRIALS)
-    return [spec.experiment for spec in drawn] or [study.experiment]
-
-
-def _trial_hours(trial: Experiment, found: Description, base: Pace, own: Description) -> float:
-    """The base's pace, scaled by the trial's FLOPs relative to the base's own."""
-    step = base.step * _ratio(found.flops_per_step, own.flops_per_step)
-    return _hours(trial, Pace(base.device, step, _evaluation(found, base, own)))
+    return replace(
+        pace,
+        step=pace.step * ratio(found.flops_per_step, own.flops_per_step),
+        evaluation=pace.evaluation * ratio(found.flops_per_sample, own.flops_per_sample),
+    )
 
 
 def _too_large(base: Pace, own: Description, trials: Sequence[Description], gpu: float) -> str | None:
@@ -193,17 +192,12 @@ def _too_large(base: Pace, own: Description, trials: Sequence[Description], gpu:
     )
 
 
-def _ratio(flops: float, base: float) -> float:
-    return flops / base if base else 1.0
-
-
 def forecast_lines(found: Forecast, study: Study) -> list[object]:
     """For people: a sentence on what was measured, the parts, and what the budget leaves of them."""
     pace = found.pace
-    table = Table("stage", title="forecast", box=SIMPLE_HEAD)
     has_prices = any(part.dollars for part in found.parts)
-    for column in ("trainings", "time", "GPU-hours", *(["nodes, US$"] if has_prices else [])):
-        table.add_column(column, justify="right")
+    heads = ("trainings", "time", "GPU-hours", *(["nodes, US$"] if has_prices else []))
+    table = Table("stage", *map(right, heads), title="forecast", box=SIMPLE_HEAD)
     for part in found.parts:
         cells = [str(part.trainings), _range(part.hours, _duration), _range(part.gpu_hours, _number)]
         table.add_row(part.name, *cells, *([_range(part.dollars, _number)] if part.dollars else []))

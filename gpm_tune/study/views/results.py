@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, ConsoleOptions, JustifyMethod
-from rich.table import Table
+from rich.table import Column, Table
 
 from gpm_tune.documents import as_yaml
 from gpm_tune.errors import UserError
@@ -33,6 +33,11 @@ class Fitting:
         free = options.update(max_width=FREE)
         fitting = [f for f in self._forms if console.measure(f, options=free).maximum <= options.max_width]
         yield (fitting or self._forms[-1:])[0]
+
+
+def right(head: str) -> Column:
+    """A column of numbers."""
+    return Column(head, justify="right")
 
 
 def trials_table(record: StudyRecord, limit: int | None = None) -> Fitting:
@@ -96,9 +101,8 @@ def _objective_labels(record: StudyRecord) -> list[str]:
 
 def failures(record: StudyRecord) -> list[str]:
     """Why trials failed, a line each."""
-    failed = [f"trial {t.number} failed: {t.reason}" for t in record.trials if t.reason and t.state == "fail"]
-    others = [t for t in record.trials if t.reason and t.state != "fail"]
-    return failed + [f"trial {t.number} {t.state}: {t.reason}" for t in others]
+    ended = sorted((t for t in record.trials if t.reason), key=lambda trial: trial.state != "fail")
+    return [f"trial {t.number} {'failed' if t.state == 'fail' else t.state}: {t.reason}" for t in ended]
 
 
 def lineage(record: StudyRecord) -> list[str]:
@@ -146,9 +150,9 @@ def confirmation_table(search: StudyRecord, rows: list[Confirmed]) -> Table:
     (label, *_) = _objective_labels(search)
     tau = rank_agreement(rows)
     agreement = "" if tau is None else f", rank agreement with the search (Kendall τ) {tau:.2f}"
-    table = Table(title=f"best trials of {search.name} with new seeds{agreement}", box=SIMPLE_HEAD)
-    for column in ("trial", f"{label} in the search", "mean", "std", "seeds", "best in"):
-        table.add_column(column, justify="right")
+    columns = map(right, ("trial", f"{label} in the search", "mean", "std", "seeds", "best in"))
+    title = f"best trials of {search.name} with new seeds{agreement}"
+    table = Table(*columns, title=title, box=SIMPLE_HEAD)
     for row in rows:
         spread = "-" if row.std is None else shown(row.std, 2)
         numbers = (shown(row.searched), shown(row.mean), spread)
@@ -206,10 +210,7 @@ def best_yaml(record: StudyRecord) -> str:
 def comparison(records: list[StudyRecord]) -> Table:
     """Studies side by side, each by its best trial. Raises UserError where they measured different things."""
     _refuse_other_measures(records)
-    table = Table(box=SIMPLE_HEAD)
-    table.add_column("")
-    for record in records:
-        table.add_column(record.name, justify="right")
+    table = Table("", *(right(record.name) for record in records), box=SIMPLE_HEAD)
     best = [record.ranked()[0] if record.ranked() else None for record in records]
     for index, objective in enumerate(records[0].objectives):
         scores = [shown(trial.scores[index]) if trial and trial.scores else "-" for trial in best]

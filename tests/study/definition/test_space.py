@@ -5,13 +5,14 @@ from typing import Any
 
 import optuna
 import pytest
-from examples import KERNEL_FLOW, MODELS, POINTS, study_data, study_of
+from examples import KERNEL_FLOW, MODELS, POINTS, study_of
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gpm_tune.documents import Document
+from gpm_tune.study.accounts.trial_manager import TrialManager
 from gpm_tune.study.definition import space
-from gpm_tune.study.definition.specification import Study, load_study, shipped_studies
+from gpm_tune.study.definition.specification import load_study, shipped_studies
 from gpm_tune.training import Experiment
 
 KEYS = st.text("abc", min_size=1, max_size=2)
@@ -77,64 +78,47 @@ def test_the_start_point_has_the_bases_values_where_conditions_hold() -> None:
 
 EDM = {**POINTS, "model": MODELS["edm"]}
 LR = {"training.optimizer.lr": {"float": [1e-4, 1e-2]}}
-EITHER = {"model.name": {"choice": ["edm", "kernel_flow"]}}
-MIXED = {"model.name": {"choice": ["edm", "discr_flow"]}}
 STEPS = {"int": [2, 8]}
 CHURN = {"float": [0.0, 9.0]}
 
 
 @pytest.mark.parametrize(
-    ("search", "expected"),
+    ("search", "is_trained"),
     [
-        (LR, set()),
-        ({"model.sampling_steps": STEPS}, {"model.sampling_steps"}),
-        ({"model.solver.s_churn": CHURN}, {"model.solver.s_churn"}),
-        ({"model.sampling_noise.rho": CHURN}, {"model.sampling_noise.rho"}),
-        ({"model.solver": {"choice": [{"name": "heun"}, {"name": "euler"}]}}, {"model.solver"}),
-        ({"model.training_noise.std": {"float": [0.5, 2.0]}}, set()),
-        ({"evaluation.batch_size": STEPS, **LR}, {"evaluation.batch_size"}),
-        ({"seed": STEPS}, set()),
-        ({"model.no_such_key": STEPS}, set()),
-        ({"model.denoiser.network.width": STEPS}, set()),
-        ({**EITHER, "model.sampling_steps": STEPS}, {"model.sampling_steps"}),
-        ({**MIXED, "model.sampling_steps": STEPS}, set()),
+        (LR, True),
+        ({"model.sampling_steps": STEPS}, False),
+        ({"model.solver.s_churn": CHURN}, False),
+        ({"model.sampling_noise.rho": {"float": [1.0, 9.0]}}, False),
+        ({"model.solver": {"choice": [{"name": "heun"}, {"name": "euler"}]}}, False),
         (
-            {**MIXED, "model.sampling_steps": {**STEPS, "when": {"model.name": "edm"}}},
-            {"model.sampling_steps"},
+            {
+                "model.solver.name": {"choice": ["heun", "euler"]},
+                "model.solver.s_churn": {**CHURN, "when": {"model.solver.name": "heun"}},
+            },
+            False,
         ),
-        ({**MIXED, "model.sampling_steps": {**STEPS, "when": {"model.name": ["edm", "discr_flow"]}}}, set()),
-        (
-            {**MIXED, "model.solver.s_churn": {**CHURN, "when": {"model.name": "edm"}}},
-            {"model.solver.s_churn"},
-        ),
-        ({"model": {"choice": [MODELS["edm"], POINTS["model"]]}, "model.sampling_steps": STEPS}, set()),
+        ({"model.training_noise.std": {"float": [0.5, 2.0]}}, True),
+        ({"evaluation.batch_size": STEPS}, False),
+        ({"evaluation.batch_size": STEPS, **LR}, True),
+        ({"seed": STEPS}, True),
+        ({"training.steps": STEPS}, True),
+        ({"model": {"choice": [MODELS["edm"], POINTS["model"]]}}, True),
     ],
     ids=str,
 )
-def test_searched_paths_are_inference_only_in_whatever_the_search_chooses(
-    search: dict[str, Any], expected: set[str]
-) -> None:
-    study = Study.model_validate(study_data(experiment=EDM, search=search))
-    assert space.inference_only(study.base, study.search) == expected
-    assert study.searches_training is (expected != set(search))
+def test_a_search_of_inference_only_keys_has_one_training(search: dict[str, Any], is_trained: bool) -> None:
+    assert study_of(experiment=EDM, search=search, start_from=[]).searches_training is is_trained
 
 
-def test_the_base_decides_where_nothing_else_is_chosen() -> None:
-    study = study_of(search={"model.sampling_steps": STEPS, "model.eta": {"float": [1.0, 9.0]}})
-    assert space.inference_only(study.base, study.search) == set(), "particles are simulated in training"
+def test_the_model_decides_what_is_trained() -> None:
+    steps = study_of(search={"model.sampling_steps": STEPS})
+    assert steps.searches_training, "particles are simulated in training"
     free = study_of(experiment=KERNEL_FLOW, search={"model.eta": {"float": [1.0, 20.0]}})
     assert not free.searches_training
 
 
 @pytest.mark.parametrize("path", sorted(shipped_studies().glob("*.yaml")), ids=lambda path: path.stem)
-def test_the_paths_of_shipped_studies_are_split_as_their_experiments_are(path: Path) -> None:
-    """What is inference-only in the search is what leaves the trained part of every experiment as it is."""
+def test_trials_of_shipped_studies_share_a_training_where_their_experiments_do(path: Path) -> None:
     study = load_study(Document.load(path))
-    for searched, distribution in study.search.items():
-        premises = space._premises(study.search, searched)
-        experiments = [
-            Experiment.model_validate(space.put(study.base, {**premises, searched: value}))
-            for value in distribution.boundary_values
-        ]
-        is_one = all(each.trained_part() == experiments[0].trained_part() for each in experiments)
-        assert (searched in space.inference_only(study.base, study.search)) is is_one, searched
+    drawn = [spec.experiment.trained_part() for spec in TrialManager(study, storage=None).draw(8)]
+    assert study.searches_training is any(part != drawn[0] for part in drawn)
