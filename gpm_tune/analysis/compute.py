@@ -71,6 +71,7 @@ def _of_study(data: StudyData, metric: str) -> pd.DataFrame:
         if metric in found.metrics
     ]
     frame = pd.DataFrame(rows, columns=[*ORIGIN, "step", "value", "seconds", "joules"])
+    frame = frame.astype({"value": float})  # also of no rows
     so_far = frame.groupby("trial")["value"]
     frame["best_value"] = so_far.cummin() if _is_min(metric) else so_far.cummax()
     gpu = float("nan") if data.gpu is None else data.gpu

@@ -201,7 +201,7 @@ def _row(found: Trained) -> dict[str, Any]:
     k, steps = int(experiment.model_dump()["model"]["score_steps"]), experiment.training.steps
     score, generator = learning_rates(experiment)
     return {
-        "label": found.study if found.trial is None else f"trial {found.trial}",
+        "label": found.run if found.trial is None else f"{found.study}/{found.trial}",
         "study": found.study,
         "stage": found.stage,
         "trial": found.trial,

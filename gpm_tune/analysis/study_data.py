@@ -161,8 +161,8 @@ def _measured(
             lacking.append(str(trial.number))
     if lacking:
         notes.append(
-            f"The training runs of trials {', '.join(lacking)} are gone, or damaged: of these trials only "
-            "what Optuna's storage has is shown, and all their seconds count."
+            f"The training runs of trials {', '.join(lacking)} are gone, or damaged: of these trials is "
+            "shown what Optuna's storage has, and seconds that others trained may be counted."
         )
     return evaluations, others
 
