@@ -23,7 +23,6 @@ def main(
     metric: Annotated[str, typer.Option(help="A metric of the evaluations, at the full NFE.")] = "fid",
     output: common.FigureOption = Path("compute"),
     home: common.HomeOption = None,
-    tracking_uri: common.TrackingOption = None,
 ) -> None:
     """Draw the best FID so far against the time, GPU-hours and energy of training; a line per model.
 
@@ -33,7 +32,7 @@ def main(
     Example: python analysis/compute.py edm gan discr_flow --target 50 20 10 -o figures/compute
     """
     base = check_output(output)
-    frame = progress(common.home_at(home, tracking_uri), studies, metric)
+    frame = progress(common.home_at(home), studies, metric)
     files = write(draw(compute_chart(frame)), frame, base)
     costs = costs_of(frame, target or choose_targets(frame))
     table = base.with_name(f"{base.name}_targets.csv")

@@ -22,7 +22,6 @@ def main(
         typer.Option("-o", "--output", help="Where to write: OUTPUT_best.csv, .png and .svg, and so on."),
     ] = Path("study"),
     home: common.HomeOption = None,
-    tracking_uri: common.TrackingOption = None,
 ) -> None:
     """Draw what a study has learnt and what it cost: a table and a picture of each figure.
 
@@ -33,7 +32,7 @@ def main(
     Example: python analysis/study.py quickstart -o figures/quickstart
     """
     base = check_output(output)
-    data = read_data(common.home_at(home, tracking_uri), study)
+    data = read_data(common.home_at(home), study)
     files, lines = [], [f"note: {note}" for note in data.notes]
     for chart in study_charts(data):
         if chart.note:

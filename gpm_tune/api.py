@@ -138,7 +138,7 @@ class Study:
         return self.run(address=address, console=console)
 
     def trials(self) -> pd.DataFrame:
-        """A row per trial: its state, searched values, objectives, NFE, costs, checkpoint and MLflow run."""
+        """A row per trial: its state, searched values, objectives, NFE, costs and training run."""
         from gpm_tune.analysis.study_data import read_data
         from gpm_tune.analysis.study_frames import trials
 

@@ -68,7 +68,7 @@ def _content(file: Path) -> Any:
     if file.suffix != ".json":
         return file.read_bytes()
     plain = json.loads(file.read_text())
-    for key in ("time", "machine", "seconds", "joules"):
+    for key in ("time", "machine", "user", "seconds", "joules"):
         plain.pop(key, None)
     for part in (plain, plain.get("best")):
         if part and "metrics" in part:

@@ -1,1 +1,1 @@
-"""Results as frames and figures: MLflow -> pandas -> csv, png, svg, html."""
+"""Results as frames and figures: trials and training runs -> pandas -> csv, png, svg, html."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,11 +10,10 @@ import numpy as np
 import pandas as pd
 
 from gpm_tune.analysis.charts import Chart, Panel, Series
-from gpm_tune.analysis.figures import MEASURE, look, metric_title
-from gpm_tune.analysis.loader import load_points, refuse_mixed
+from gpm_tune.analysis.figures import MEASURE, look, metric_title, refuse_mixed
 from gpm_tune.analysis.study_data import StudyData, read_data
 from gpm_tune.analysis.study_figures import in_hours, spreads
-from gpm_tune.analysis.study_frames import SECONDS_PER_HOUR
+from gpm_tune.analysis.study_frames import ORIGIN, SECONDS_PER_HOUR, origin_of
 from gpm_tune.analysis.subjects import model_title
 from gpm_tune.errors import UserError
 from gpm_tune.metrics import DIRECTIONS
@@ -23,7 +23,10 @@ TARGETS = 4  # that are chosen where none is given
 ENERGY = "system/energy"
 COSTS = ["seconds", "gpu_hours", "joules"]
 RUN = ["label", "study", "trial", "run", "model", "state", "seed", "is_best"]
+TRIAL = ["label", "trial"]  # tell rows of one trial from others
 JOULES_PER_KILOWATT_HOUR = 3.6e6
+
+_log = logging.getLogger("gpm_tune")
 
 
 def progress(home: Home, names: Sequence[str], metric: str) -> pd.DataFrame:
@@ -39,34 +42,42 @@ def progress(home: Home, names: Sequence[str], metric: str) -> pd.DataFrame:
     frames = []
     for data, model in zip(studies, models, strict=True):
         label = model_title(model) + (f" ({data.record.name})" if models.count(model) > 1 else "")
-        frames.append(_of_study(home, data, metric).assign(model=model, label=label))
+        frames.append(_of_study(data, metric).assign(model=model, label=label))
+        for note in data.notes:
+            _log.warning("study %s: %s", data.record.name, note)
     frame = pd.concat(frames, ignore_index=True)
     if frame.empty:
         raise UserError(f"no trial of {', '.join(names)} has measured '{metric}' yet; see --metric")
     refuse_mixed(
         frame, f"{metric} of {', '.join(names)}", ["data", "data_fingerprint", "features", "samples"]
     )
-    ends = frame.groupby(["label", "run"])["best_value"].last()
-    best = ends.groupby("label").idxmin() if _is_min(metric) else ends.groupby("label").idxmax()
-    frame["is_best"] = frame["run"].isin([run for _, run in best])
+    ends = frame.groupby(TRIAL)["best_value"].last().groupby("label")
+    best = set(ends.idxmin() if _is_min(metric) else ends.idxmax())
+    frame["is_best"] = [trial in best for trial in zip(*(frame[key] for key in TRIAL), strict=True)]
     return frame[[*RUN, "step", *MEASURE, *COSTS, "value", "best_value"]]
 
 
-def _of_study(home: Home, data: StudyData, metric: str) -> pd.DataFrame:
-    results = [trial.number for trial in data.record.ranked()]
-    runs = data.runs[(data.runs["stage"] == "search") & data.runs["trial"].isin(results)]
-    points = load_points(home, runs, [metric, "seconds", ENERGY])
-    plain = points[points["nfe"].isna()]
-    wide = plain.pivot(index=["run", "step"], columns="metric", values="value").reset_index()
-    wide = wide.reindex(columns=["run", "step", metric, "seconds", ENERGY]).dropna(subset=[metric])
-    wide = wide.rename(columns={metric: "value", ENERGY: "joules"})
-    so_far = wide.groupby("run")["value"]
-    wide["best_value"] = so_far.cummin() if _is_min(metric) else so_far.cummax()
+def _of_study(data: StudyData, metric: str) -> pd.DataFrame:
+    rows = [
+        {
+            **origin_of(data, trial),
+            "step": found.step,
+            "value": found.metrics[metric],
+            "seconds": found.metrics["seconds"],
+            "joules": found.metrics.get(ENERGY, float("nan")),
+        }
+        for trial in sorted(data.record.ranked(), key=lambda trial: trial.number)
+        for found in data.evaluations[trial.number]
+        if metric in found.metrics
+    ]
+    frame = pd.DataFrame(rows, columns=[*ORIGIN, "step", "value", "seconds", "joules"])
+    frame = frame.astype({"value": float})  # also of no rows
+    so_far = frame.groupby("trial")["value"]
+    frame["best_value"] = so_far.cummin() if _is_min(metric) else so_far.cummax()
     gpu = float("nan") if data.gpu is None else data.gpu
-    wide["gpu_hours"] = wide["seconds"] * gpu / SECONDS_PER_HOUR
-    wide = wide.merge(runs[["run", "study", "trial", "state", "seed"]], on="run")
+    frame["gpu_hours"] = frame["seconds"] * gpu / SECONDS_PER_HOUR
     origin = {"data": str(data.record.experiment["data"]), "data_fingerprint": data.record.data_fingerprint}
-    return wide.assign(**origin, **data.measure(metric))
+    return frame.assign(**origin, **data.measure(metric))
 
 
 def _is_min(metric: str) -> bool:
@@ -76,7 +87,7 @@ def _is_min(metric: str) -> bool:
 def choose_targets(frame: pd.DataFrame) -> list[float]:
     """A few values between where the best trials begin and where the best of them ends."""
     best = frame[frame["is_best"]]
-    values = best.groupby("run")["best_value"]
+    values = best.groupby(TRIAL)["best_value"]
     first, last = values.first(), values.last()
     is_min = _is_min(frame["metric"].iloc[0])
     ends = (first.max(), last.min()) if is_min else (first.min(), last.max())
@@ -90,7 +101,7 @@ def costs_of(frame: pd.DataFrame, targets: Sequence[float]) -> pd.DataFrame:
     is_min = _is_min(frame["metric"].iloc[0])
     rows = []
     for target in targets:
-        for _, run in frame.groupby("run", sort=False):
+        for _, run in frame.groupby(TRIAL, sort=False):
             reached = run[run["best_value"] <= target] if is_min else run[run["best_value"] >= target]
             at: Any = reached.iloc[0] if len(reached) else {}
             found = {column: run[column].iloc[0] for column in (*RUN, *MEASURE)}
@@ -133,7 +144,7 @@ def _lines(frame: pd.DataFrame) -> list[Series]:
     """A line per trial: the best one of each label strong and last."""
     series = []
     labels = list(dict.fromkeys(frame["label"]))
-    for (is_best, label, _), run in frame.groupby(["is_best", "label", "run"]):
+    for (is_best, label, _), run in frame.groupby(["is_best", *TRIAL]):
         color, marker = look(labels.index(str(label)))
         looks: dict[str, Any] = {"width": 0.8, "opacity": 0.3}
         if is_best:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,6 +51,21 @@ def metric_title(metric: str, features: str | None, samples: float, split: str) 
     with_features = f"{features} features, " if pd.notna(features) else ""
     name = names.get(metric, metric.replace("_", " "))
     return f"{name} ({with_features}{samples:,.0f} samples, {split} split)"
+
+
+def refuse_mixed(frame: pd.DataFrame, what: str, keys: Sequence[str]) -> None:
+    """Raise UserError where rows that are to share an axis differ in what their values depend on.
+
+    frame: has these columns, and one called `label` that names a row's origin.
+    """
+    for key in keys:
+        groups = frame.groupby(key, dropna=False, sort=False)["label"].unique()
+        if len(groups) > 1:
+            listed = "; ".join(f"{value}: {', '.join(map(str, labels))}" for value, labels in groups.items())
+            raise UserError(
+                f"{what}: these differ in {key} and cannot share an axis ({listed}). Draw them apart, "
+                f"or measure them alike"
+            )
 
 
 def check_output(output: Path) -> Path:

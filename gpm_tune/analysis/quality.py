@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from gpm_tune.analysis.loader import refuse_mixed
+from gpm_tune.analysis.figures import refuse_mixed
 from gpm_tune.analysis.subjects import Subject
 from gpm_tune.config import nearest
 from gpm_tune.errors import UserError

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import time
 from collections.abc import Iterable
 from datetime import datetime, timezone
 from pathlib import Path
@@ -18,12 +19,12 @@ from gpm_tune.analysis.charts import Chart, for_plotly
 from gpm_tune.analysis.study_data import StudyData
 from gpm_tune.analysis.study_figures import study_charts
 from gpm_tune.study.tracking.provenance import PACKAGES
-from gpm_tune.study.views.results import failures, lineage, show_value, spent, states
+from gpm_tune.study.views.results import failures, lineage, shared, show_value, spent, states
 from gpm_tune.version import __version__
 
 HERE = Path(__file__).parent
 MOST_ROWS = 2000  # of a table under a figure
-REPEATED = {"study", "run", "training_run", "reason"}  # the table of trials has them
+REPEATED = {"study", "run", "reason"}  # the table of trials has them
 
 
 def render(data: StudyData) -> str:
@@ -48,6 +49,7 @@ def render(data: StudyData) -> str:
         trials=_trials(data),
         failures=[*failures(record), *(failures(data.stage) if data.stage else [])],
         lineage=lineage(record),
+        shared=[*shared(record), *_say_others(data)],
         yaml=data.yaml,
     )
 
@@ -58,7 +60,8 @@ def _digest(script: str) -> str:
 
 
 def _facts(data: StudyData) -> Iterable[tuple[str, str]]:
-    record, tags = data.record, data.tags
+    record = data.record
+    tags, trials = record.environment, record.trials
     yield "trials", states(record)
     yield "state", "still running" if data.running else "not running"
     yield "objectives", "; ".join(f"{goal.mode} {data.title(goal.metric)}" for goal in record.objectives)
@@ -66,7 +69,7 @@ def _facts(data: StudyData) -> Iterable[tuple[str, str]]:
     origin = [
         record.experiment["data"][key] for key in ("name", "root") if record.experiment["data"].get(key)
     ]
-    yield "data", f"{' '.join(origin)}, fingerprint {tags.get('gpm.data_fingerprint', 'unknown')}"
+    yield "data", f"{' '.join(origin)}, fingerprint {record.data_fingerprint or 'unknown'}"
     yield "spent", spent(record)
     yield "gpm_tune", ", ".join(data.versions()) or "unknown"
     found = [
@@ -75,21 +78,32 @@ def _facts(data: StudyData) -> Iterable[tuple[str, str]]:
     yield "with", ", ".join(found) or "unknown"
     yield "machine", " ".join(tags[key] for key in ("gpm.gpu", "gpm.platform") if key in tags) or "unknown"
     yield "git commit", tags.get("gpm.git_commit", "unknown")
-    started, ended = data.runs["started"].min(), max(data.ended.values(), default=None)
-    if pd.notna(started):
-        yield "first trial began", f"{started:%Y-%m-%d %H:%M} UTC"
-    if ended is not None and pd.notna(ended):
-        yield "last trial ended", f"{ended.astimezone(timezone.utc):%Y-%m-%d %H:%M} UTC"
-    now = datetime.now(timezone.utc)
-    yield "this report", f"{now:%Y-%m-%d %H:%M} UTC, by gpm_tune {__version__}"
+    if trials:
+        yield "first trial began", _time(min(trial.started for trial in trials))
+    if ended := [trial.ended for trial in trials if trial.ended]:
+        yield "last trial ended", _time(max(ended))
+    yield "this report", f"{_time(time.time() * 1000)}, by gpm_tune {__version__}"
+
+
+def _time(milliseconds: float) -> str:
+    return f"{datetime.fromtimestamp(milliseconds / 1000, timezone.utc):%Y-%m-%d %H:%M} UTC"
 
 
 def _say_versions(data: StudyData) -> Iterable[str]:
     versions = data.versions()
     if len(versions) > 1:
-        counts = data.runs["version"].value_counts()
-        listed = ", ".join(f"{version} ({counts[version]} runs)" for version in versions)
+        listed = ", ".join(f"{version} ({count} trials)" for version, count in versions.items())
         yield f"Several versions of the program trained these trials: {listed}. Values may differ for it."
+
+
+def _say_others(data: StudyData) -> Iterable[str]:
+    """What of training runs this study did not train."""
+    seconds: dict[str, float] = {}
+    for trial in data.record.trials:
+        if trial.run and data.others.get(trial.number, 0.0) > 0:
+            seconds[trial.run] = max(data.others[trial.number], seconds.get(trial.run, 0.0))
+    for run, count in seconds.items():
+        yield f"{count:.1f} s of the training run {run} were trained for others, and are not counted"
 
 
 def _best(data: StudyData) -> dict[str, Any] | None:
@@ -118,7 +132,7 @@ def _trials(data: StudyData) -> dict[str, Any]:
     frame = study_frames.trials(data)
     order = {trial.number: rank for rank, trial in enumerate(data.record.ranked())}
     ranks = frame["trial"].map(lambda number: order.get(number, len(order) + number))
-    last = ["reason", "run", "training_run"]
+    last = ["reason", "run"]
     columns = [column for column in frame if column not in ("study", *last)]
     return _table(frame.iloc[ranks.argsort()][[*columns, *last]])
 

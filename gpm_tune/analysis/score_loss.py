@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,13 @@ import torch
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from gpm_tune.analysis.figures import COLORS, MEASURE, STYLE, metric_title, new_figure
-from gpm_tune.analysis.loader import PARAM, load_points, load_runs, refuse_mixed
+from gpm_tune.analysis.figures import COLORS, MEASURE, STYLE, metric_title, new_figure, refuse_mixed
 from gpm_tune.analysis.retraining import Origin, start, train_to
 from gpm_tune.config import nearest
 from gpm_tune.errors import DivergedError, UserError
 from gpm_tune.interrupts import interruptible
 from gpm_tune.metrics import ImageMetrics, PointMetrics
-from gpm_tune.study.definition import space
+from gpm_tune.study.accounts.trained import Trained, read_trained
 from gpm_tune.study.storage.home import Home
 from gpm_tune.study.storage.locks import only_once
 from gpm_tune.training import Experiment, Trainer, checkpoint
@@ -33,6 +33,10 @@ from gpm_tune.training.run import Runs, TrainingRun
 
 LOSS = "denoising"  # the term of the score's loss
 KEPT_EVERY = 5000  # steps of training between states that are kept on the way
+COLUMNS = [
+    *("study", "stage", "trial", "run", "seed", "k", "training_steps", "generator_updates"),
+    *("lr_score", "lr_generator", "metric", "features", "samples", "split", "value"),
+]
 VARIED = ("model.score_steps", "seed", "training.steps", "evaluation.every")
 
 _log = logging.getLogger("gpm_tune")
@@ -171,63 +175,55 @@ def best_by_run(home: Home, names: Sequence[str], metric: str | None) -> pd.Data
     metric: None for the data's first. Runs that are not finished are left out with a warning.
     Raises UserError where that leaves none, or where they cannot share an axis.
     """
-    runs = load_runs(home, names)
-    found = runs[(runs["model"] == "score_gan") & (runs["state"] == "complete")].copy()
-    if found.empty:
-        states = ", ".join(f"{count} {state}" for state, count in runs["state"].value_counts().items())
+    known = [found for name in names for found in read_trained(home, name)]
+    runs = [f for f in known if f.experiment.model.name == "score_gan" and f.state == "complete"]
+    if not runs:
+        counts = Counter(found.state for found in known)
+        states = ", ".join(f"{count} {state}" for state, count in counts.items())
         raise UserError(f"{', '.join(names)}: no finished run of a score_gan yet (runs: {states or 'none'})")
-    if len(found) < len(runs):
-        _log.warning("left out: %d runs that are not finished score_gans", len(runs) - len(found))
-    found["samples"] = [_samples(row) for row in found.to_dict("records")]
-    found["label"] = found["name"]
-    refuse_mixed(found, "quality against K", ["data", "data_fingerprint", "features", "samples"])
-    directions = PointMetrics.directions if found["features"].isna().all() else ImageMetrics.directions
+    if len(runs) < len(known):
+        _log.warning("left out: %d runs that are not finished score_gans", len(known) - len(runs))
+    frame = pd.DataFrame(map(_row, runs))
+    refuse_mixed(frame, "quality against K", ["data", "data_fingerprint", "features", "samples"])
+    directions = PointMetrics.directions if frame["features"].isna().all() else ImageMetrics.directions
     chosen = metric or next(iter(directions))
     if chosen not in directions:
         raise UserError(f"--metric {chosen}; {nearest(chosen, directions)}")
-    _say_what_differs(found)
-    points = load_points(home, found, [chosen])
-    plain = points[points["nfe"].isna()]
-    best = plain.groupby("run")["value"].agg(directions[chosen])
-    return (
-        pd.DataFrame(
-            {
-                **{name: found[name] for name in ("study", "stage", "trial", "run", "training_run", "seed")},
-                "k": found["param.model.score_steps"],
-                "training_steps": found["steps"],
-                "generator_updates": found["steps"] // found["param.model.score_steps"],
-                "lr_score": found["param.training.optimizer.lr"],
-                "lr_generator": _generator_rates(found),
-                "metric": chosen,
-                "features": found["features"],
-                "samples": found["samples"],
-                "split": "validation",
-                "value": found["run"].map(best),
-            }
-        )
-        .dropna(subset="value")
-        .sort_values(["k", "seed"], ignore_index=True)
-    )
+    _say_what_differs([found.experiment for found in runs])
+    best = min if directions[chosen] == "min" else max
+    values = [[e.metrics[chosen] for e in found.evaluations if chosen in e.metrics] for found in runs]
+    frame = frame.assign(metric=chosen, value=[best(found, default=None) for found in values])
+    return frame[COLUMNS].dropna(subset="value").sort_values(["k", "seed"], ignore_index=True)
 
 
-def _generator_rates(runs: pd.DataFrame) -> pd.Series:
-    """The generator's learning rate, which is the score's where there is none of its own."""
-    own = "param.training.generator_optimizer.lr"
-    score = runs["param.training.optimizer.lr"]
-    return runs[own].fillna(score) if own in runs else score
+def _row(found: Trained) -> dict[str, Any]:
+    experiment = found.experiment
+    k, steps = int(experiment.model_dump()["model"]["score_steps"]), experiment.training.steps
+    score, generator = learning_rates(experiment)
+    return {
+        "label": found.run if found.trial is None else f"{found.study}/{found.trial}",
+        "study": found.study,
+        "stage": found.stage,
+        "trial": found.trial,
+        "run": found.run,
+        "seed": experiment.seed,
+        "k": k,
+        "training_steps": steps,
+        "generator_updates": steps // k,
+        "lr_score": score,
+        "lr_generator": generator,
+        "data": experiment.data_label,
+        "data_fingerprint": found.data_fingerprint,
+        "features": experiment.features,
+        "samples": experiment.evaluated_samples,
+        "split": "validation",
+    }
 
 
-def _samples(run: Mapping[str, Any]) -> int:
-    """How many samples a run's evaluations generated."""
-    known = {key.removeprefix(PARAM): value for key, value in run.items() if key.startswith(PARAM)}
-    values = {key: value for key, value in known.items() if isinstance(value, list) or pd.notna(value)}
-    return Experiment.model_validate(space.put({}, values)).evaluated_samples
-
-
-def _say_what_differs(runs: pd.DataFrame) -> None:
-    """Warn where runs differ in more than K and seed: their spread has several causes."""
-    columns = [c for c in runs if c.startswith(PARAM) and c not in (f"{PARAM}{path}" for path in VARIED)]
-    differing = [c.removeprefix(PARAM) for c in columns if runs[c].map(str).nunique() > 1]
+def _say_what_differs(experiments: Sequence[Experiment]) -> None:
+    """Warn where experiments differ in more than K and seed: their values' spread has several causes."""
+    frame = pd.json_normalize([experiment.model_dump(mode="json") for experiment in experiments])
+    differing = [path for path in frame if path not in VARIED and frame[path].map(str).nunique() > 1]
     if differing:
         _log.warning("the runs differ in more than K and seed: %s", ", ".join(differing))
 

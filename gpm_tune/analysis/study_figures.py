@@ -81,7 +81,7 @@ def learning_curves(data: StudyData) -> Chart:
         rows = frame[frame["trial"] == trial.number]
         if rows.empty:
             continue
-        donor, step = frames.fork_point(trial) or (None, None)
+        donor, step = trial.fork_point or (None, None)
         before = frame[(frame["trial"] == donor) & (frame["step"] == step)]  # a fork goes on from there
         series.append(_curve(pd.concat([before, rows]), trial, trial == data.best))
         if trial.state in ENDS:

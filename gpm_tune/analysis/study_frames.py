@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Iterable
 from typing import Any
 
 import optuna
@@ -20,20 +18,18 @@ from gpm_tune.training.objectives import AT_NFE, curve_of
 
 FEWEST = 4  # complete trials from which importance can be said at all
 SECONDS_PER_HOUR = 3600
-TRIAL = ["study", "trial", "run", "state", "seed"]
+ORIGIN = ["study", "trial", "run", "state", "seed"]
 
 
 def trials(data: StudyData) -> pd.DataFrame:
     """A row per trial: its searched values, its best evaluation, what it cost.
 
-    seconds: of training, up to its last evaluation; a fork's begin where it forked, pro rata of its steps.
-    Of trials that share a training run the first has its seconds, and later ones what they trained further.
+    run: its training run. seconds: see `own_seconds`.
     """
-    record = data.record
-    seconds = own_seconds(record.trials)
+    record, seconds = data.record, own_seconds(data)
     rows = [
         {
-            **_origin(data, trial),
+            **origin_of(data, trial),
             **{path: _shown(trial.values.get(path)) for path in record.search},
             **dict(zip((goal.metric for goal in record.objectives), trial.scores or (), strict=False)),
             "nfe": trial.metrics.get("nfe"),
@@ -42,12 +38,11 @@ def trials(data: StudyData) -> pd.DataFrame:
             "seconds": seconds[trial.number],
             "gpu_hours": None if data.gpu is None else seconds[trial.number] * data.gpu / SECONDS_PER_HOUR,
             "reason": trial.reason,
-            "training_run": trial.run,
         }
         for trial in record.trials
     ]
-    columns = [*TRIAL, *record.search, *(goal.metric for goal in record.objectives)]
-    costs = ["nfe", "best_step", "steps", "seconds", "gpu_hours", "reason", "training_run"]
+    columns = [*ORIGIN, *record.search, *(goal.metric for goal in record.objectives)]
+    costs = ["nfe", "best_step", "steps", "seconds", "gpu_hours", "reason"]
     return pd.DataFrame(rows, columns=list(dict.fromkeys([*columns, *costs])))
 
 
@@ -56,9 +51,8 @@ def best_so_far(data: StudyData) -> pd.DataFrame:
 
     hours: training time of all trials so far, in parallel ones added up. Infeasible trials are no results.
     """
-    record, seconds = data.record, own_seconds(data.record.trials)
-    last = max(data.ended.values(), default=None)
-    order = sorted(record.trials, key=lambda t: (t.number not in data.ended, data.ended.get(t.number, last)))
+    record, seconds = data.record, own_seconds(data)
+    order = sorted(record.trials, key=lambda trial: trial.ended or math.inf)
     feasible = {trial.number for trial in record.ranked()}
     rows, best, spent = [], None, 0.0
     for count, trial in enumerate(order, start=1):
@@ -68,16 +62,16 @@ def best_so_far(data: StudyData) -> pd.DataFrame:
             best = value if best is None or record.objective.better(value, best) else best
         hours = spent / SECONDS_PER_HOUR
         gpu_hours = None if data.gpu is None else hours * data.gpu
-        rows.append({**_origin(data, trial), "trials": count, "hours": hours, "gpu_hours": gpu_hours})
+        rows.append({**origin_of(data, trial), "trials": count, "hours": hours, "gpu_hours": gpu_hours})
         rows[-1] |= {**data.measure(record.objective.metric), "value": value, "best": best}
-    return pd.DataFrame(rows, columns=[*TRIAL, "trials", "hours", "gpu_hours", *MEASURE, "value", "best"])
+    return pd.DataFrame(rows, columns=[*ORIGIN, "trials", "hours", "gpu_hours", *MEASURE, "value", "best"])
 
 
 def learning_curves(data: StudyData) -> pd.DataFrame:
     """The first objective at every evaluation of every trial."""
-    origins = pd.DataFrame([_origin(data, trial) for trial in data.record.trials], columns=TRIAL)
+    origins = pd.DataFrame([origin_of(data, trial) for trial in data.record.trials], columns=ORIGIN)
     frame = origins.merge(data.curves, on="trial").assign(**data.measure(data.record.objective.metric))
-    return frame[[*TRIAL, "step", *MEASURE, "value"]].sort_values(["trial", "step"], ignore_index=True)
+    return frame[[*ORIGIN, "step", *MEASURE, "value"]].sort_values(["trial", "step"], ignore_index=True)
 
 
 def value_by_nfe(data: StudyData) -> pd.DataFrame:
@@ -85,7 +79,7 @@ def value_by_nfe(data: StudyData) -> pd.DataFrame:
     metric = _metric_by_nfe(data)
     rows = [
         {
-            **_origin(data, trial),
+            **origin_of(data, trial),
             "step": trial.best_step,
             **data.measure(metric),
             "nfe": nfe,
@@ -95,7 +89,7 @@ def value_by_nfe(data: StudyData) -> pd.DataFrame:
         if metric and trial.feasible
         for nfe, value in curve_of(metric, trial.metrics)
     ]
-    frame = pd.DataFrame(rows, columns=[*TRIAL, "step", *MEASURE, "nfe", "value"])
+    frame = pd.DataFrame(rows, columns=[*ORIGIN, "step", *MEASURE, "nfe", "value"])
     ascending = DIRECTIONS.get(metric, "min") == "min"
     ranked = frame.sort_values(["nfe", "value"], ascending=[True, ascending])
     reached = ranked["value"].cummin() if ascending else ranked["value"].cummax()
@@ -122,7 +116,7 @@ def objectives(data: StudyData) -> pd.DataFrame:
     frame = trials(data)
     frame = frame[frame["trial"].isin([trial.number for trial in data.record.ranked()])]
     extra = {"features": data.record.features, "samples": data.samples, "split": SPLIT}
-    frame = frame[[*TRIAL, *goals]].assign(**extra, front=frame["trial"].isin(front))
+    frame = frame[[*ORIGIN, *goals]].assign(**extra, front=frame["trial"].isin(front))
     return frame.sort_values(goals, ignore_index=True)
 
 
@@ -177,7 +171,7 @@ def slices(data: StudyData) -> pd.DataFrame:
     metric = data.record.objective.metric
     rows = [
         {
-            **_origin(data, trial),
+            **origin_of(data, trial),
             "parameter": path,
             "at": _shown(trial.values[path]),
             **data.measure(metric),
@@ -187,7 +181,7 @@ def slices(data: StudyData) -> pd.DataFrame:
         for trial in data.record.trials
         if trial.value is not None and path in trial.values
     ]
-    return pd.DataFrame(rows, columns=[*TRIAL, "parameter", "at", *MEASURE, "value"])
+    return pd.DataFrame(rows, columns=[*ORIGIN, "parameter", "at", *MEASURE, "value"])
 
 
 def parallel(data: StudyData) -> pd.DataFrame:
@@ -240,12 +234,11 @@ def confirmation(data: StudyData) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns).astype({"std": float})  # NaN of a single seed
 
 
-def _origin(data: StudyData, trial: TrialRecord) -> dict[str, Any]:
-    runs = data.runs
-    own = runs[(runs["stage"] == "search") & (runs["trial"] == trial.number)]["run"]
+def origin_of(data: StudyData, trial: TrialRecord) -> dict[str, Any]:
+    """The columns ORIGIN: which trial it is, its training run, its state and its seed."""
     seed = trial.values.get("seed", data.record.experiment.get("seed"))
-    values = (data.record.name, trial.number, next(iter(own), None), trial.state, seed)
-    return dict(zip(TRIAL, values, strict=True))
+    values = (data.record.name, trial.number, trial.run, trial.state, seed)
+    return dict(zip(ORIGIN, values, strict=True))
 
 
 def _shown(value: Any) -> Any:
@@ -254,26 +247,20 @@ def _shown(value: Any) -> Any:
     return value if is_number or value is None else str(value)
 
 
-def own_seconds(trials: Iterable[TrialRecord]) -> dict[int, float]:
-    """Training time by trial: what trials share is counted once, for the first of them.
+def own_seconds(data: StudyData) -> dict[int, float]:
+    """Training time by trial, up to its last evaluation, as far as this study has trained it.
 
-    Of a fork only since it forked, in proportion to the steps.
+    What trials share is counted once, for the first of them. Of a fork only since it forked, in proportion
+    to the steps.
     """
     found: dict[int, float] = {}
     trained: dict[str, float] = {}  # seconds of each training run that are counted already
-    for trial in sorted(trials, key=lambda trial: trial.number):
-        _, forked_at = fork_point(trial) or (None, 0)
+    for trial in sorted(data.record.trials, key=lambda trial: trial.number):
+        _, forked_at = trial.fork_point or (None, 0)
+        seconds = trial.seconds - data.others.get(trial.number, 0.0)
         before = trial.seconds * forked_at / trial.step if trial.step else 0.0
         if trial.run is not None:
             before = max(before, trained.get(trial.run, 0.0))
-            trained[trial.run] = max(before, trial.seconds)
-        found[trial.number] = max(0.0, trial.seconds - before)
+            trained[trial.run] = max(before, seconds)
+        found[trial.number] = max(0.0, seconds - before)
     return found
-
-
-def fork_point(trial: TrialRecord) -> tuple[int, int] | None:
-    """The trial that a fork comes from, and the step at which it left; None for one that is no fork."""
-    if trial.forked_from is None:
-        return None
-    donor, step = re.findall(r"\d+", trial.forked_from)
-    return int(donor), int(step)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from gpm_tune.cli.common import STUDIES, HomeOption, StudyArgument, TrackingOption, command, home_at, writable
+from gpm_tune.cli.common import STUDIES, HomeOption, StudyArgument, command, home_at, writable
 from gpm_tune.cli.output import output
 from gpm_tune.errors import UserError
 
@@ -20,7 +20,6 @@ def report(
         typer.Option("-o", "--output", metavar="FILE.html", help="Default: STUDY.html, here."),
     ] = None,
     home: HomeOption = None,
-    tracking_uri: TrackingOption = None,
 ) -> None:
     """Write all that a study has found on one page, which opens offline and can be sent to others."""
     file = file or Path(f"{study}.html")
@@ -30,5 +29,5 @@ def report(
     from gpm_tune.analysis.report import render
     from gpm_tune.analysis.study_data import read_data
 
-    file.write_text(render(read_data(home_at(home, tracking_uri), study)), encoding="utf-8")
+    file.write_text(render(read_data(home_at(home), study)), encoding="utf-8")
     output.result({"study": study, "file": str(file)}, [f"the report is {file}; open it in a browser"])

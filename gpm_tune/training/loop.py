@@ -149,8 +149,7 @@ class Training:
         newest = self._use(lambda: self.run.newest(end))
         if newest == end and self._use(lambda: self.run.keep_end(end)):
             newest = self._use(lambda: self.run.newest(end))  # it may just have been deleted
-        found = self._use(lambda: self.run.evaluations(self._judge))
-        return [record for record in found if after < record.step <= newest]
+        return self._use(lambda: self.run.evaluations(self._judge, after=after, up_to=newest))
 
     def _train(
         self, teacher: SavedModel | None, check: Callable[[], object], after: int
@@ -180,7 +179,8 @@ class Training:
                 yield kept
 
     def _keep(self, evaluation: Evaluation) -> EvaluationRecord:
-        return self._use(lambda: self.run.keep_evaluation(evaluation, self._judge, str(self._device)))
+        device, user = str(self._device), self._asker.user
+        return self._use(lambda: self.run.keep_evaluation(evaluation, self._judge, device, user))
 
     def _continue(self, trainer: Trainer) -> bool:
         """Continue where the run stands. Returns False where the weights are to be judged anew."""

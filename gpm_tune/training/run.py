@@ -5,7 +5,7 @@ runs/edm-mnist-1a2b3c4d5e6f/
   evaluations/step_…    a JSON object each: what was measured at a step, and by which judge
   checkpoints/step_…    states of the one trajectory: the newest few, and where trainings came to their end
   samples/step_….png
-  users/                an empty file for each study, or single experiment, that needs the run
+  users/                a file for each study, or single experiment, that needs the run: what it asked for
   lease.json            who writes here now
 
 A judge is how samples are made and measured, and the objective by which the best weights are chosen.
@@ -15,6 +15,7 @@ Trainings that differ only in their judge, or in how long they go on, share a fo
 from __future__ import annotations
 
 import logging
+import math
 import platform
 import re
 import shutil
@@ -35,6 +36,7 @@ from gpm_tune.training.experiment import DATA_DIGITS, Experiment, digest
 from gpm_tune.training.objectives import Objective
 from gpm_tune.training.saved import SavedModel
 from gpm_tune.training.trainer import Evaluation, Trainer
+from gpm_tune.version import __version__
 
 KEPT = 2  # of the newest checkpoints, besides those at the end of a training
 
@@ -51,6 +53,8 @@ class EvaluationRecord(BaseModel):
     judge: str
     time: int  # milliseconds since 1970
     machine: str
+    user: str  # for whom it was measured, as `users/` has it
+    version: str  # of the program
     metrics: dict[str, float]
 
 
@@ -111,25 +115,30 @@ class TrainingRun:
         Raises OSError where the folder of all runs is not there.
         """
         self.runs.check()
-        text = as_yaml(experiment.model_dump(mode="json"))
-        for file, content in (("experiment.yaml", text), (f"users/{user}", "")):
+        content = as_yaml(experiment.model_dump(mode="json")).encode()
+        for file in ("experiment.yaml", f"users/{user}"):
             if not locations.exists(f"{self.location}/{file}"):
-                locations.write(f"{self.location}/{file}", content.encode())
+                locations.write(f"{self.location}/{file}", content)
+
+    def users(self) -> list[str]:
+        """Who needs the run."""
+        return locations.children(f"{self.location}/users")
 
     def leave(self, user: str) -> None:
         """Delete the run, unless others use it, too."""
-        users = locations.children(f"{self.location}/users")
+        users = self.users()
         if users == [user]:
             locations.delete(self.location)
         elif user in users:
             locations.delete_file(f"{self.location}/users/{user}")
 
-    def evaluations(self, judge: str) -> list[EvaluationRecord]:
-        """What one judge has measured, by step."""
-        found = []
-        for name in locations.children(f"{self.location}/evaluations"):
-            if name.endswith(f"-{judge}.json") and (record := self._read(name)):
-                found.append(record)
+    def evaluations(
+        self, judge: str | None = None, *, after: int = -1, up_to: float = math.inf
+    ) -> list[EvaluationRecord]:
+        """What one judge has measured after a step and up to one, by step; None for all judges."""
+        ending = ".json" if judge is None else f"-{judge}.json"
+        names = [n for n in locations.children(f"{self.location}/evaluations") if n.endswith(ending)]
+        found = [record for record in map(self._read, names) if record and after < record.step <= up_to]
         return sorted(found, key=lambda record: record.step)
 
     def _read(self, name: str) -> EvaluationRecord | None:
@@ -145,7 +154,7 @@ class TrainingRun:
                 return None
         return self._records[name]
 
-    def keep_evaluation(self, evaluation: Evaluation, judge: str, device: str) -> EvaluationRecord:
+    def keep_evaluation(self, evaluation: Evaluation, judge: str, device: str, user: str) -> EvaluationRecord:
         """Write what was measured, and the picture; what is there already stays, and is returned."""
         name = f"{_step(evaluation.step)}-{judge}"
         before = self._read(f"{name}.json")
@@ -157,6 +166,8 @@ class TrainingRun:
             judge=judge,
             time=time.time_ns() // 1_000_000,
             machine=f"{platform.node()}, {device}",
+            user=user,
+            version=__version__,
             metrics=evaluation.metrics,
         )
         locations.write(f"{self.location}/evaluations/{name}.json", record.model_dump_json(indent=2).encode())
@@ -181,6 +192,11 @@ class TrainingRun:
         """The step of the newest whole checkpoint up to a step; -1 where there is none."""
         whole = filter(is_whole, self.checkpoints(up_to))
         return next((int(place.rpartition("_")[2]) for place in whole), -1)
+
+    def data_fingerprint(self) -> str | None:
+        """Of the data that were read, by the newest checkpoint that tells; None where there is none."""
+        records = map(_record, self.checkpoints())
+        return next((record.data for record in records if record), None)
 
     def is_trained(self, experiment: Experiment, objective: Objective | None = None) -> bool:
         """Tell whether an experiment's training has come to its end here, and was measured there."""
@@ -247,7 +263,7 @@ class TrainingRun:
     def best(self, experiment: Experiment) -> SavedModel:
         """The trained model of an experiment with the weights that its default objective finds the best."""
         objective = experiment.default_objective
-        found = [e for e in self.evaluations(experiment.judge()) if e.step <= experiment.training.steps]
+        found = self.evaluations(experiment.judge(), up_to=experiment.training.steps)
         choose = min if objective.mode == "min" else max  # of equal ones the first, as training does
         best = choose(found, key=lambda record: record.metrics[objective.metric], default=None)
         return self.saved(experiment, best.step if best else None)

@@ -85,14 +85,15 @@ def tell(
 ) -> None:
     """One trial's story."""
     number = spec.number
-    run = open_run(home, spec, run_user(controller.study_id))
+    user = run_user(controller.study_id)
+    run = open_run(home, spec, user)
     controller.trains(number, run.name)
     judge = spec.experiment.judge()
     nfe = spec.values.get("model.sampling_steps", 3)
     for index, value in enumerate(values, start=1):
         step = index * EVERY
         measured = Evaluation(step, evaluation(step, value, nfe), png(number))
-        run.keep_evaluation(measured, judge, "cpu")
+        run.keep_evaluation(measured, judge, "cpu", user)
         if controller.measured(number, step, measured.metrics):
             break
     controller.ended(number, failure)

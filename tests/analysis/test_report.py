@@ -8,8 +8,6 @@ import html
 import json
 import re
 import shutil
-import sqlite3
-from contextlib import closing
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -166,7 +164,6 @@ def test_an_empty_study_has_a_report(tmp_path: Path) -> None:
     text = words(page_of(home, "small"))
     assert "no trials" in text
     assert "No trial has a result yet." in text
-    assert "MLflow: 'small': nothing has been tracked" in text
     assert "unknown" in text, "the versions"
 
 
@@ -257,47 +254,12 @@ def refuse_planted(home: Home, planted: Path) -> None:
     assert "Its samples are gone" in words(page)
 
 
-def test_mlflow_alone_is_enough(told: Home, tmp_path: Path) -> None:
-    home = copy_of(told, tmp_path)
-    (tmp_path / "optuna.db").unlink()
-    data, known = read_data(home, "told"), read_data(told, "told")
-    assert "Optuna's storage does not hold this study: what follows is from MLflow alone." in data.notes
-    for mine, theirs in zip(data.record.trials, known.record.trials, strict=True):
-        assert (mine.number, mine.state, mine.scores) == (theirs.number, theirs.state, theirs.scores)
-        assert (mine.best_step, mine.step) == (theirs.best_step, theirs.step)
-        assert (mine.values, mine.metrics, mine.seconds) == (theirs.values, theirs.metrics, theirs.seconds)
-    key = ["trial", "step"]
-    mine, theirs = (d.curves.sort_values(key).to_numpy().tolist() for d in (data, known))
-    assert mine == theirs
-    assert "loss was nan at step 9" in words(render(data))
-
-
-def test_several_versions_are_named(told: Home, tmp_path: Path) -> None:
-    home = copy_of(told, tmp_path)
-    run = read_data(home, "told").runs["run"].iloc[0]
-    home.mlflow().set_tag(run, "gpm.version", "9.9.9")
-    text = words(page_of(home, "told"))
-    assert "Several versions of the program trained these trials" in text
-    assert "9.9.9 (1 runs)" in text
-
-
-def copy_of(told: Home, folder: Path) -> Home:
-    """The databases of a home, without its folders."""
-    for name in ("mlflow.db", "optuna.db"):
-        with (
-            closing(sqlite3.connect(told.root / name)) as source,
-            closing(sqlite3.connect(folder / name)) as target,
-        ):
-            source.backup(target)  # with what is in the write-ahead log alone
-    return empty_home(folder)
-
-
 def test_the_command_writes_the_page_and_refuses_bad_input(told: Home, tmp_path: Path) -> None:
     file = tmp_path / "page.html"
-    report("told", file, told.root, told.tracking_uri.secret())
+    report("told", file, told.root)
     assert file.read_text(encoding="utf-8").lstrip().startswith("<!DOCTYPE html>")
     with pytest.raises(UserError, match="no study is named 'tolt'; did you mean 'told'"):
-        report("tolt", file, told.root, told.tracking_uri.secret())
+        report("tolt", file, told.root)
     with pytest.raises(UserError, match="there is no folder"):
         report("told", tmp_path / "no" / "page.html", told.root)
     with pytest.raises(UserError, match="a report is a page"):

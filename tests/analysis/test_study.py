@@ -46,7 +46,7 @@ def test_the_learning_curves_are_what_was_measured(data: StudyData) -> None:
     curves = {n: rows["value"].tolist() for n, rows in frame.groupby("trial")}
     assert curves == {n: values for n, values in MEASURED.items() if values}
     assert frame["step"].isin([EVERY, 2 * EVERY, 3 * EVERY]).all()
-    assert frame["run"].nunique() == len(curves), "each trial has its run in MLflow"
+    assert frame["run"].nunique() == len(curves), "each trial has its training run"
     assert set(frame["features"]) == {"small"}
     assert set(frame["samples"]) == {20}
 
@@ -87,23 +87,14 @@ def test_nothing_is_cheaper_and_better_than_the_front(data: StudyData) -> None:
 
 
 def test_what_is_out_of_bounds_wins_nowhere(tmp_path: Path) -> None:
-    """In no figure, neither from Optuna nor from MLflow alone."""
     home = Home(tmp_path, f"sqlite:///{tmp_path / 'mlflow.db'}")
     bounds = [{"metric": "seconds", "max": 2.5 * EVERY * SECONDS_A_STEP}]
     stories: list[Story] = [([90.0, 60.0, 20.0], None), ([80.0, 40.0, 45.0], None), ([50.0], "loss was nan")]
     drive(home, digits_study(3, constraints=bounds, scheduler={"name": "none"}), stories)
-    known = read_data(home, "told")
-    for file in tmp_path.glob("optuna.db*"):
-        file.unlink()
-    alone = read_data(home, "told")
-    for data in (known, alone):
-        assert [(t.number, t.value, t.best_step) for t in data.record.ranked()] == [
-            (1, 40.0, 8),
-            (2, 50.0, 4),
-        ]
-        assert [trial.state for trial in data.record.trials] == ["infeasible", "complete", "fail"]
-        assert set(study_frames.value_by_nfe(data)["trial"]) == {1, 2}
-        assert data.tags["gpm.best_trial"] == "1"
+    data = read_data(home, "told")
+    assert [(t.number, t.value, t.best_step) for t in data.record.ranked()] == [(1, 40.0, 8), (2, 50.0, 4)]
+    assert [trial.state for trial in data.record.trials] == ["infeasible", "complete", "fail"]
+    assert set(study_frames.value_by_nfe(data)["trial"]) == {1, 2}
     frame = compute.progress(home, ["told"], "fid")
     assert set(frame["trial"]) == {1, 2}
     assert set(frame[frame["is_best"]]["trial"]) == {1}
@@ -120,7 +111,7 @@ def test_places_in_parallel_coordinates_run_from_low_to_high(data: StudyData) ->
 
 
 def told_points(tmp_path: Path, trials: int, value: str = "eta", **changes: object) -> StudyData:
-    """A study of points without MLflow, whose trials' values follow from what was searched."""
+    """A study of points without training runs, whose trials' values follow from what was searched."""
     home = Home(tmp_path, f"sqlite:///{tmp_path / 'mlflow.db'}")
     study: Study = study_of(budget={"trials": trials}, sampler={"name": "random"}, **changes)
     manager = open_ledger(home, study)
@@ -152,7 +143,7 @@ def test_importance_says_where_it_cannot_be_known(tmp_path: Path, trials: int, v
     chart = next(chart for chart in study_charts(data) if chart.key == "importance")
     assert not chart.panels
     assert "Not known of" in chart.note
-    assert any("MLflow" in note for note in data.notes), "it says that nothing was tracked"
+    assert any("training runs of trials 0, 1, 2" in note for note in data.notes), "nothing was trained"
 
 
 def test_several_objectives_have_a_front(tmp_path: Path) -> None:
@@ -201,7 +192,7 @@ def test_a_panel_is_valid_to_plotly(data: StudyData) -> None:
 
 def test_the_script_writes_a_table_and_pictures_of_each_figure(told: Home, tmp_path: Path) -> None:
     main = runpy.run_path(str(SCRIPTS / "study.py"))["main"]
-    main("told", output=tmp_path / "figure", home=told.root, tracking_uri=told.tracking_uri.secret())
+    main("told", output=tmp_path / "figure", home=told.root)
     written = {path.name for path in tmp_path.iterdir()}
     keys = ("best", "curves", "nfe", "importance", "slices", "parallel", "budget")
     assert written == {f"figure_{key}{ending}" for key in keys for ending in (".csv", ".png", ".svg")}
@@ -235,8 +226,8 @@ def test_the_script_of_costs_names_what_was_not_reached(
 ) -> None:
     main = runpy.run_path(str(SCRIPTS / "compute.py"))["main"]
     output = tmp_path / "compute"
-    main(["told"], [60.0, 1.0], "fid", output, told.root, told.tracking_uri.secret())
+    main(["told"], [60.0, 1.0], "fid", output, told.root)
     assert "fid 1: not reached" in capsys.readouterr().out
     assert len(pd.read_csv(tmp_path / "compute_targets.csv")) == 2 * 5, "the trials that were measured"
     with pytest.raises(UserError, match="has measured 'kid' yet"):
-        main(["told"], None, "kid", output, told.root, told.tracking_uri.secret())
+        main(["told"], None, "kid", output, told.root)

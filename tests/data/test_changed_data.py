@@ -15,7 +15,6 @@ from program import COMMAND, gpm_tune
 
 import gpm_tune as package
 from gpm_tune.analysis.quality import refuse_different
-from gpm_tune.analysis.study_data import read_data
 from gpm_tune.analysis.subjects import find_subjects
 from gpm_tune.console import new_console
 from gpm_tune.data.fingerprint import fingerprint
@@ -317,23 +316,3 @@ def test_figures_have_one_content_on_an_axis(tmp_path: Path) -> None:
     refuse_different(find_subjects(home, [f"a={one}"]), None)
     with pytest.raises(UserError, match="these differ in data_fingerprint and cannot share an axis"):
         refuse_different(find_subjects(home, [f"a={one}", f"b={two}"]), None)
-
-
-def test_runs_of_two_contents_under_one_name_are_not_one_study(tmp_path: Path) -> None:
-    from gpm_tune.study.tracking.provenance import run_tags
-    from gpm_tune.study.tracking.publisher import Publisher
-    from gpm_tune.study.tracking.views import View
-
-    home = Home(tmp_path / "home")
-    home.root.mkdir()
-    TrialManager(study_of(), home.optuna_uri)
-
-    def view(data: str) -> View:
-        number = str(["0ne", "0ther"].index(data))
-        tags = run_tags(experiment_of(), data) | {"gpm.study": "small", "gpm.trial": number}
-        return View(data, f"trial {number}", None, 1, 2, "FINISHED", {}, tags, [], {})
-
-    with Publisher(home.tracking_uri, "small", view, home.artifact_root) as publisher:
-        publisher.touch("0ne", "0ther")
-    with pytest.raises(UserError, match="the trials of 'small': these differ in data_fingerprint"):
-        read_data(home, "small")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -17,8 +18,9 @@ from gpm_tune.config import nearest
 from gpm_tune.errors import ScarcityError, UnknownError, UserError, first_line
 from gpm_tune.patience import Patience
 from gpm_tune.study.accounts.database import read_storage
+from gpm_tune.study.definition import space
 from gpm_tune.study.definition.specification import CONFIRMATION
-from gpm_tune.training import Constraint, Objective
+from gpm_tune.training import Constraint, Experiment, Objective
 
 _log = logging.getLogger("gpm_tune")
 
@@ -55,6 +57,14 @@ class TrialRecord:
         """Of the first objective."""
         return self.scores[0] if self.scores else None
 
+    @property
+    def fork_point(self) -> tuple[int, int] | None:
+        """The trial that a fork comes from, and the step at which it left; None for one that is no fork."""
+        if self.forked_from is None:
+            return None
+        donor, step = re.findall(r"\d+", self.forked_from)
+        return int(donor), int(step)
+
 
 @dataclass(frozen=True)
 class StudyRecord:
@@ -83,6 +93,10 @@ class StudyRecord:
     def measure(self) -> dict[str, Any]:
         """What another study must share for its values to be comparable with this one's."""
         return measure_of(self.objectives, self.experiment, self.features, self.data_fingerprint)
+
+    def experiment_of(self, trial: TrialRecord) -> Experiment:
+        """What a trial trains. Raises ValidationError where its values make no experiment of this version."""
+        return Experiment.model_validate(space.put(self.experiment, trial.values))
 
     def ranked(self) -> list[TrialRecord]:
         """The feasible trials that have scores: best first; with several objectives by Pareto rank."""

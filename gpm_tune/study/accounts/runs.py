@@ -86,18 +86,15 @@ def _of_study(record: StudyRecord, number: str, home: Home) -> dict[str, SavedMo
         trials, which = [trial], f"trial {trial.number}"
         where = f" ({home.runs.location}/{trial.run})" if trial.run else ""
     found = {
-        f"{record.name}/{trial.number}": _of_trial(record, trial, home.runs.named(trial.run))
+        f"{record.name}/{trial.number}": home.runs.named(trial.run).saved(
+            record.experiment_of(trial), trial.best_step
+        )
         for trial in trials
         if trial.run and home.runs.named(trial.run).checkpoints()
     }
     if not found:
         raise UserError(f"study '{record.name}': {which} is without a checkpoint on this machine{where}")
     return found
-
-
-def _of_trial(record: StudyRecord, trial: TrialRecord, run: TrainingRun) -> SavedModel:
-    experiment = Experiment.model_validate(space.put(record.experiment, trial.values))
-    return run.saved(experiment, trial.best_step)
 
 
 def _trial(record: StudyRecord, number: str) -> TrialRecord:

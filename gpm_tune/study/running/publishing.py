@@ -13,7 +13,7 @@ from gpm_tune import locations
 from gpm_tune.errors import UserError
 from gpm_tune.files import is_plain
 from gpm_tune.study.accounts.records import StudyReader, StudyRecord, TrialRecord
-from gpm_tune.study.definition import space
+from gpm_tune.study.accounts.trained import evaluations_of
 from gpm_tune.study.definition.specification import CONFIRMATION
 from gpm_tune.study.storage.home import STUDY_FILES, Home
 from gpm_tune.study.tracking.publisher import Publisher
@@ -97,13 +97,12 @@ class StudyViews:
         run = self._run(trial)
         if run is not None:
             self._home.runs.check()
-        found = [] if run is None else run.evaluations(experiment.judge(record.objective))
-        evaluations = [evaluation for evaluation in found if evaluation.step <= trial.step]
+        evaluations = [] if run is None else evaluations_of(record, trial, experiment, run)
         files = {} if run is None else dict(pictures(run, evaluations))
         weights = _checkpoint(run, experiment, trial) if run and self._is_model(record, trial) else {}
-        wanted = [goal.metric for goal in record.objectives] + [bound.metric for bound in record.constraints]
-        derived = [_with_derived(evaluation, experiment, wanted) for evaluation in evaluations]
-        return trial_view(record, trial, experiment, derived, files | weights, is_registered=bool(weights))
+        return trial_view(
+            record, trial, experiment, evaluations, files | weights, is_registered=bool(weights)
+        )
 
     def _is_model(self, record: StudyRecord, trial: TrialRecord) -> bool:
         """Tell whether a trial's best weights are the study's model: of the best, once all have ended."""
@@ -114,9 +113,8 @@ class StudyViews:
     def _experiment(self, record: StudyRecord, trial: TrialRecord) -> Experiment | None:
         key = trial_key(record, trial.number)
         if key not in self._experiments:
-            tree = space.put(record.experiment, trial.values)
             try:
-                self._experiments[key] = Experiment.model_validate(tree)
+                self._experiments[key] = record.experiment_of(trial)
             except ValidationError:
                 return None
         return self._experiments[key]
@@ -126,11 +124,6 @@ class StudyViews:
         if trial.run is None:
             return None
         return self._runs.setdefault(trial.run, self._home.runs.named(trial.run))
-
-
-def _with_derived(evaluation: EvaluationRecord, experiment: Experiment, names: list[str]) -> EvaluationRecord:
-    derived = {name: experiment.derived(evaluation.metrics, name) for name in names}
-    return evaluation.model_copy(update={"metrics": evaluation.metrics | derived})
 
 
 def pictures(run: TrainingRun, evaluations: list[EvaluationRecord]) -> Iterator[tuple[str, Content]]:

@@ -15,6 +15,7 @@ from gpm_tune.errors import DivergedError, first_line
 from gpm_tune.interrupts import interruptible
 from gpm_tune.patience import Patience
 from gpm_tune.study.accounts.runs import find_teacher
+from gpm_tune.study.accounts.trained import single_user
 from gpm_tune.study.running.publishing import pictures
 from gpm_tune.study.storage.home import Home
 from gpm_tune.study.storage.inputs import prepare
@@ -70,8 +71,7 @@ class _Single:
     @property
     def evaluations(self) -> list[EvaluationRecord]:
         """What was measured, as far as the experiment asks."""
-        found = self._run.evaluations(self._experiment.judge())
-        return [record for record in found if record.step <= self._experiment.training.steps]
+        return self._run.evaluations(self._experiment.judge(), up_to=self._experiment.training.steps)
 
     def __call__(self, key: str) -> View:
         """The view; it begins with the first evaluation, or with this process where there is none."""
@@ -139,7 +139,7 @@ def train(experiment: Experiment, name: str, home: Home, device: str, console: C
     ):
         patience.is_over = interrupted
         asker = Asker(
-            user=f"train-{name}",
+            user=single_user(name, experiment),
             name=f"gpm-tune train {name}",
             should_stop=interrupted,
             on_wait=lambda holder: say(f"waiting for {holder}, which trains the same"),

@@ -10,13 +10,14 @@ import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Literal, cast
 
 from gpm_tune.documents import as_yaml
-from gpm_tune.study.accounts.records import StudyRecord, TrialRecord, as_costs
+from gpm_tune.study.accounts.records import StudyRecord, TrialRecord, as_costs, run_user
 from gpm_tune.study.tracking.provenance import run_tags
 from gpm_tune.training import Experiment, Objective
 from gpm_tune.training.objectives import curve_of
+from gpm_tune.training.run import EvaluationRecord
 
 BEST = "best/"
 """Begins the names of metrics whose last value is that of the best evaluation, and not of the last one."""
@@ -38,26 +39,6 @@ STATUSES: Mapping[str, Status] = {
 
 Files = Mapping[str, Callable[[], bytes]]
 """Paths of artifacts, and what reads their content; only that of CHANGING may become another."""
-
-
-class Evaluation(Protocol):
-    """What was measured at a training step."""
-
-    @property
-    def step(self) -> int: ...
-    @property
-    def time(self) -> int: ...  # ms since the epoch
-    @property
-    def metrics(self) -> Mapping[str, float]: ...
-
-
-@dataclass(frozen=True)
-class Inherited:
-    """The best evaluation of the training that a fork left; the time is that of the fork's beginning."""
-
-    step: int
-    time: int  # ms since the epoch
-    metrics: Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -117,12 +98,12 @@ def trial_view(
     study: StudyRecord,
     trial: TrialRecord,
     experiment: Experiment,
-    evaluations: Sequence[Evaluation],
+    evaluations: Sequence[EvaluationRecord],
     files: Files,
     *,
     is_registered: bool = False,
 ) -> View:
-    """A trial's run. evaluations: of its training run, by step, as far as they are the trial's.
+    """A trial's run. evaluations: those that are its own, by step; see `evaluations_of`.
 
     is_registered: whether its files have a folder `checkpoint` that is a version of the study's model.
     """
@@ -135,7 +116,6 @@ def trial_view(
         "gpm.training_run": trial.run,
         "gpm.gpu": trial.gpus[-1] if trial.gpus else None,
     }
-    best = trial.inherited
     version = {
         "trial": str(trial.number),
         "step": str(trial.best_step),
@@ -154,7 +134,22 @@ def trial_view(
         evaluations,
         files,
         (Version(study.name, version),) if is_registered else (),
-        inherited=Inherited(best["step"], trial.started, best["metrics"]) if best else None,
+        inherited=_inherited(study, trial, experiment),
+    )
+
+
+def _inherited(study: StudyRecord, trial: TrialRecord, experiment: Experiment) -> EvaluationRecord | None:
+    """The best evaluation of the training that a fork left, as the fork's first: its time is when it left."""
+    if trial.inherited is None:
+        return None
+    return EvaluationRecord(
+        step=trial.inherited["step"],
+        judge=experiment.judge(study.objective),
+        time=trial.started,
+        machine="",
+        user=run_user(study.id),
+        version="",
+        metrics=trial.inherited["metrics"],
     )
 
 
@@ -162,7 +157,7 @@ def single_view(
     experiment: Experiment,
     name: str,
     key: str,
-    evaluations: Sequence[Evaluation],
+    evaluations: Sequence[EvaluationRecord],
     state: str,
     files: Files,
     *,
@@ -258,12 +253,13 @@ def _view_of_training(
     experiment: Experiment,
     tags: Mapping[str, str],
     objectives: Sequence[Objective],
-    evaluations: Sequence[Evaluation],
+    evaluations: Sequence[EvaluationRecord],
     files: Files,
     versions: Sequence[Version] = (),
     *,
-    inherited: Inherited | None = None,
+    inherited: EvaluationRecord | None = None,
 ) -> View:
+    version = evaluations[-1].version if evaluations else None
     plain, (started, ended) = experiment.model_dump(mode="json"), times
     points, best = _course(objectives, evaluations, inherited)
     if best and STATUSES[state] == "FINISHED":
@@ -278,7 +274,7 @@ def _view_of_training(
         None if state == "running" else ended,
         STATUSES[state],
         plain,
-        {**tags, "gpm.state": state},
+        {**tags, **_known({"gpm.version": version, "gpm.state": state})},
         points,
         {"experiment.yaml": lambda: as_yaml(plain).encode(), **files},
         versions,
@@ -286,8 +282,10 @@ def _view_of_training(
 
 
 def _course(
-    objectives: Sequence[Objective], evaluations: Iterable[Evaluation], inherited: Evaluation | None
-) -> tuple[list[Point], Evaluation | None]:
+    objectives: Sequence[Objective],
+    evaluations: Iterable[EvaluationRecord],
+    inherited: EvaluationRecord | None,
+) -> tuple[list[Point], EvaluationRecord | None]:
     """The points of evaluations, and the best one: that where the first objective was best."""
     first, points, best = objectives[0], list[Point](), inherited
     if best is not None:
@@ -309,7 +307,7 @@ def _best_points(
         yield Point(f"{BEST}{name}", metrics.get(name, math.nan), time, step)
 
 
-def _curve(objective: Objective, experiment: Experiment, best: Evaluation) -> list[Point]:
+def _curve(objective: Objective, experiment: Experiment, best: EvaluationRecord) -> list[Point]:
     """The objective's metric, or else the experiment's, against NFE at the best evaluation."""
     for metric in (objective.metric.partition("/")[0], experiment.default_objective.metric):
         if points := curve_of(metric, best.metrics):

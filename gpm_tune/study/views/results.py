@@ -110,6 +110,15 @@ def lineage(record: StudyRecord) -> list[str]:
     return [f"trial {t.number} is a fork of {t.forked_from}" for t in record.trials if t.forked_from]
 
 
+def shared(record: StudyRecord) -> list[str]:
+    """Which trials share a training run, a line for each."""
+    trials: dict[str, list[str]] = {}
+    for trial in record.trials:
+        if trial.run:
+            trials.setdefault(trial.run, []).append(str(trial.number))
+    return [f"trials {', '.join(of)} share the training run {run}" for run, of in trials.items() if of[1:]]
+
+
 def pareto(record: StudyRecord) -> list[str]:
     """The Pareto front of a study with several objectives, in words."""
     if len(record.objectives) == 1:
@@ -120,7 +129,8 @@ def pareto(record: StudyRecord) -> list[str]:
 
 def report(storage: str, record: StudyRecord) -> list[object]:
     """All that a person is shown of a study."""
-    things: list[object] = [trials_table(record), *failures(record), *lineage(record), *pareto(record)]
+    lines = [*failures(record), *lineage(record), *shared(record), *pareto(record)]
+    things: list[object] = [trials_table(record), *lines]
     if record.dollars is not None:
         things.append(f"spent: {spent(record)}")
     things += unlike_gpus(record)

@@ -85,7 +85,7 @@ class Scene:
         spec = self.trials[number]
         run = self.runs.named(spec.run or f"{spec.number}-{spec.experiment.run_name}")
         judge = spec.experiment.judge(self.manager.study.objective)
-        run.keep_evaluation(Evaluation(step, metrics, b"png"), judge, "cpu")
+        run.keep_evaluation(Evaluation(step, metrics, b"png"), judge, "cpu", "user")
         keep_checkpoint(run, step)
         self.controller.trains(number, run.name)
         return self.controller.measured(number, step, metrics)

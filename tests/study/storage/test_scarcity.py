@@ -196,7 +196,7 @@ def test_a_full_disk_is_waited_for_and_nothing_of_a_run_is_lost(
 
     def keep(step: int) -> None:
         evaluation = Evaluation(step, {"fid": 1.0}, b"0" * 100_000)
-        own.use(lambda: run.keep_evaluation(evaluation, "judge", "cpu"), Path(run.location))
+        own.use(lambda: run.keep_evaluation(evaluation, "judge", "cpu", "user"), Path(run.location))
 
     filler = fill(full_disk)
     with once_waiting(filler.unlink):

@@ -6,7 +6,6 @@ import dataclasses
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -20,6 +19,7 @@ from gpm_tune.study.accounts.records import StudyRecord, TrialRecord
 from gpm_tune.study.accounts.trial_manager import TrialManager
 from gpm_tune.study.tracking.views import STATUSES, Point, View, single_view, study_view, trial_view
 from gpm_tune.training import Experiment, Objective
+from gpm_tune.training.run import EvaluationRecord
 
 METRIC = "sliced_wasserstein"
 EXPERIMENT = Experiment.model_validate(POINTS)
@@ -27,11 +27,10 @@ MODES = {METRIC: "min", "nfe": "min", "diversity": "max"}
 ENDED = ("complete", "pruned", "infeasible", "fail")
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    step: int
-    time: int
-    metrics: dict[str, float]
+def measured_at(step: int, time: int, metrics: dict[str, float]) -> EvaluationRecord:
+    return EvaluationRecord(
+        step=step, judge="", time=time, machine="", user="", version="1.2.3", metrics=metrics
+    )
 
 
 measured = st.floats(width=32) | st.sampled_from([0.0, 1.0, math.nan, math.inf, -math.inf])
@@ -39,13 +38,13 @@ scored = st.floats(-4, 4, width=16)
 
 
 @st.composite
-def evaluations(draw: st.DrawFn) -> list[Evaluation]:
+def evaluations(draw: st.DrawFn) -> list[EvaluationRecord]:
     gaps = draw(st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), max_size=8))
     names = [METRIC, "nfe", "loss", f"{METRIC}/nfe_2", f"{METRIC}/nfe_4"]
     found, step, time = [], 0, 1000
     for more_steps, later in gaps:
         step, time = step + more_steps, time + later
-        found.append(Evaluation(step, time, {name: draw(measured) for name in names}))
+        found.append(measured_at(step, time, {name: draw(measured) for name in names}))
     return found
 
 
@@ -91,7 +90,9 @@ def trial(number: int, state: str, **changes: Any) -> TrialRecord:
     return TrialRecord(number=number, state=state, **{**fields, **changes})
 
 
-def of_trial(record: TrialRecord, found: Sequence[Evaluation], *, mode: Any = "min", **options: Any) -> View:
+def of_trial(
+    record: TrialRecord, found: Sequence[EvaluationRecord], *, mode: Any = "min", **options: Any
+) -> View:
     goals = [Objective(metric=METRIC, mode=mode)]
     study = StudyRecord(
         "small", "0" * 32, goals, None, POINTS, [], 0.0, 0.0, [record], data_fingerprint="abc"
@@ -119,7 +120,7 @@ def named(view: View, name: str) -> list[Point]:
     st.sampled_from(sorted(STATUSES)),
 )
 def test_more_evaluations_extend_the_points_of_fewer(
-    found: list[Evaluation], count: int, before: str, after: str
+    found: list[EvaluationRecord], count: int, before: str, after: str
 ) -> None:
     fewer, more = of_trial(trial(3, before), found[:count]), of_trial(trial(3, after, ended=9**9), found)
     assert texts(more.points)[: len(fewer.points)] == texts(fewer.points)
@@ -128,7 +129,7 @@ def test_more_evaluations_extend_the_points_of_fewer(
 
 @given(evaluations(), st.sampled_from(["min", "max"]), st.sampled_from(sorted(STATUSES)))
 def test_a_trial_shows_all_that_was_measured_its_best_and_that_ones_curve(
-    found: list[Evaluation], mode: Any, state: str
+    found: list[EvaluationRecord], mode: Any, state: str
 ) -> None:
     view, goal = of_trial(trial(3, state), found, mode=mode), Objective(metric=METRIC, mode=mode)
     for evaluation in found:
@@ -223,7 +224,7 @@ def test_a_trials_run_has_its_records_as_tags_and_its_experiment_as_params_and_f
         best_step=8,
         ended=90,
     )
-    view = of_trial(pruned, [Evaluation(4, 77, {METRIC: 2.0})], is_registered=True)
+    view = of_trial(pruned, [measured_at(4, 77, {METRIC: 2.0})], is_registered=True)
     assert (
         view.tags.items()
         >= {
@@ -237,6 +238,7 @@ def test_a_trials_run_has_its_records_as_tags_and_its_experiment_as_params_and_f
             "gpm.gpu": "L4",
             "gpm.data_fingerprint": "abc",
             "gpm.model": "discr_flow",
+            "gpm.version": "1.2.3",
         }.items()
     )
     assert (view.key, view.parent, view.name) == (f"{'0' * 32}/0003", "0" * 32, "trial 3")
@@ -250,7 +252,7 @@ def test_a_trials_run_has_its_records_as_tags_and_its_experiment_as_params_and_f
 
 
 def test_a_run_that_was_interrupted_ended_at_its_last_evaluation() -> None:
-    found = [Evaluation(4, 1004, {METRIC: 2.0}), Evaluation(8, 1008, {METRIC: 3.0})]
+    found = [measured_at(4, 1004, {METRIC: 2.0}), measured_at(8, 1008, {METRIC: 3.0})]
     view = of_trial(trial(3, "interrupted"), found)
     assert (view.status, view.ended) == ("KILLED", 1008)
     assert of_trial(trial(3, "interrupted"), []).ended == 53
@@ -259,7 +261,7 @@ def test_a_run_that_was_interrupted_ended_at_its_last_evaluation() -> None:
 
 @pytest.mark.parametrize("state", ["running", "complete", "interrupted", "fail"])
 def test_an_experiment_alone_is_shown_as_a_trial_would_be(state: str) -> None:
-    found = [Evaluation(4, 1004, {METRIC: 2.0, "nfe": 4.0, f"{METRIC}/nfe_2": 3.0})]
+    found = [measured_at(4, 1004, {METRIC: 2.0, "nfe": 4.0, f"{METRIC}/nfe_2": 3.0})]
     options: Any = {"started": 53, "data_fingerprint": "abc", "run": "points-12", "note": "damaged"}
     view = single_view(EXPERIMENT, "points", "12", found, state, {}, **options)
     of_the_trial = of_trial(trial(3, state, run="points-12", note="damaged"), found)
@@ -271,7 +273,7 @@ def test_an_experiment_alone_is_shown_as_a_trial_would_be(state: str) -> None:
 
 
 @given(evaluations())
-def test_a_digest_tells_views_apart_and_the_same_alike(found: list[Evaluation]) -> None:
+def test_a_digest_tells_views_apart_and_the_same_alike(found: list[EvaluationRecord]) -> None:
     one, same, other = (of_trial(trial(3, s), found) for s in ("complete", "complete", "interrupted"))
     assert one.digest(one.marks(), "a") == same.digest(same.marks(), "a")
     for view, parent in ((other, "a"), (one, "b"), (dataclasses.replace(one, tags={}), "a")):

@@ -1,4 +1,4 @@
-"""The way from MLflow, and from words, to frames and models."""
+"""The way from words to models."""
 
 from __future__ import annotations
 
@@ -9,13 +9,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from gpm_tune.analysis.loader import COLUMNS, POINTS, load_bests, load_points, load_runs, refuse_mixed
+from gpm_tune.analysis.figures import refuse_mixed
 from gpm_tune.analysis.subjects import find_subjects
 from gpm_tune.errors import UserError
 from gpm_tune.study.accounts.records import StudyRecord, read_study
 from gpm_tune.study.storage.home import Home
-from gpm_tune.study.tracking.publisher import Publisher
-from gpm_tune.study.tracking.views import View
 
 slow = pytest.mark.slow  # the finished study takes a real Ray cluster
 
@@ -32,39 +30,6 @@ def record(home: Home) -> StudyRecord:
 
 
 @slow
-def test_runs_are_the_studys_trials(home: Home, record: StudyRecord) -> None:
-    runs = load_runs(home, ["digits"])
-    assert list(runs.columns[: len(COLUMNS)]) == COLUMNS
-    assert list(runs["trial"]) == [trial.number for trial in record.trials]
-    assert list(runs["state"]) == [trial.state for trial in record.trials]
-    assert list(runs["training_run"]) == [trial.run for trial in record.trials]
-    assert list(runs["param.model.eta"]) == pytest.approx([t.values["model.eta"] for t in record.trials])
-    assert set(runs["stage"]) == {"search"}
-    assert (runs["ended"] >= runs["started"]).all()
-
-
-@slow
-def test_points_are_what_optuna_knows(home: Home, record: StudyRecord) -> None:
-    runs = load_runs(home, ["digits"])
-    points = load_points(home, runs, ["fid"])
-    assert list(points.columns) == POINTS
-    assert set(points["metric"]) == {"fid"}
-    plain = points[points["nfe"].isna()]
-    best = plain.groupby("trial")["value"].min()
-    assert best.to_dict() == pytest.approx({trial.number: trial.value for trial in record.trials})
-    assert not points.duplicated(["run", "metric", "nfe", "step"]).any()
-    assert {1, 2} <= set(points["nfe"].dropna()), "the NFE of evaluation.nfe"
-    found = set(load_points(home, runs)["metric"])
-    assert {"seconds", "loss/real"} <= found
-    assert not {metric for metric in found if "best" in metric or "by_nfe" in metric}, (
-        "they are no evaluations"
-    )
-    bests = load_bests(home, runs)
-    for trial, run in zip(record.trials, runs["run"], strict=True):
-        assert bests[run] == (trial.best_step, {"fid": trial.value, "nfe": trial.metrics["nfe"]})
-
-
-@slow
 @pytest.mark.parametrize(
     ("word", "origins"),
     [("digits/1", ["digits/1"]), ("digits/*", [f"digits/{n}" for n in range(4)])],
@@ -76,8 +41,11 @@ def test_words_name_models(home: Home, word: str, origins: list[str]) -> None:
 @slow
 def test_a_study_stands_for_its_best_trial_and_a_run_for_itself(home: Home, record: StudyRecord) -> None:
     best = record.ranked()[0]
-    runs = load_runs(home, ["digits"]).set_index("trial")
-    by_study, by_run = find_subjects(home, ["digits", f"mine={runs.loc[best.number, 'run']}"])
+    tracked = home.mlflow()
+    experiment = tracked.get_experiment_by_name("digits")
+    assert experiment is not None
+    (run,) = tracked.search_runs([experiment.experiment_id], f"tags.`gpm.trial` = '{best.number}'")
+    by_study, by_run = find_subjects(home, ["digits", f"mine={run.info.run_id}"])
     assert by_study.saved == by_run.saved
     assert by_study.saved.folder.parents[1] == home.root / "runs" / str(best.run)
     assert by_study.saved.step == best.best_step
@@ -110,23 +78,6 @@ def test_labels_tell_models_apart(models: dict[str, Path]) -> None:
     assert [s.label for s in find_subjects(home, pair)] == [f"GAN ({folder})" for folder in pair]
     with pytest.raises(UserError, match="'x' names 2 models, which differ in more than their seed"):
         find_subjects(home, [f"x={models['gan']}", f"x={models['edm']}"], replicates=True)
-
-
-def test_nothing_tracked_and_unknown_names_are_told(tmp_path: Path) -> None:
-    home = Home(tmp_path, f"sqlite:///{tmp_path / 'mlflow.db'}")
-    with pytest.raises(UserError, match="'any': nothing has been tracked"):
-        load_runs(home, ["any"])
-    view = View("key", "known", None, 1, 2, "FINISHED", {}, {"gpm.study": "known"}, [], {})
-    with Publisher(home.tracking_uri, "known", {"key": view}.get, home.artifact_root) as publisher:
-        publisher.touch("key")
-    empty = load_runs(home, ["known"])
-    assert empty.empty
-    assert list(empty.columns) == COLUMNS
-    assert list(load_points(home, empty).columns) == POINTS
-    with pytest.raises(UserError, match=r"'know': no study or experiment of this name.*did you mean 'known'"):
-        load_runs(home, ["know"])
-    with pytest.raises(UserError, match="neither a study of"):
-        find_subjects(home, ["nowhere"])
 
 
 def test_what_was_measured_differently_is_refused_by_name() -> None:
