@@ -120,7 +120,7 @@ class _Old:
                 "is_end": plain["evaluated_step"] >= self.experiment.training.steps,
                 "judge": self.experiment.judge(self.objective),
             }
-            return checkpoint.parse_record(json.dumps(plain).encode(), folder)
+            return checkpoint.Record.model_validate(plain)
         except (OSError, KeyError, TypeError, ValueError):
             return None
 
@@ -178,11 +178,13 @@ def _migrate_study(name: str, home: Home, report: Report, *, dry_run: bool) -> N
         if not dry_run:
             _add_requirements(str(home.study(name)))
             _note(name, changes, home)
-    trials = sum(len(trials) for _, trials in changes)
-    report.converted.append(f"study '{name}'" + (f", {trials} trials" if changes else ", from the storage"))
+    trials = sum(len(runs) for _, runs in changes)
+    report.converted.append(f"study '{name}', " + (f"{trials} trials" if changes else "from the storage"))
     if home.is_tracked and not dry_run:
-        with _refusals(report.left_out):
+        try:
             publish_study(name, home)
+        except UserError as error:
+            report.left_out.append(f"{error}, or give `gpm-tune resume {name}`")
 
 
 def _trainings(stage: optuna.Study, home: Home) -> Iterator[tuple[int, _Old]]:
@@ -206,8 +208,8 @@ def _trainings(stage: optuna.Study, home: Home) -> Iterator[tuple[int, _Old]]:
     if before and not locations.exists(place):
         raise UserError(
             f"study '{name}': its checkpoints are not in {place}; they were in "
-            f"{before.rpartition('/checkpoints/')[0]}/checkpoints\nhelp: give their storage, with --storage; "
-            f"where they were deleted, make {place} an empty folder"
+            f"{before.rpartition('/checkpoints/')[0]}/checkpoints\nhelp: give the --storage that the study "
+            f"had, or none; where they were deleted, make {place} an empty folder"
         )
     for trial in record.trials:
         try:
@@ -222,7 +224,8 @@ def _trainings(stage: optuna.Study, home: Home) -> Iterator[tuple[int, _Old]]:
             _checkpoints(place, trial.number),
             _spool(name, f"{record.id}/{trial.number:04d}", home),
         )
-        yield trials[trial.number]._trial_id, old
+        if old.checkpoints or locations.exists(f"{old.spool}/events.jsonl"):  # else it was never trained
+            yield trials[trial.number]._trial_id, old
 
 
 def _checkpoints(place: str, number: int) -> list[str]:
@@ -314,7 +317,8 @@ def _migrate_single(folder: Path, home: Home, report: Report, *, dry_run: bool) 
             )
             break
     else:
-        return  # nothing of it is left
+        report.left_out.append(f"{folder} is left out: no checkpoint of this version's experiments is in it")
+        return
     with nullcontext() if dry_run else only_once(f"experiment '{name}'", folder):
         spool = next(map(str, folder.glob("spool/*")), "")
         run, objective = home.open_runs().of(experiment), experiment.default_objective
