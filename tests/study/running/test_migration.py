@@ -177,7 +177,7 @@ def test_a_storage_is_converted_with_its_home_and_without(home: Home, tmp_path: 
     as_storage(home, tmp_path / "storage")
     found = migrate(home, dry_run=False).refused
     assert len(found) == 1
-    assert "give their storage, with --storage" in found[0]
+    assert "give the --storage that the study had" in found[0]
     with_storage = Home(home.root, storage=str(tmp_path / "storage"))
     another = Home(tmp_path / "another", storage=str(tmp_path / "storage"))
     stored = str(tmp_path / "storage" / "runs")
