@@ -9,6 +9,8 @@ import shutil
 from pathlib import Path
 from traceback import extract_tb
 
+MIGRATE = "help: convert what version 0.1 left: gpm-tune migrate [--home H] [--storage S]"
+
 
 class UserError(Exception):
     """Bad input: what is wrong, where, what was expected, what to do. The CLI prints it, exit code 2."""

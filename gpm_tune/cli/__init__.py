@@ -12,7 +12,7 @@ import typer
 
 # The help lists commands in the order of these imports.
 # isort: off
-from gpm_tune.cli import studies, reports, experiments, starting, cluster
+from gpm_tune.cli import studies, reports, experiments, starting, cluster, migration
 
 # isort: on
 from gpm_tune.cli.common import BAD_INPUT, BUG, HELP, INTERRUPTED, NO_RESULT, app
@@ -21,7 +21,7 @@ from gpm_tune.errors import FULL, DivergedError, ScarcityError, UserError, escap
 from gpm_tune.interrupts import exit_code, terminable
 from gpm_tune.uris import URI, without_secrets
 
-__all__ = ["app", "cluster", "experiments", "main", "reports", "script", "starting", "studies"]
+__all__ = ["app", "cluster", "experiments", "main", "migration", "reports", "script", "starting", "studies"]
 
 
 def main() -> None:

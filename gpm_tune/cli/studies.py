@@ -257,7 +257,11 @@ def best(
     place = home_at(home)
     record = read_study(place.optuna_uri, study)
     data = best_plain(record)
-    run = f"{place.runs.location}/{data['run']}" if data["run"] else "none, of an earlier version"
+    run = (
+        f"{place.runs.location}/{data['run']}"
+        if data["run"]
+        else "none: `gpm-tune migrate` makes one of what version 0.1 left"
+    )
     lines = [trials_table(record, limit=1), f"training run: {run}, weights of step {data['best_step']}"]
     output.result(data, lines)
     if export:

@@ -28,7 +28,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from gpm_tune.errors import DISK_FAILS, UserError, is_full
+from gpm_tune.errors import DISK_FAILS, MIGRATE, UserError, is_full
 
 FORMAT = 4  # raised by what changes the meaning of weights, too, as 3 did: of U-Nets that pool first
 VOUCHED = ("weights.safetensors", "state.pt")
@@ -165,7 +165,8 @@ def parse_record(content: bytes, folder: object) -> Record:
     if isinstance(plain, dict) and isinstance(plain.get("format"), int) and plain["format"] != FORMAT:
         raise UserError(
             f"{folder}: checkpoint format {plain['format']}, this version reads {FORMAT}: it was written by "
-            "another version. Use that version, or train again"
+            "another version\n"
+            + (MIGRATE if plain["format"] == 3 else "help: use that version, or train again")
         )
     try:
         return Record.model_validate(plain)

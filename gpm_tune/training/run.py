@@ -32,6 +32,7 @@ from gpm_tune.data.fingerprint import described
 from gpm_tune.documents import as_yaml
 from gpm_tune.errors import UserError
 from gpm_tune.training import checkpoint
+from gpm_tune.training.checkpoint import Record
 from gpm_tune.training.experiment import DATA_DIGITS, Experiment, digest
 from gpm_tune.training.objectives import Objective
 from gpm_tune.training.saved import SavedModel
@@ -156,11 +157,6 @@ class TrainingRun:
 
     def keep_evaluation(self, evaluation: Evaluation, judge: str, device: str, user: str) -> EvaluationRecord:
         """Write what was measured, and the picture; what is there already stays, and is returned."""
-        name = f"{_step(evaluation.step)}-{judge}"
-        before = self._read(f"{name}.json")
-        if before:
-            return before
-        locations.write(self.picture(evaluation.step, judge), evaluation.picture)
         record = EvaluationRecord(
             step=evaluation.step,
             judge=judge,
@@ -170,8 +166,18 @@ class TrainingRun:
             version=__version__,
             metrics=evaluation.metrics,
         )
-        locations.write(f"{self.location}/evaluations/{name}.json", record.model_dump_json(indent=2).encode())
-        self._records[f"{name}.json"] = record
+        return self.keep_record(record, evaluation.picture)
+
+    def keep_record(self, record: EvaluationRecord, picture: bytes) -> EvaluationRecord:
+        """Write an evaluation and its picture, a PNG; what is there already stays, and is returned."""
+        name = f"{_step(record.step)}-{record.judge}.json"
+        before = self._read(name)
+        if before:
+            return before
+        locations.write(self.picture(record.step, record.judge), picture)
+        content = record.model_dump_json(indent=2).encode()
+        locations.write(f"{self.location}/evaluations/{name}", content)
+        self._records[name] = record
         return record
 
     def picture(self, step: int, judge: str) -> str:
@@ -209,12 +215,17 @@ class TrainingRun:
         if locations.is_bucket(place):
             with tempfile.TemporaryDirectory() as folder:
                 trainer.save(Path(folder))
-                # Of what is there, `checkpoint.json` vouches for the rest: it is the last to come.
-                for file in sorted(Path(folder).iterdir(), key=lambda file: file.suffix == ".json"):
-                    locations.send(file, f"{place}/{file.name}")
+                self.send_checkpoint(Path(folder), checkpoint.read_record(Path(folder)))
         else:
             trainer.save(Path(place))
         self._drop_old(trainer.step)
+
+    def send_checkpoint(self, folder: Path, record: Record) -> None:
+        """Copy a checkpoint from a folder of this machine, with this record, which is the last to come."""
+        place = self.checkpoint(record.step)
+        for name in checkpoint.VOUCHED:
+            locations.send(folder / name, f"{place}/{name}")
+        _vouch(place, record)
 
     def keep_end(self, step: int) -> bool:
         """Let a checkpoint be kept as that of a training's end, which a longer one may have written.
@@ -225,8 +236,7 @@ class TrainingRun:
         record = _record(place)
         if record is None or record.is_end:
             return False
-        ended = record.model_copy(update={"is_end": True})
-        locations.write(f"{place}/checkpoint.json", ended.model_dump_json(indent=2).encode())
+        _vouch(place, record.model_copy(update={"is_end": True}))
         return True
 
     def _drop_old(self, step: int) -> None:
@@ -307,11 +317,15 @@ def is_whole(place: str) -> bool:
     return checkpoint.is_whole(Path(place))
 
 
-def _record(place: str) -> checkpoint.Record | None:
+def _record(place: str) -> Record | None:
     try:
         return checkpoint.parse_record(locations.read(f"{place}/checkpoint.json"), place)
     except (OSError, UserError):
         return None
+
+
+def _vouch(place: str, record: Record) -> None:
+    locations.write(f"{place}/checkpoint.json", record.model_dump_json(indent=2).encode())
 
 
 def _step(step: int) -> str:

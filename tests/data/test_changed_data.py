@@ -291,7 +291,7 @@ def test_a_study_of_an_earlier_version_is_shown_and_not_continued(tmp_path: Path
     for words in (["status"], ["list"], ["status", "small"], ["report", "small"]):
         done = gpm_tune(*words, home=tmp_path)
         assert done.returncode == 0, done.stderr
-    with pytest.raises(UserError, match=r"begun by an earlier version.*\nhelp: .*--name small-2"):
+    with pytest.raises(UserError, match=r"begun by version 0\.1.*\nhelp: .*gpm-tune migrate \[--home H\]"):
         TrialManager(study_of(), storage)
 
 

@@ -12,7 +12,7 @@ import optuna
 from optuna.trial import FrozenTrial
 
 from gpm_tune.data.fingerprint import described
-from gpm_tune.errors import OtherDataError, UserError
+from gpm_tune.errors import MIGRATE, OtherDataError, UserError
 from gpm_tune.patience import Patience
 from gpm_tune.study.accounts.database import open_storage
 from gpm_tune.study.accounts.records import StudyRecord, measure_of, read_study
@@ -55,8 +55,7 @@ def _check(study: Study, before: dict[str, Any], now: dict[str, Any]) -> None:
     """Raise UserError where a study, as it was begun, is not the one that is to be continued."""
     if before.get("format") != now["format"]:
         raise UserError(
-            f"study '{study.name}' was begun by an earlier version, whose training runs this one does not "
-            f"read\nhelp: continue it with that version, or begin another study: --name {study.name}-2"
+            f"study '{study.name}' was begun by version 0.1, whose trainings others do not read\n{MIGRATE}"
         )
     differing = _differences(before | {"fingerprints": {}}, now | {"fingerprints": {}})
     if differing:

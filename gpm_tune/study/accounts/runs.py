@@ -8,7 +8,7 @@ from typing import Any
 
 from gpm_tune import locations
 from gpm_tune.config import nearest
-from gpm_tune.errors import UnknownError, UserError
+from gpm_tune.errors import MIGRATE, UnknownError, UserError
 from gpm_tune.paths import expand
 from gpm_tune.study.accounts.records import (
     StudyRecord,
@@ -93,7 +93,9 @@ def _of_study(record: StudyRecord, number: str, home: Home) -> dict[str, SavedMo
         if trial.run and home.runs.named(trial.run).checkpoints()
     }
     if not found:
-        raise UserError(f"study '{record.name}': {which} is without a checkpoint on this machine{where}")
+        missing = f"study '{record.name}': {which} is without a checkpoint on this machine{where}"
+        is_old = not any(trial.run for trial in trials)
+        raise UserError(f"{missing}\n{MIGRATE}" if is_old else missing)
     return found
 
 
@@ -115,6 +117,8 @@ def _tracked(run: str, home: Home) -> SavedModel:
         tags = client.get_run(run).data.tags
     except MlflowException as error:
         raise UserError(f"run {run}: {without_secrets(error.message)}, in {home.tracking_uri}") from None
+    if "gpm.checkpoint" in tags and "gpm.training_run" not in tags:
+        raise UserError(f"run {run}: was tracked by version 0.1\n{MIGRATE}")
     if "gpm.training_run" not in tags:
         raise UserError(f"run {run}: it has no checkpoint; a study's parent run has none, its trials do")
     if "gpm.trial" in tags and tags["gpm.study"].removesuffix(CONFIRMATION) in study_names(home.optuna_uri):

@@ -13,7 +13,7 @@ import optuna
 from optuna.trial import TrialState
 
 from gpm_tune import locations
-from gpm_tune.errors import UserError
+from gpm_tune.errors import MIGRATE, UserError
 from gpm_tune.files import is_plain
 from gpm_tune.patience import Patience
 from gpm_tune.study.accounts.database import open_storage, read_storage
@@ -117,6 +117,10 @@ def _fetched(name: str, home: Home, get: Get) -> Iterator[tuple[StudyRecord, Pat
             for path in ("optuna.db", *STUDY_FILES):
                 get(f"studies/{name}/{path}", folder / path)
         except OSError as error:
+            if isinstance(error, FileNotFoundError) and (folder / "study.yaml").exists():
+                raise UserError(
+                    f"study '{name}' cannot be fetched: version 0.1 has kept it\n{MIGRATE}"
+                ) from None
             raise UserError(
                 f"study '{name}' cannot be fetched: {error}. If it has just begun, try again in a minute"
             ) from None
