@@ -26,6 +26,7 @@ from gpm_tune.errors import OtherDataError, UserError
 from gpm_tune.study.accounts.creation import FORMAT
 from gpm_tune.study.accounts.database import read_storage
 from gpm_tune.study.accounts.records import read_study, run_user, study_names
+from gpm_tune.study.accounts.trained import single_user
 from gpm_tune.study.cluster.fetching import take_over
 from gpm_tune.study.definition import space
 from gpm_tune.study.definition.specification import CONFIRMATION
@@ -139,7 +140,15 @@ class _Old:
 
     def _evaluation(self, step: int, time: int, metrics: Mapping[str, float]) -> EvaluationRecord:
         judge = self.experiment.judge(self.objective)
-        return EvaluationRecord(step=step, judge=judge, time=time, machine="unknown", metrics=dict(metrics))
+        return EvaluationRecord(
+            step=step,
+            judge=judge,
+            time=time,
+            machine="unknown",
+            user=self.user,
+            version="0.1",
+            metrics=dict(metrics),
+        )
 
 
 def _is_old(name: str, home: Home) -> bool:
@@ -322,7 +331,9 @@ def _migrate_single(folder: Path, home: Home, report: Report, *, dry_run: bool) 
     with nullcontext() if dry_run else only_once(f"experiment '{name}'", folder):
         spool = next(map(str, folder.glob("spool/*")), "")
         run, objective = home.open_runs().of(experiment), experiment.default_objective
-        old = _Old(run, experiment, objective, f"train-{name}", list(map(str, checkpoints)), spool)
+        old = _Old(
+            run, experiment, objective, single_user(name, experiment), list(map(str, checkpoints)), spool
+        )
         for training in (*_teachers(old, home), old) if not dry_run else ():
             training.convert(report.left_out)
         if not dry_run:

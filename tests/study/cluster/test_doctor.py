@@ -66,7 +66,7 @@ def test_all_is_well_and_nothing_is_left_behind(tmp_path: Path) -> None:
         "ok    Python     3.",
         "ok    packages   torch ",
         "ok    study      small is valid: 4 values searched in 4 trials",
-        "ok    versions   gpm-tune 0.1.0 (code ",
+        "ok    versions   gpm-tune 0.2.0 (code ",
         "ok    data       gaussians with the fingerprint ",
         f"ok    home       {home} ",
         f"ok    storage    {storage}: written at ",

@@ -52,7 +52,7 @@ SIDE = 28
 OWN = NodeReport(
     "10.0.0.1",
     python="3.11.7",
-    gpm_tune="0.1.0",
+    gpm_tune="0.2.0",
     code="c0de",
     ray="2.60.0",
     torch="2.14.1+cpu",
@@ -71,8 +71,8 @@ def test_a_node_is_alike_whatever_its_patch_of_python_and_its_build_of_torch() -
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"code": "0dd"}, "gpm_tune: expected 0.1.0 (code c0de), found 0.1.0 (code 0dd)"),
-        ({"gpm_tune": "0.0.9"}, "gpm_tune: expected 0.1.0 (code c0de), found 0.0.9 (code c0de)"),
+        ({"code": "0dd"}, "gpm_tune: expected 0.2.0 (code c0de), found 0.2.0 (code 0dd)"),
+        ({"gpm_tune": "0.0.9"}, "gpm_tune: expected 0.2.0 (code c0de), found 0.0.9 (code c0de)"),
         ({"ray": "2.59.0"}, "Ray: expected 2.60.0, found 2.59.0"),
         ({"python": "3.12.1"}, "Python: expected 3.11, found 3.12"),
         ({"torch": "2.13.0+cpu"}, "torch: expected 2.14.1, found 2.13.0"),
@@ -290,7 +290,7 @@ def test_every_unlike_node_is_named_before_a_trial_starts(unlike: Unlike) -> Non
         offsets = clock_offsets()
     assert [list(differences(own, reports[unlike.good]))] == [[]]
     (code,) = differences(own, reports[unlike.changed])
-    assert code.sentence.startswith(f"gpm_tune: expected 0.1.0 (code {own.code}), found 0.1.0 (code ")
+    assert code.sentence.startswith(f"gpm_tune: expected 0.2.0 (code {own.code}), found 0.2.0 (code ")
     assert "No module named 'gpm_tune.study'" in reports[unlike.old].error
     (data,) = differences(own, reports[unlike.other_data])
     assert (data.about, own.data in data.sentence) == ("data", True)

@@ -19,6 +19,7 @@ from gpm_tune import locations
 from gpm_tune.errors import UserError
 from gpm_tune.study.accounts.records import read_study
 from gpm_tune.study.accounts.runs import model_of
+from gpm_tune.study.accounts.trained import read_trained
 from gpm_tune.study.accounts.trial_manager import TrialManager, TrialSpec
 from gpm_tune.study.running.manage import delete
 from gpm_tune.study.running.migration import migrate
@@ -108,14 +109,15 @@ def test_a_study_goes_on_as_it_would_have_done(home: Home, archive: Path) -> Non
 
 def test_an_experiment_and_its_teacher_are_trained_already(home: Home) -> None:
     assert migrate(home, dry_run=False).refused == []
-    (user,) = Path(home.runs.location).glob("score_gan-*/users/train-distilled")
+    (user,) = Path(home.runs.location).glob("score_gan-*/users/train-distilled-*")
     run = home.runs.named(user.parents[1].name)
     model = model_of(run.name, home)
     assert run.is_trained(model.experiment)
     teacher = model.experiment.teacher
     assert teacher is not None
     assert home.runs.of(teacher).newest(60) == 60
-    assert (Path(home.runs.of(teacher).location) / "users" / "train-distilled").exists()
+    assert (Path(home.runs.of(teacher).location) / "users" / user.name).exists()
+    assert [trained.run for trained in read_trained(home, "distilled")] == [run.name]
 
 
 class Killed(BaseException):
