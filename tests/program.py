@@ -31,13 +31,15 @@ _warm.set_forkserver_preload(["gpm_tune.cli", "gpm_tune.api", "mlflow", "ray.tun
 def gpm_tune(*arguments: str | Path, home: Path | None = None) -> subprocess.CompletedProcess[str]:
     """Run the program as a user would, from the folder that holds `home` where the command has one."""
     words = [str(argument) for argument in arguments]
-    folder = Path.cwd()
-    if home is not None:
-        if words[0] in ("run", "train"):
-            give_tables(home)
-        folder = home.parent if home.parent.is_dir() else folder
-        words += ["--home", str(home)]
-    return call(folder, *words)
+    if home is None:
+        return call(Path.cwd(), *words)
+    is_new = words[0] in ("run", "train") and not home.exists()
+    if is_new:
+        give_tables(home)
+    done = call(home.parent if home.parent.is_dir() else Path.cwd(), *words, "--home", str(home))
+    if is_new and [file.name for file in home.iterdir()] == ["mlflow.db"]:
+        shutil.rmtree(home)  # the program itself has left nothing
+    return done
 
 
 def call(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:

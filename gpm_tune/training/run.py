@@ -272,11 +272,15 @@ class TrainingRun:
 
     def best(self, experiment: Experiment) -> SavedModel:
         """The trained model of an experiment with the weights that its default objective finds the best."""
+        best = self.best_evaluation(experiment)
+        return self.saved(experiment, best.step if best else None)
+
+    def best_evaluation(self, experiment: Experiment) -> EvaluationRecord | None:
+        """The evaluation that an experiment's default objective finds the best; None while there is none."""
         objective = experiment.default_objective
         found = self.evaluations(experiment.judge(), up_to=experiment.training.steps)
         choose = min if objective.mode == "min" else max  # of equal ones the first, as training does
-        best = choose(found, key=lambda record: record.metrics[objective.metric], default=None)
-        return self.saved(experiment, best.step if best else None)
+        return choose(found, key=lambda record: record.metrics[objective.metric], default=None)
 
     def note_of_other_data(self, experiment: Experiment) -> str | None:
         """A sentence where this run, not begun yet, has a sister of the same training on other data."""

@@ -160,7 +160,7 @@ def train(experiment: Experiment, name: str, home: Home, device: str, console: C
             raise
         finally:
             publisher.touch(single.key)
-    return _trained(single, training)
+    return _trained(training)
 
 
 def _line(experiment: Experiment, record: EvaluationRecord) -> str:
@@ -171,14 +171,10 @@ def _line(experiment: Experiment, record: EvaluationRecord) -> str:
     return f"step {record.step}/{experiment.training.steps}: {', '.join(values)}"
 
 
-def _trained(single: _Single, training: Training) -> Trained:
+def _trained(training: Training) -> Trained:
     experiment, run = training.experiment, training.run
     objective = experiment.default_objective
-    best: EvaluationRecord | None = None
-    for record in single.evaluations:
-        value = record.metrics[objective.metric]
-        if best is None or objective.better(value, best.metrics[objective.metric]):
-            best = record
+    best = run.best_evaluation(experiment)
     return Trained(
         finished=training.is_done,
         folder=run.location,

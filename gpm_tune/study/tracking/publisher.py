@@ -261,20 +261,6 @@ class UnreadableError(Exception):
     """Records that are away: their storage is busy, or cannot be reached."""
 
 
-def publish(
-    tracking_uri: URI,
-    experiment: str,
-    view: Callable[[str], View | None],
-    keys: Iterable[str],
-    artifact_root: str | None = None,
-    timeout: float = 30.0,
-) -> int:
-    """Bring runs up to date now, as a Publisher does. Returns the number of keys that are not delivered."""
-    with Publisher(tracking_uri, experiment, view, artifact_root) as publisher:
-        publisher.touch(*keys)
-        return publisher.close(timeout)
-
-
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
     """Nested plain data as texts with dotted names, as MLflow's params want it."""
     for key, value in tree.items():

@@ -24,7 +24,7 @@ import pytest
 from mlflow.tracking import MlflowClient
 from stores import CHILD, EXPERIMENT, OTHER, PARENT, Place, Records, points, study, view
 
-from gpm_tune.study.tracking.publisher import PUBLISHED_TAG, Publisher, publish
+from gpm_tune.study.tracking.publisher import PUBLISHED_TAG, Publisher
 from gpm_tune.study.tracking.views import View
 from gpm_tune.uris import URI
 
@@ -392,14 +392,10 @@ def test_an_unreachable_store_costs_close_its_timeout(tmp_path: Path, caplog: Lo
     assert all("secret" not in warning for warning in warnings)
 
 
-def test_publish_says_how_many_runs_it_could_not_deliver(place: Place) -> None:
-    def both(uri: str) -> int:
-        return publish(
-            URI(uri), EXPERIMENT, place.records, [PARENT, CHILD], str(place.root / "the artifacts"), 4.0
-        )
-
-    assert both(f"http://127.0.0.1:{free_port()}") == 2
-    assert both(place.uri) == 0
+def test_closing_says_how_many_runs_it_could_not_deliver(place: Place) -> None:
+    away = Place(place.root, f"http://127.0.0.1:{free_port()}", place.records)
+    assert away.publish(timeout=4.0) == len(place.records.views)
+    assert place.publish() == 0
     check_study(place)
 
 
