@@ -90,15 +90,15 @@ class StudyViews:
         )
 
     def _of_trial(self, record: StudyRecord, trial: TrialRecord) -> View | None:
-        """None for one whose values make no experiment."""
-        experiment = self._experiment(record, trial)
+        """None for one whose values are not complete yet, or make no experiment."""
+        experiment = self._experiment(record, trial) if trial.is_drawn else None
         if experiment is None:
             return None
         run = self._run(trial)
         if run is not None:
             self._home.runs.check()
         found = [] if run is None else run.evaluations(experiment.judge(record.objective))
-        evaluations = [evaluation for evaluation in found if evaluation.step <= trial.step]
+        evaluations = [evaluation for evaluation in found if trial.begun < evaluation.step <= trial.step]
         files = {} if run is None else dict(pictures(run, evaluations))
         weights = _checkpoint(run, experiment, trial) if run and self._is_model(record, trial) else {}
         wanted = [goal.metric for goal in record.objectives] + [bound.metric for bound in record.constraints]
