@@ -99,10 +99,11 @@ class Bucket:
     def _forget(self, location: str) -> None:
         """Let what was there be in its folder no more, which ends with the last of its contents."""
         folder, _, name = location.rpartition("/")
-        self._names[folder].remove(name)
-        if not self._names[folder]:
-            del self._names[folder]
-            self._forget(folder)
+        if name:
+            self._names[folder].remove(name)
+            if not self._names[folder]:
+                del self._names[folder]
+                self._forget(folder)
 
 
 class Storage(optuna.storages.InMemoryStorage):

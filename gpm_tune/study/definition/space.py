@@ -41,7 +41,7 @@ def put(tree: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
 
     A new `name` chooses another kind of thing, whose other keys start from their defaults.
     """
-    result: dict[str, Any] = _copied(tree)
+    result: dict[str, Any] = _copied(dict(tree))
     for path in sorted(values, key=lambda path: (path.count("."), not path.endswith(".name"))):
         *parents, last = path.split(".")
         node = result
@@ -57,7 +57,7 @@ def put(tree: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _copied(plain: Any) -> Any:
     """A copy of plain data: much faster than `copy.deepcopy`, which has to expect anything."""
-    if isinstance(plain, Mapping):
+    if isinstance(plain, dict):
         return {key: _copied(value) for key, value in plain.items()}
     return [_copied(value) for value in plain] if isinstance(plain, list) else plain
 
