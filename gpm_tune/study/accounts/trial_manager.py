@@ -226,7 +226,11 @@ class TrialManager:
         """The next member: one that is under way, a new one, the one that is furthest behind, or its fork."""
         trials = self._optuna.get_trials(deepcopy=False)
         waiting = {n for n in self._unfinished if population.awaits_decision(trials[n])}
-        number = next((n for n in self._unfinished if n not in waiting), None)
+        under_way = [n for n in self._unfinished if n not in waiting]
+        # Forks first that were decided and not made: their donors must not go on before.
+        number = min(
+            under_way, key=lambda n: "donor" not in trials[n].user_attrs.get("decision", {}), default=None
+        )
         if number is None:
             new = self._ask()
             if new is not None:
