@@ -177,7 +177,7 @@ def _of_trial(
     run = home.runs.named(trial.run)
     evaluations = run.evaluations(experiment.judge(record.objective))
     values = {evaluation.step: evaluation.metrics[metric] for evaluation in evaluations}
-    kept = {e.step: e for e in evaluations if trial.begun < e.step <= trial.step}
+    kept = {e.step: e for e in evaluations if e.step in told and e.step <= trial.step}
     if not told.items() <= values.items():
         yield f"{what}: Optuna has {told}, the folder {values}"
     if not trial.forked_from and trial.scores and trial.scores[0] != min(told.values()):

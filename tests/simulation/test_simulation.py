@@ -17,6 +17,8 @@ FOUND = {
     89: "of two trials of one training each takes over the lease of the other, or waits for ever",
     1021: "a driver ends by what a trial says as it pauses; a fork's first curve is of its donor's judge",
     2369: "a trial whose values were drawn in part is shown so for ever",
+    3447: "a trial is shown with evaluations of another one, which shares its training",
+    3674: "a trial is complete, of which nothing was told: it is asked to stop as another ends its training",
     90: "a training that another study has finished meanwhile is done, and nothing of it is told",
 }
 

@@ -44,8 +44,9 @@ class Population:
         """Tell whether a trial has come to the end of an interval, and nothing is decided of it there."""
         attributes = trial.user_attrs
         begun = attributes.get("decision") or attributes.get("forked_from") or {"step": 0}
-        step = attributes.get("progress", begun)["step"]
-        is_later = step // self._pbt.interval_steps > begun["step"] // self._pbt.interval_steps
+        step: int = attributes.get("progress", begun)["step"]
+        before: int = begun["step"]
+        is_later = step // self._pbt.interval_steps > before // self._pbt.interval_steps
         return is_later and step < self._steps
 
     def measured(self, number: int, value: float, *, before: int, step: int) -> bool:

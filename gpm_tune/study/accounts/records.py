@@ -20,6 +20,9 @@ from gpm_tune.study.accounts.database import read_storage
 from gpm_tune.study.definition.specification import CONFIRMATION
 from gpm_tune.training import Constraint, Objective
 
+SCORES = "scores:"
+"""Begins the names of attributes that hold a step's values of several objectives."""
+
 _log = logging.getLogger("gpm_tune")
 
 
@@ -47,7 +50,7 @@ class TrialRecord:
     run: str | None = None  # the name of its training run's folder
     inherited: Mapping[str, Any] | None = None  # a fork's best evaluation when it began: step and metrics
     is_drawn: bool = True  # its values are complete; who drew them may have been ended in between
-    begun: int = -1  # the step after which evaluations are its own: a fork's is that of its donor
+    told: frozenset[int] = frozenset()  # the steps of its evaluations; its run may have others' besides
     note: str | None = None  # where it went on, if its latest checkpoint was damaged
     started: int = 0  # ms since the epoch, as `ended`
     ended: int | None = None
@@ -300,11 +303,17 @@ def _record(trial: FrozenTrial, constraints: list[Constraint]) -> TrialRecord:
         run=attributes.get("run"),
         inherited=forked.get("best") if forked else None,
         is_drawn="values" in attributes,
-        begun=forked["step"] if forked else -1,
+        told=frozenset(step for step in _told(trial) if step <= progress.get("step", 0)),
         note=attributes.get("note"),
         started=attributes.get("started") or _milliseconds(trial.datetime_start),
         ended=attributes.get("ended") or _milliseconds(trial.datetime_complete) if is_over else None,
     )
+
+
+def _told(trial: FrozenTrial) -> list[int]:
+    """The steps of which the storage has values, of one objective or several."""
+    several = [int(name.removeprefix(SCORES)) for name in trial.user_attrs if name.startswith(SCORES)]
+    return [*trial.intermediate_values, *several]
 
 
 def _milliseconds(time: datetime | None) -> int:

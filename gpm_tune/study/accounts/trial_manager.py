@@ -28,7 +28,7 @@ from gpm_tune.patience import Patience
 from gpm_tune.study.accounts.budget_tracker import BudgetTracker
 from gpm_tune.study.accounts.creation import create_or_load_study
 from gpm_tune.study.accounts.population import Population
-from gpm_tune.study.accounts.records import as_costs, is_feasible, is_own
+from gpm_tune.study.accounts.records import SCORES, as_costs, is_feasible, is_own
 from gpm_tune.study.definition import space
 from gpm_tune.study.definition.schedulers import PBT
 from gpm_tune.study.definition.specification import Study
@@ -144,9 +144,9 @@ class TrialManager:
         """
         self.spending.tick(training, price)
         objective, target = self.study.objective, self.study.budget.target
-        leader = None if target is None else self.leader
-        if leader is not None and not objective.better(target, self._bests[leader]["scores"][0]):
-            return f"{objective.metric} has reached {target:g} (budget.target)"
+        if target is not None and (leader := self.leader) is not None:
+            if not objective.better(target, self._bests[leader]["scores"][0]):
+                return f"{objective.metric} has reached {target:g} (budget.target)"
         return self.spending.used_up()
 
     @property
@@ -389,7 +389,7 @@ class TrialManager:
         if len(scores) == 1:
             trial.report(scores[0], step)
         else:  # Optuna takes intermediate values of one objective only
-            trial.set_user_attr(f"scores:{step}", scores)
+            trial.set_user_attr(f"{SCORES}{step}", scores)
         # Last, and in one piece: what it vouches for is in the storage by now.
         trial.set_user_attr("progress", {"step": step, "seconds": metrics["seconds"], "best": best})
         if self._population:

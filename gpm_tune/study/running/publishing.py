@@ -98,7 +98,7 @@ class StudyViews:
         if run is not None:
             self._home.runs.check()
         found = [] if run is None else run.evaluations(experiment.judge(record.objective))
-        evaluations = [evaluation for evaluation in found if trial.begun < evaluation.step <= trial.step]
+        evaluations = [evaluation for evaluation in found if evaluation.step in trial.told]
         files = {} if run is None else dict(pictures(run, evaluations))
         weights = _checkpoint(run, experiment, trial) if run and self._is_model(record, trial) else {}
         wanted = [goal.metric for goal in record.objectives] + [bound.metric for bound in record.constraints]
