@@ -258,6 +258,12 @@ class Experiment(Config):
         return held_out if self.features else min(held_out, POINTS_EVALUATED)
 
     @property
+    def evaluated_steps(self) -> list[int]:
+        """The steps at which its training alone is evaluated."""
+        every, steps = self.evaluation.every, self.training.steps
+        return [*range(every, steps, every), steps]
+
+    @property
     def default_objective(self) -> Objective:
         """What `best` means where no study says otherwise."""
         metric, mode = next(iter(self.metrics.items()))

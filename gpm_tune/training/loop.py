@@ -202,6 +202,9 @@ def train_teacher(
 ) -> SavedModel | None:
     """The experiment's teacher, where it is given by an experiment: trained, unless it is already.
 
+    It has the best weights of its training alone. Where its run was judged otherwise meanwhile, by whoever
+    shares the training, and these are not kept, it is trained once more, in a run of its own.
+
     None where there is no such teacher, or it is asked to stop before. Raises DivergedError where the
     teacher's numbers stop being finite, and as `Training.evaluations` does.
     """
@@ -210,19 +213,25 @@ def train_teacher(
         return None
     name = f"{asker.name}, its teacher"
     asker = replace(asker, name=name, nonce=None, check=_nothing, on_trained=asker.on_teacher)
-    run = runs.of(teacher)
-    if note := asker.use_storage(lambda: run.note_of_other_data(teacher)):
+    shared = runs.of(teacher)
+    if note := asker.use_storage(lambda: shared.note_of_other_data(teacher)):
         asker.on_note(note)
-    training = Training(teacher, run, asker, device=device)
-    try:
-        for _ in training.evaluations():
-            pass
-    except DivergedError as error:
-        raise DivergedError(f"the teacher: {error}") from error
-    best: SavedModel | None = (
-        asker.use_storage(lambda: training.run.best(teacher)) if training.is_done else None
-    )
-    return best
+    # What is followed must not depend on who has trained the run before.
+    for run in (shared, runs.alone(teacher)):
+        training = Training(teacher, run, asker, device=device)
+        try:
+            for _ in training.evaluations():
+                pass
+        except DivergedError as error:
+            raise DivergedError(f"the teacher: {error}") from error
+        if not training.is_done:
+            return None
+        try:
+            best: SavedModel = asker.use_storage(partial(run.best, teacher))
+            return best
+        except UserError as error:
+            lack = error
+    raise lack
 
 
 def resume(trainer: Trainer, run: TrainingRun, up_to: int, say: Callable[[str], object]) -> bool:

@@ -78,18 +78,25 @@ class Runs:
         """The run of an experiment. Raises UserError where its data cannot be had."""
         return self.named(experiment.run_name)
 
+    def alone(self, experiment: Experiment) -> TrainingRun:
+        """A run of an experiment that is shared with none of another judge, or another length."""
+        shared = experiment.run_name
+        end = digest([shared, experiment.judge(), experiment.training.steps], 12)
+        return self.named(f"{shared.rpartition('-')[0]}-{end}")
+
     def forked(self, donor: str, step: int, why: str) -> TrainingRun:
         """The run that leaves another one at a step, to go on with other values.
 
-        why: of several that leave it there each has its own. Raises OSError where the other one has no such
-        checkpoint any more.
+        why: of several that leave it there each has its own. Raises UserError where the other one has no such
+        checkpoint any more, OSError where the place is away.
         """
-        name = f"{donor.rpartition('-')[0]}-{digest([donor, step, why], 12)}"
-        run, place = self.named(name), f"checkpoints/{_step(step)}"
+        run = self.named(f"{donor.rpartition('-')[0]}-{digest([donor, step, why], 12)}")
+        source, place = self.named(donor).checkpoint(step), run.checkpoint(step)
         self.check()
-        if not is_whole(f"{run.location}/{place}"):
-            # A copy: the other one goes on, and drops what it no longer needs.
-            locations.copy(f"{self.location}/{donor}/{place}", f"{run.location}/{place}")
+        if not is_whole(place):
+            if not is_whole(source):
+                raise UserError(f"{source}: no whole checkpoint is here any more")
+            locations.copy(source, place)  # the other one goes on, and drops what it no longer needs
         return run
 
     def named(self, name: str) -> TrainingRun:
@@ -271,16 +278,27 @@ class TrainingRun:
         return first_sound(found, experiment, step)
 
     def best(self, experiment: Experiment) -> SavedModel:
-        """The trained model of an experiment with the weights that its default objective finds the best."""
-        best = self.best_evaluation(experiment)
-        return self.saved(experiment, best.step if best else None)
+        """The trained model of an experiment with the weights that its default objective finds the best.
+
+        They are those of its training alone. Raises UserError where others have trained the run, too, and
+        some of its evaluations are not there, or these weights are no longer kept.
+        """
+        best, steps = self.best_evaluation(experiment), experiment.evaluated_steps
+        if best is None or not {found.step for found in self._own(experiment)} >= set(steps):
+            raise UserError(f"{self.location}: it was not measured at each of the steps {steps}")
+        return self.saved(experiment, best.step)
 
     def best_evaluation(self, experiment: Experiment) -> EvaluationRecord | None:
         """The evaluation that an experiment's default objective finds the best; None while there is none."""
         objective = experiment.default_objective
-        found = self.evaluations(experiment.judge(), up_to=experiment.training.steps)
         choose = min if objective.mode == "min" else max  # of equal ones the first, as training does
-        return choose(found, key=lambda record: record.metrics[objective.metric], default=None)
+        own = self._own(experiment)
+        return choose(own, key=lambda record: record.metrics[objective.metric], default=None)
+
+    def _own(self, experiment: Experiment) -> list[EvaluationRecord]:
+        """The evaluations that an experiment asks for, of all that the run has."""
+        steps = set(experiment.evaluated_steps)
+        return [found for found in self.evaluations(experiment.judge()) if found.step in steps]
 
     def note_of_other_data(self, experiment: Experiment) -> str | None:
         """A sentence where this run, not begun yet, has a sister of the same training on other data."""

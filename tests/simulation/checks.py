@@ -13,6 +13,7 @@ from optuna.trial import FrozenTrial
 from gpm_tune.errors import UserError
 from gpm_tune.study.accounts.records import StudyRecord, TrialRecord, read_study, run_user, study_names
 from gpm_tune.study.definition import space
+from gpm_tune.study.definition.schedulers import PBT
 from gpm_tune.study.definition.specification import CONFIRMATION, Study
 from gpm_tune.study.storage.home import Home
 from gpm_tune.study.tracking.sender import KEY_TAG
@@ -21,6 +22,7 @@ from gpm_tune.training import Experiment
 from simulation.studies import Simulation
 from simulation.trainer import Trainer, measured, read_weights, trained
 
+SHARED = ("training.steps", "model.sampling_steps")  # trials that differ in them share a training
 ENDED = {"complete", "pruned", "fail", "infeasible"}
 
 
@@ -48,7 +50,10 @@ def outcomes(simulation: Simulation) -> dict[str, Any]:
     for study, home in simulation.studies:
         for trial in read_study(home.optuna_uri, study.name).trials:
             key = f"{study.name} {trial.number}"
-            found[key] = [trial.state, trial.values, trial.scores, trial.metrics, trial.best_step, trial.run]
+            run = (
+                trial.run if trial.forked_from is None else trial.forked_from
+            )  # a fork's is of its study's id
+            found[key] = [trial.state, trial.values, trial.scores, trial.metrics, trial.best_step, run]
     return found
 
 
@@ -58,19 +63,32 @@ def differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
     return [f"{key}: {one.get(key)}, else {other.get(key)}" for key in keys if one.get(key) != other.get(key)]
 
 
-def depends_on_time(simulation: Simulation) -> bool:
-    """Whether the order in which trials come to their ends may decide what becomes of others."""
-    for study, _ in simulation.studies:
-        shares = any(
-            path.startswith("evaluation") or path in ("training.steps", "model.sampling_steps")
-            for path in study.search
-        )
-        is_drawn = study.sampler.name == "random" and simulation.starts == 2 * len(simulation.studies)
-        if study.scheduler.name != "none" or study.budget.hours or study.budget.target or shares:
-            return True
-        if not (is_drawn or study.sampler.name in ("grid", "brute_force")):
-            return True
-    return False
+def independent(simulation: Simulation) -> set[str]:
+    """The studies whose outcome does not depend on the order in which trials come to their ends."""
+    return {study.name for study, _ in simulation.studies if not _depends_on_time(simulation, study)}
+
+
+def _depends_on_time(simulation: Simulation, study: Study) -> bool:
+    others = [other for other, _ in simulation.studies if other is not study]
+    own_keys = [path for path in study.search if path.startswith("evaluation") or path in SHARED]
+    is_first = simulation.starts == 2 * len(simulation.studies)  # and what was drawn goes on as it began
+    is_listed = study.sampler.name in ("grid", "brute_force") or (study.sampler.name == "random" and is_first)
+    if isinstance(study.scheduler, PBT):
+        is_ordered = study.resources.concurrent == 1 and not others
+        is_ordered &= is_first or study.scheduler.resample == 0
+    else:
+        is_ordered = study.scheduler.name == "none"
+    is_bounded = study.budget.hours or study.budget.target
+    return bool(own_keys or is_bounded or any(_shares(study, other) for other in others)) or not (
+        is_listed and is_ordered
+    )
+
+
+def _shares(study: Study, other: Study) -> bool:
+    """Tell whether another study may train the same, and measure it otherwise."""
+    one, two = study.experiment, other.experiment
+    is_same = one.model.name == two.model.name or (two.teacher and one.model.name == two.teacher.model.name)
+    return bool(is_same) and (one.evaluation, one.training.steps) != (two.evaluation, two.training.steps)
 
 
 def _frozen(simulation: Simulation, home: Home, name: str) -> list[FrozenTrial]:
@@ -159,13 +177,12 @@ def _of_trial(
     run = home.runs.named(trial.run)
     evaluations = run.evaluations(experiment.judge(record.objective))
     values = {evaluation.step: evaluation.metrics[metric] for evaluation in evaluations}
-    kept = {evaluation.step: evaluation for evaluation in evaluations if evaluation.step <= trial.step}
+    kept = {e.step: e for e in evaluations if e.step in told and e.step <= trial.step}
     if not told.items() <= values.items():
         yield f"{what}: Optuna has {told}, the folder {values}"
     if not trial.forked_from and trial.scores and trial.scores[0] != min(told.values()):
         yield f"{what}: its score is {trial.scores[0]}, of {told}"
-    is_alone = len(simulation.studies) == 1  # else a teacher may have been trained, and judged, by another
-    if trial.forked_from is None and (is_alone or experiment.teacher is None):
+    if trial.forked_from is None:
         for step, evaluation in kept.items():
             weights = trained(experiment, step, _teacher_of(experiment))
             if evaluation.metrics != measured(experiment, weights, step):
@@ -173,6 +190,7 @@ def _of_trial(
     if run_user(read_study(home.optuna_uri, record.name).id) not in _users(simulation, run.location):
         yield f"{what} is no user of its training run"
     if trial.state in ("complete", "infeasible") and frozen.state.name == "COMPLETE":
+        is_alone = len(simulation.studies) == 1
         yield from _checkpoint_of(what, run, experiment, trial, is_alone=is_alone)
     yield from _shown(simulation, what, trial_key(record, trial.number), trial, metric, kept)
 
@@ -207,7 +225,7 @@ def _checkpoint_of(
             return  # another judge, in the other study, has written the checkpoint again
         yield f"{what}: its best weights, of step {trial.best_step}, are not there: {error}"
         return
-    if saved.weights == "best" and trial.forked_from is None and (is_alone or experiment.teacher is None):
+    if saved.weights == "best" and trial.forked_from is None:
         step = trial.best_step or 0
         if read_weights(saved.folder) != trained(experiment, step, _teacher_of(experiment)):
             yield f"{what}: {saved.folder} has other weights than those of step {step}"
@@ -230,6 +248,8 @@ def _shown(
             for at in [tuple(at_)]
         }
         wanted = {(e.time, e.step): [e.metrics[metric]] for e in kept.values()}
+        if simulation.world.has_frozen:  # two may have measured the same, of whom one froze before it wrote
+            wanted |= {at: [kept[at[1]].metrics[metric]] for at in points if at[1] in kept}
         if points != wanted:
             yield f"{what}: MLflow has {points}, the folder {wanted}"
         if any(len(values) > 1 for values in server.points[identifier].values()):

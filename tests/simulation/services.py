@@ -12,12 +12,14 @@ from __future__ import annotations
 import copy
 import itertools
 import json
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import optuna
+from optuna.study._frozen import FrozenStudy
 
 from gpm_tune import locations
 from gpm_tune.study.tracking.sender import KEY_TAG
@@ -30,6 +32,7 @@ class Bucket:
     def __init__(self, world: World) -> None:
         self.world = world
         self.files: dict[str, bytes] = {}
+        self._names: dict[str, set[str]] = {}  # of what lies in each folder
 
     def functions(self) -> dict[str, Callable[..., Any]]:
         """By their names in `gpm_tune.locations`."""
@@ -37,19 +40,18 @@ class Bucket:
         return {name: getattr(self, name) for name in names}
 
     def _step(self, what: str, location: str) -> None:
-        assert "//" not in location.partition("://")[2], f"{location} is no place"
+        assert location.rfind("//") < 6, f"{location} is no place"
         self.world.step(f"{what} {location}", "the bucket")
 
     def children(self, location: str) -> list[str]:
         if not locations.is_bucket(location):
             return sorted(path.name for path in Path(location).glob("*"))
         self._step("lists", location)
-        below = [place[len(location) + 1 :] for place in self.files if place.startswith(f"{location}/")]
-        return sorted({place.partition("/")[0] for place in below})
+        return sorted(self._names.get(location, ()))
 
     def exists(self, location: str) -> bool:
         self._step("looks for", location)
-        return location in self.files or any(place.startswith(f"{location}/") for place in self.files)
+        return location in self.files or location in self._names
 
     def read(self, location: str) -> bytes:
         self._step("reads", location)
@@ -64,6 +66,7 @@ class Bucket:
             return
         self._step("writes", location)
         self.files[location] = content
+        self._note(location)
         self.world.answer(f"writes {location}")
 
     def send(self, file: Path, location: str) -> None:
@@ -79,12 +82,28 @@ class Bucket:
 
     def delete(self, location: str) -> None:
         for place in [place for place in self.files if place.startswith(f"{location}/")]:
-            self._step("deletes", place)
-            self.files.pop(place, None)
+            self.delete_file(place)
 
     def delete_file(self, location: str) -> None:
         self._step("deletes", location)
-        self.files.pop(location, None)
+        if self.files.pop(location, None) is not None:
+            self._forget(location)
+
+    def _note(self, location: str) -> None:
+        """Let what is there now be in its folder, and that in its own."""
+        folder, _, name = location.rpartition("/")
+        if name and name not in self._names.setdefault(folder, set()):
+            self._names[folder].add(name)
+            self._note(folder)
+
+    def _forget(self, location: str) -> None:
+        """Let what was there be in its folder no more, which ends with the last of its contents."""
+        folder, _, name = location.rpartition("/")
+        if name:
+            self._names[folder].remove(name)
+            if not self._names[folder]:
+                del self._names[folder]
+                self._forget(folder)
 
 
 class Storage(optuna.storages.InMemoryStorage):
@@ -96,6 +115,14 @@ class Storage(optuna.storages.InMemoryStorage):
 
     def set_study_user_attr(self, study_id: int, key: str, value: Any) -> None:
         self._write(f"keeps {key} of the study", super().set_study_user_attr, study_id, key, _plain(value))
+
+    def get_all_studies(self) -> list[FrozenStudy]:
+        """As Optuna's, which copies what nobody changes: for speed alone."""
+        found = self._studies.items()
+        return [
+            FrozenStudy(s.name, None, s.user_attrs, s.system_attrs, number, directions=s.directions)
+            for number, s in found
+        ]
 
     def create_new_trial(self, study_id: int, template_trial: Any = None) -> int:
         number: int = self._write("creates a trial", super().create_new_trial, study_id, template_trial)
@@ -126,6 +153,13 @@ class Storage(optuna.storages.InMemoryStorage):
         return write(*args)
 
 
+def plain_copy(value: Any) -> Any:
+    """As copy.deepcopy, and fast where it is plain data."""
+    if isinstance(value, dict):
+        return {key: plain_copy(each) for key, each in value.items()}
+    return value if isinstance(value, str | float | int | None) else copy.deepcopy(value)
+
+
 def _plain(value: Any) -> Any:
     return json.loads(json.dumps(value))
 
@@ -136,6 +170,7 @@ class Tracking:
     def __init__(self, world: World) -> None:
         self.world = world
         self.runs: dict[str, SimpleNamespace] = {}  # by id
+        self.ids: dict[str, str] = {}  # of the runs of keys
         self.points: dict[str, dict[tuple[str, int, int], list[float]]] = {}  # by id
         self.artifacts: dict[str, dict[str, bytes]] = {}  # by id
         self.versions: list[tuple[str, str, dict[str, str]]] = []  # run, model, tags
@@ -144,6 +179,12 @@ class Tracking:
     def store(self, address: object, experiment: str, _root: object) -> Store:
         """In place of `sender.Store`."""
         return Store(self, address, experiment)
+
+
+def _copied(run: SimpleNamespace) -> SimpleNamespace:
+    """What the server tells of a run, as it is now."""
+    data = SimpleNamespace(tags=dict(run.data.tags), params=dict(run.data.params))
+    return SimpleNamespace(info=SimpleNamespace(**vars(run.info)), data=data)
 
 
 class Store:
@@ -165,10 +206,8 @@ class Store:
 
     def find(self, key: str) -> Any | None:
         def find() -> Any | None:
-            runs = self._server.runs.values()
-            own = (run.data.tags.get(KEY_TAG) == key for run in runs)
-            found = [run for run, is_own in zip(runs, own, strict=True) if is_own]
-            return copy.deepcopy(found[0]) if found else None
+            identifier = self._server.ids.get(key)
+            return None if identifier is None else _copied(self._server.runs[identifier])
 
         return self._call(f"finds {key}", find)
 
@@ -179,6 +218,7 @@ class Store:
                 run_id=identifier, run_name=name, start_time=started, end_time=None, status="RUNNING"
             )
             data = SimpleNamespace(tags={KEY_TAG: key}, params={})
+            self._server.ids.setdefault(key, identifier)
             self._server.runs[identifier] = SimpleNamespace(info=info, data=data)
             self._server.points[identifier], self._server.artifacts[identifier] = {}, {}
 
@@ -208,8 +248,9 @@ class Store:
         return self._call(f"lists {run_id}", lambda: {path: len(c) for path, c in files.items()})
 
     def upload(self, run_id: str, folder: str) -> None:
-        files = {str(f.relative_to(folder)): f.read_bytes() for f in Path(folder).rglob("*") if f.is_file()}
-        for path, content in files.items():  # each a request of its own
+        files = [f"{place}/{name}" for place, _, names in os.walk(folder) for name in names]
+        for file in files:  # each a request of its own
+            path, content = file[len(folder) + 1 :], Path(file).read_bytes()
             target = self._server.artifacts[run_id]
             self._call(f"takes {path} of {run_id}", lambda p=path, c=content, t=target: t.update({p: c}))
 

@@ -8,16 +8,22 @@ to the searcher; so does the end of a process, as an error. A process takes one 
 
 from __future__ import annotations
 
+import copy
+import json
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from uuid import UUID
 
+import optuna._convert_positional_args as optuna_arguments
 import optuna.storages._in_memory as optuna_memory
+import optuna.study.study
+import optuna.trial._trial
 import pytest
 from examples import MODELS, POINTS
 from ray.tune.schedulers import TrialScheduler
@@ -25,7 +31,7 @@ from ray.tune.search import Searcher
 
 from gpm_tune import lease, locations, patience, processes
 from gpm_tune.errors import UserError
-from gpm_tune.study.accounts import budget_tracker, creation, records
+from gpm_tune.study.accounts import budget_tracker, creation, records, trial_manager
 from gpm_tune.study.definition import space
 from gpm_tune.study.definition.specification import Study
 from gpm_tune.study.running import ray_adapters, run, trainable
@@ -36,33 +42,47 @@ from gpm_tune.training import Experiment, loop
 from gpm_tune.training import run as training_run
 from gpm_tune.training.saved import SavedModel
 from simulation import trainer
-from simulation.services import Bucket, Storage, Tracking
+from simulation.services import Bucket, Storage, Tracking, plain_copy
 from simulation.world import Crash, Event, Process, Threading, World
 
 HOSTS = ("alpha", "beta")
 MOST_RUNS = 60  # of a study's driver, until it must have come to its end
+COPYING = (optuna.study.study, optuna.trial._trial)
+LOOK_EVERY = 2.0  # seconds between looks of Tune at its trials
 METRIC = "sliced_wasserstein"
 
-_known: dict[Any, Any] = {}
+_validated: dict[str, Experiment] = {}
+_known: dict[tuple[str, int, int], tuple[Any, ...]] = {}
 
 
-def remembered(name: str, find: Callable[..., Any]) -> Callable[..., Any]:
-    """A method of experiments that gives the same for equal ones, computed once: for speed alone."""
+def _validate(tree: Any) -> Experiment:
+    """The experiment of plain data, the same one for equal data: for speed alone."""
+    key = json.dumps(tree)
+    if key not in _validated:
+        _validated[key] = VALIDATE(tree)
+    return _validated[key]
 
-    def get(experiment: Experiment, *more: Any) -> Any:
-        key = (name, experiment.model_dump_json(), *(each and each.model_dump_json() for each in more))
+
+def _remembered(name: str, find: Callable[..., Any]) -> Callable[..., Any]:
+    """A method of experiments, which never change, computed once: for speed alone."""
+
+    def get(experiment: Experiment, given: Any = None) -> Any:
+        key = (name, id(experiment), id(given))
         if key not in _known:
-            _known[key] = find(experiment, *more)
-        return _known[key]
+            found = find(experiment, given) if given else find(experiment)
+            _known[key] = found, experiment, given  # kept, or others might have their ids
+        return _known[key][0]
 
     return get
 
 
+VALIDATE = Experiment.model_validate
 REMEMBERED = {
-    "judge": remembered("judge", Experiment.judge),
-    "inference_part": remembered("inference_part", Experiment.inference_part),
+    "model_validate": _validate,
+    "judge": _remembered("judge", Experiment.judge),
+    "inference_part": _remembered("inference_part", Experiment.inference_part),
     **{
-        name: property(remembered(name, getattr(Experiment, name).fget))
+        name: property(_remembered(name, getattr(Experiment, name).fget))
         for name in ("training_key", "default_objective", "metrics", "fingerprints", "run_name")
     },
 }
@@ -82,13 +102,14 @@ def random_study(world: World, name: str) -> Study:
         "training.batch_size": {"choice": [16, 32]},
         "seed": {"int": [0, 1]},
     }
-    if scheduler != "pbt":
+    if scheduler != "pbt" or draw.random() < 0.5:
         searched["evaluation.samples"] = {"choice": [100, 200, 300]}
         searched["evaluation.every"] = {"choice": sorted({1, 2, 4, every})}
+    if scheduler != "pbt":
         searched["training.steps"] = {"int": [3, steps]} if steps > 3 else {"choice": [3, 5]}
     if model == "discr_flow":
         searched["model.eta"] = {"float": [1.0, 20.0], "log": True}
-    if model == "edm" and scheduler != "pbt":
+    if model == "edm":
         searched["model.sampling_steps"] = {"int": [2, 4]}
     paths = draw.sample(sorted(searched), draw.choice([1, 1, 2, 3]))
     sampler: dict[str, Any] = {
@@ -114,13 +135,34 @@ def random_study(world: World, name: str) -> Study:
     return Study.model_validate(plain)
 
 
+def teachers_study(world: World, study: Study) -> Study:
+    """A study that trains the teacher of another one's, too, and judges it otherwise."""
+    draw, teacher = world.random, study.experiment.teacher
+    assert teacher is not None, "the study is of a model with a teacher"
+    changed = {"evaluation.every": draw.choice([1, 2, 3, 5]), "training.steps": draw.choice([3, 12, 20])}
+    plain = {
+        "name": "two",
+        "experiment": space.put(teacher.model_dump(mode="json"), changed),
+        "search": {"seed": {"int": [0, 1]}},
+        "sampler": {"name": "brute_force"},
+        "scheduler": {"name": "none"},
+        "budget": {"trials": 2},
+        "resources": {"concurrent": draw.choice([1, 2])},
+    }
+    return Study.model_validate(plain)
+
+
 def _scheduler(world: World, name: str) -> dict[str, Any]:
     draw = world.random
     more: dict[str, dict[str, Any]] = {
         "asha": {"grace_steps": draw.choice([1, 2]), "reduction_factor": 2},
         "hyperband": {"reduction_factor": 2},
         "median": {"startup_trials": 1},
-        "pbt": {"interval_steps": draw.choice([1, 2, 4]), "quantile": draw.choice([0.25, 0.5])},
+        "pbt": {
+            "interval_steps": draw.choice([1, 2, 4]),
+            "quantile": draw.choice([0.25, 0.5]),
+            "resample": draw.choice([0.0, 0.25]),
+        },
     }
     return {"name": name, **more.get(name, {})}
 
@@ -150,6 +192,8 @@ class Simulation:
         if draw.random() < 0.3:
             second = self.studies[0][0].model_copy(update={"name": "two"})  # which shares training runs
             other = draw.choice([second, random_study(self.world, "two")])
+            if self.studies[0][0].experiment.teacher:
+                other = draw.choice([second, other, teachers_study(self.world, second)])
             self.studies.append((other, draw.choice(homes)))
         most = draw.choice([0, 1, 2, 4, 8, 16])
         self.world.disasters = most if disasters is None else disasters
@@ -191,7 +235,7 @@ class Simulation:
                 world.note("gives the command twice")
                 drivers.append(self._start(study, home, done))
             while not all(driver.is_dead for driver in drivers):
-                world.sleep(1.0)
+                world.sleep(LOOK_EVERY)
             if True in done:
                 self.finished.add(study.name)
                 return
@@ -219,6 +263,8 @@ class Simulation:
         world = self.world
         trainer.Trainer.world = WatchedLease.world = world
         WatchedLease.held_now = {}
+        _validated.clear()
+        _known.clear()
         clock = SimpleNamespace(
             monotonic=world.monotonic, sleep=world.sleep, time_ns=world.time_ns, now=lambda: _naive(world)
         )
@@ -238,9 +284,15 @@ class Simulation:
             (processes.Process, {"runs": lambda process: _runs(world, process)}),
             (patience, {"time": clock}),
             (budget_tracker, {"time": clock}),
+            (trial_manager, {"time": clock}),
             (training_run, {"time": clock, "as_yaml": str}),
             (views, {"as_yaml": str}),
             (optuna_memory, {"datetime": clock}),
+            *((module, {"copy": SimpleNamespace(copy=copy.copy, deepcopy=plain_copy)}) for module in COPYING),
+            (
+                optuna_arguments,
+                {"_get_positional_arg_names": cache(optuna_arguments._get_positional_arg_names)},
+            ),
             (creation, {"open_storage": lambda uri, _: self.storages[uri], "uuid": ids}),
             (records, {"read_storage": lambda uri, *_: self.storages[uri]}),
             (publisher, {"threading": Threading(world), "import_for_delivery": nothing}),
@@ -317,7 +369,7 @@ class Tune:
                     return
                 if not self.workers:
                     raise AssertionError("there are trials, and none is handed out")
-                self.world.sleep(0.5)
+                self.world.sleep(LOOK_EVERY)
                 for name, worker in list(self.workers.items()):
                     self._look_at(name, worker)
         finally:

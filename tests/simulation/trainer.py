@@ -43,7 +43,9 @@ class Trainer:
         self.step = self.evaluated_step = 0
         self.best: checkpoint.Best | None = None
         self._key = experiment.training_key
-        self._weights = _number("initial", self._key, read_weights(teacher.folder) if teacher else None)
+        self._weights = _number(
+            "initial", self._key, read_weights(teacher.folder, teacher.weights) if teacher else None
+        )
         self._best_weights = ""
 
     @property
@@ -110,14 +112,14 @@ class Trainer:
         return record.judge == self.judge
 
 
-def read_weights(folder: Path) -> str:
-    """The best weights of a checkpoint. Raises UserError where it is not whole."""
+def read_weights(folder: Path, which: str = "best") -> str:
+    """The best, or the last, weights of a checkpoint. Raises UserError where it is not whole."""
     checkpoint.read_record(folder)
     try:
-        best: str = json.loads((folder / checkpoint.VOUCHED[0]).read_bytes())["best"]
+        found: str = json.loads((folder / checkpoint.VOUCHED[0]).read_bytes())[which]
     except OSError as error:
         raise UserError(f"{folder}: {error}") from error
-    return best
+    return found
 
 
 def load(model: SavedModel, _device: object = "cpu") -> str:

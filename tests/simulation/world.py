@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import heapq
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from datetime import datetime, timedelta, timezone
 from typing import Any
@@ -54,8 +54,9 @@ class World:
     def __init__(self, seed: int, disasters: int) -> None:
         self.random = random.Random(seed)
         self.disasters = disasters
-        self.trace: list[str] = []
+        self._notes: list[tuple[float, greenlet.greenlet, str]] = []
         self.violations: list[str] = []
+        self.has_frozen = False  # some process, at some time
         self.time = 0.0
         self.events = 0
         self.kill_chance = self.random.choice([0.0, 0.002, 0.01, 0.03])
@@ -199,19 +200,25 @@ class World:
         process = fiber.process
         if process.is_dead:
             raise Crash
+        if self.disasters > 0:
+            self._meet(process, what, service)
+        self.sleep(self.random.random() * 0.02)
+        self.note(what)
+        if service and self._away.get(service, 0.0) > self.time:
+            raise OSError(f"{service} does not answer")
+
+    def _meet(self, process: Process, what: str, service: str) -> None:
+        """Let a disaster come, or not, before a step."""
         if self._has(self.kill_chance):
             self.kill(process, f"crashes before it does {what}")
             raise Crash
         if self._has(self.freeze_chance):
+            self.has_frozen = True
             process.frozen_until = self.time + self.random.choice([5.0, 40.0, 70.0, 200.0])
             self.note(f"{process.name} freezes before it does {what}")
         if service and self._has(self._away_chance):
             self._away[service] = self.time + self.random.choice([1.0, 20.0, 100.0, 300.0])
             self.note(f"{service} goes away")
-        self.sleep(self.random.random() * 0.02)
-        self.note(what)
-        if service and self._away.get(service, 0.0) > self.time:
-            raise OSError(f"{service} does not answer")
 
     def answer(self, what: str) -> None:
         """After something was written: the answer may be lost. Raises OSError."""
@@ -232,9 +239,14 @@ class World:
         return False
 
     def note(self, what: str) -> None:
-        fiber = greenlet.getcurrent()
-        who = f"{fiber.process.name} ({fiber.process.number})" if isinstance(fiber, Fiber) else "-"
-        self.trace.append(f"{self.time:9.2f} {who}: {what}")
+        self._notes.append((self.time, greenlet.getcurrent(), what))
+
+    @property
+    def trace(self) -> Iterator[str]:
+        """What has happened, a line each."""
+        for time, fiber, what in self._notes:
+            who = f"{fiber.process.name} ({fiber.process.number})" if isinstance(fiber, Fiber) else "-"
+            yield f"{time:9.2f} {who}: {what}"
 
     def violated(self, what: str) -> None:
         """Remember what must not be: who notices it may not be able to raise anything."""

@@ -5,10 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 from examples import MODELS, SMALL_DENOISER, SMALL_MLP, TEACHER, experiment_of
-from training_runs import runs_at, teacher_of
+from training_runs import runs_at, teacher_of, train
 
 from gpm_tune.errors import DivergedError, UserError
 from gpm_tune.models.flows.score import DataScore
+from gpm_tune.study.definition import space
 from gpm_tune.training import Experiment, Trainer
 from gpm_tune.training.loop import Asker, train_teacher
 from gpm_tune.training.teacher import load_teacher
@@ -27,6 +28,24 @@ def test_a_teacher_is_trained_once_and_shared(tmp_path: Path) -> None:
     assert seen == [4, 8, 12], "only what is trained is told"
     assert {file: file.stat().st_mtime_ns for file in files} == files, "there is nothing left to do"
     assert runs.names() == [EDM.run_name]
+
+
+@pytest.mark.parametrize(("steps", "count"), [(4, 1), (6, 2), (12, 2), (20, 1)])
+def test_a_teacher_does_not_depend_on_who_has_trained_it_before(
+    tmp_path: Path, steps: int, count: int
+) -> None:
+    """Another judge, or length, keeps other weights: then it is trained once more, in a run of its own."""
+    alone, runs = teacher_of(SCORE_GAN, tmp_path / "alone"), runs_at(tmp_path / "shared")
+    before = {**TEACHER, "evaluation": {**TEACHER["evaluation"], "every": 3}}
+    train(Experiment.model_validate(space.put(before, {"training.steps": steps})), runs)
+    found = [train_teacher(SCORE_GAN, runs, Asker("tests", "tests"), "cpu") for _ in range(2)]
+    assert alone is not None
+    for saved in found:
+        assert saved is not None
+        assert saved.step == alone.step
+        one, two = (each.load().state_dict() for each in (saved, alone))
+        assert all(torch.equal(one[name], two[name]) for name in one)
+    assert len(runs.names()) == count
 
 
 def test_an_interrupted_teacher_continues(tmp_path: Path) -> None:

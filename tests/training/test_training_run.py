@@ -113,7 +113,7 @@ def test_a_fork_goes_on_with_a_copy_of_the_others_weights(tmp_path: Path) -> Non
     assert {fork.name.rpartition("-")[0] for fork in forks} == {donor.name.rpartition("-")[0]}
     assert forks[0].newest(99) == 8
     assert content(donor) == before
-    with pytest.raises(OSError, match="step_000000004"):
+    with pytest.raises(UserError, match="step_000000004"):
         runs.forked(donor.name, 4, "trial 5")
 
 

@@ -1,4 +1,8 @@
-"""Population-based training: which trial is replaced, by a fork of which other one, with which values."""
+"""Population-based training: which trial is replaced, by a fork of which other one, with which values.
+
+At the end of each interval it is decided once whether a trial goes on. The decision is kept with the trial
+before it is carried out, and what carries it out is derived from it alone: so it is the same after a restart.
+"""
 
 from __future__ import annotations
 
@@ -35,6 +39,15 @@ class Population:
             values = trial.intermediate_values
             if values and trial.state in (TrialState.RUNNING, TrialState.COMPLETE):
                 self._members[trial.number] = Member(max(values), values[max(values)])
+
+    def awaits_decision(self, trial: FrozenTrial) -> bool:
+        """Tell whether a trial has come to the end of an interval, and nothing is decided of it there."""
+        attributes = trial.user_attrs
+        begun = attributes.get("decision") or attributes.get("forked_from") or {"step": 0}
+        step: int = attributes.get("progress", begun)["step"]
+        before: int = begun["step"]
+        is_later = step // self._pbt.interval_steps > before // self._pbt.interval_steps
+        return is_later and step < self._steps
 
     def measured(self, number: int, value: float, *, before: int, step: int) -> bool:
         """Take the latest value of a trial. Returns whether it waits now for the others to come as far.

@@ -22,6 +22,9 @@ from gpm_tune.study.definition import space
 from gpm_tune.study.definition.specification import CONFIRMATION
 from gpm_tune.training import Constraint, Experiment, Objective
 
+SCORES = "scores:"
+"""Begins the names of attributes that hold a step's values of several objectives."""
+
 _log = logging.getLogger("gpm_tune")
 
 
@@ -48,6 +51,8 @@ class TrialRecord:
     gpus: Sequence[str] = ()  # the kinds on which it was trained
     run: str | None = None  # the name of its training run's folder
     inherited: Mapping[str, Any] | None = None  # a fork's best evaluation when it began: step and metrics
+    is_drawn: bool = True  # its values are complete; who drew them may have been ended in between
+    told: frozenset[int] = frozenset()  # the steps of its evaluations; its run may have others' besides
     note: str | None = None  # where it went on, if its latest checkpoint was damaged
     started: int = 0  # ms since the epoch, as `ended`
     ended: int | None = None
@@ -294,7 +299,7 @@ def _record(trial: FrozenTrial, constraints: list[Constraint]) -> TrialRecord:
     progress = attributes.get("progress", {})
     best = progress.get("best") or {}
     forked = attributes.get("forked_from")
-    state = _state(trial)
+    state, is_over = _state(trial), trial.state.is_finished()
     return TrialRecord(
         number=trial.number,
         state=state,
@@ -311,14 +316,23 @@ def _record(trial: FrozenTrial, constraints: list[Constraint]) -> TrialRecord:
         gpus=attributes.get("gpus", ()),
         run=attributes.get("run"),
         inherited=forked.get("best") if forked else None,
+        is_drawn="values" in attributes,
+        told=frozenset(step for step in _told(trial) if step <= progress.get("step", 0)),
         note=attributes.get("note"),
-        started=_milliseconds(trial.datetime_start) or 0,
-        ended=_milliseconds(trial.datetime_complete),
+        started=attributes.get("started") or _milliseconds(trial.datetime_start),
+        ended=attributes.get("ended") or _milliseconds(trial.datetime_complete) if is_over else None,
     )
 
 
-def _milliseconds(time: datetime | None) -> int | None:
-    return None if time is None else int(time.timestamp() * 1000)
+def _told(trial: FrozenTrial) -> list[int]:
+    """The steps of which the storage has values, of one objective or several."""
+    several = [int(name.removeprefix(SCORES)) for name in trial.user_attrs if name.startswith(SCORES)]
+    return [*trial.intermediate_values, *several]
+
+
+def _milliseconds(time: datetime | None) -> int:
+    """Of a time of Optuna's, which is local where it was written: in studies of earlier versions."""
+    return 0 if time is None else int(time.timestamp() * 1000)
 
 
 def _state(trial: FrozenTrial) -> str:

@@ -51,9 +51,9 @@ def evaluations_of(
     objectives and constraints are derived from. experiment: the trial's.
     """
     _, begun = trial.fork_point or (None, -1)
-    found = run.evaluations(experiment.judge(study.objective), after=begun, up_to=trial.step)
+    found = run.evaluations(experiment.judge(study.objective), after=begun)
     wanted = [goal.metric for goal in study.objectives] + [bound.metric for bound in study.constraints]
-    return [_with_derived(record, experiment, wanted) for record in found]
+    return [_with_derived(record, experiment, wanted) for record in found if record.step in trial.told]
 
 
 def _with_derived(record: EvaluationRecord, experiment: Experiment, names: list[str]) -> EvaluationRecord:

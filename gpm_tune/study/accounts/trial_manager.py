@@ -8,28 +8,35 @@ intermediate values; one that failed is FAIL with its reason.
 from __future__ import annotations
 
 import json
+import logging
+import time
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 from pydantic import ValidationError
 
+from gpm_tune import locations
 from gpm_tune.config import SEEDS
+from gpm_tune.errors import ScarcityError, UserError, first_line
 from gpm_tune.patience import Patience
 from gpm_tune.study.accounts.budget_tracker import BudgetTracker
 from gpm_tune.study.accounts.creation import create_or_load_study
 from gpm_tune.study.accounts.population import Population
-from gpm_tune.study.accounts.records import as_costs, is_feasible, is_own
+from gpm_tune.study.accounts.records import SCORES, as_costs, is_feasible, is_own
 from gpm_tune.study.definition import space
 from gpm_tune.study.definition.schedulers import PBT
 from gpm_tune.study.definition.specification import Study
 from gpm_tune.training import Experiment
 from gpm_tune.training.description import known_costs
 from gpm_tune.training.run import Runs
+
+_log = logging.getLogger("gpm_tune")
 
 
 @dataclass(frozen=True)
@@ -74,7 +81,9 @@ class TrialManager:
         """
         self.study = study
         self._runs = runs
-        self._optuna = create_or_load_study(study, storage, patience)
+        self._patience = patience or Patience()
+        self._optuna = create_or_load_study(study, storage, self._patience)
+        self.id: str = self._optuna.user_attrs["id"]  # beyond its name, which may be used again
         trials = self._optuna.get_trials(deepcopy=False)
         own = [trial for trial in trials if is_own(trial)]
         # The seed moves on with the trials, so that a restart does not repeat their draws.
@@ -103,12 +112,6 @@ class TrialManager:
                 self._replace(replaced, trial.number)
                 if self._population:
                     self._population.drop(replaced)
-
-    @property
-    def id(self) -> str:
-        """Identifies the study beyond its name, which may be used again after deletion."""
-        identifier: str = self._optuna.user_attrs["id"]
-        return identifier
 
     @property
     def data_fingerprint(self) -> str:
@@ -141,9 +144,9 @@ class TrialManager:
         """
         self.spending.tick(training, price)
         objective, target = self.study.objective, self.study.budget.target
-        best = None if self.leader is None else self._bests[self.leader]
-        if best is not None and target is not None and not objective.better(target, best["scores"][0]):
-            return f"{objective.metric} has reached {target:g} (budget.target)"
+        if target is not None and (leader := self.leader) is not None:
+            if not objective.better(target, self._bests[leader]["scores"][0]):
+                return f"{objective.metric} has reached {target:g} (budget.target)"
         return self.spending.used_up()
 
     @property
@@ -220,17 +223,26 @@ class TrialManager:
         return None if trial is None else (trial, None)
 
     def _pick_member(self, population: Population) -> tuple[optuna.Trial, int | None] | None:
-        """The member of the population that is furthest behind, or the fork that takes its place."""
-        new = self._ask()
-        if new is not None:
-            return new, None
-        if not self._unfinished:
-            return None
+        """The next member: one that is under way, a new one, the one that is furthest behind, or its fork."""
+        trials = self._optuna.get_trials(deepcopy=False)
+        waiting = {n for n in self._unfinished if population.awaits_decision(trials[n])}
+        under_way = [n for n in self._unfinished if n not in waiting]
+        # Forks first that were decided and not made: their donors must not go on before.
         number = min(
-            self._unfinished, key=lambda number: (_progress(self._unfinished[number])["step"], number)
+            under_way, key=lambda n: "donor" not in trials[n].user_attrs.get("decision", {}), default=None
         )
-        trial = self._unfinished.pop(number)
-        fork = self._fork(number, population)
+        if number is None:
+            new = self._ask()
+            if new is not None:
+                return new, None
+            number = min(waiting, key=lambda n: (_progress(self._unfinished[n])["step"], n), default=None)
+        if number is None:
+            return None
+        trial = self._unfinished[number]
+        if number in waiting:
+            trial.set_user_attr("decision", self._decide(number, population))
+        fork = self._fork(trial, population)
+        del self._unfinished[number]
         if fork is None:
             return trial, None
         self._replace(number, fork.number)
@@ -238,11 +250,12 @@ class TrialManager:
 
     def _replace(self, number: int, fork: int) -> None:
         """A fork takes a trial's place; its values say so, whenever the program is ended."""
-        trial = self._optuna.trials[number]
-        donor = self._optuna.trials[fork].user_attrs["forked_from"]["trial"]
+        trials = self._optuna.get_trials(deepcopy=False)
+        donor = trials[fork].user_attrs["forked_from"]["trial"]
         reason = f"replaced by trial {fork}, a fork of trial {donor}"
-        optuna.Trial(self._optuna, trial._trial_id).set_user_attr("reason", reason)
-        self._optuna.tell(number, state=TrialState.PRUNED, skip_if_finished=True)
+        trial = optuna.Trial(self._optuna, trials[number]._trial_id)
+        trial.set_user_attr("reason", reason)
+        self._end(trial, TrialState.PRUNED)
 
     def _ask(self) -> optuna.Trial | None:
         """A new trial; None once the budget, or what the sampler proposes, is used up."""
@@ -269,18 +282,35 @@ class TrialManager:
         """Equal for equal values, however they were computed."""
         return json.dumps({path: self.study.search[path].snap(params[path]) for path in sorted(params)})
 
-    def _fork(self, number: int, population: Population) -> optuna.Trial | None:
-        """A fork of a better member in place of this one, if it is among the worst."""
+    def _decide(self, number: int, population: Population) -> dict[str, Any]:
+        """What becomes of a member: it goes on, or a fork of a donor, as it is now, takes its place."""
+        step = _progress(self._unfinished[number])["step"]
         donor = population.donor(number)
-        if donor is None or self._runs is None:
-            return None
+        if donor is None:
+            return {"step": step}
         forked = self._optuna.get_trials(deepcopy=False)[donor]
-        progress, source = forked.user_attrs["progress"], forked.user_attrs["run"]
-        step = progress["step"]
+        return {"step": step, "donor": donor, "progress": forked.user_attrs["progress"]}
+
+    def _fork(self, trial: optuna.Trial, population: Population) -> optuna.Trial | None:
+        """The fork that takes a member's place, as was decided; None where it goes on itself.
+
+        Raises ScarcityError where the storage stays away: the decision stands.
+        """
+        decision = trial.user_attrs.get("decision", {})
+        if "donor" not in decision or self._runs is None:
+            return None
+        donor, progress = decision["donor"], decision["progress"]
+        number, step = trial.number, progress["step"]
+        forked = self._optuna.get_trials(deepcopy=False)[donor]
+        make = partial(self._runs.forked, forked.user_attrs["run"], step, f"{self.id} {number}")
         try:
-            run = self._runs.forked(source, step, f"{self.id} {number}")
-        except OSError:
-            return None  # the storage is away: the member goes on as it is
+            run = locations.retry(make, is_over=self._patience.is_over)
+        except UserError as error:  # it was dropped, by who shares the training
+            _log.warning("trial %d goes on, and no fork takes its place: %s", number, error)
+            trial.set_user_attr("decision", {"step": decision["step"]})
+            return None
+        except OSError as error:
+            raise ScarcityError(f"the storage stayed away: {first_line(error)}") from error
         params = population.perturb(forked.params, self.study.search, number, step)
         origin = {"trial": donor, "step": step, "best": progress["best"]}
         attributes = {"forked_from": origin, "replaces": number, "run": run.name, "progress": progress}
@@ -294,6 +324,8 @@ class TrialManager:
 
     def _assign(self, trial: optuna.Trial, replaces: int | None) -> TrialSpec | None:
         """The trial of a trial, or None where its values make no experiment, or one out of bounds."""
+        if "started" not in trial.user_attrs:  # Optuna's own times are local ones, of an unknown zone
+            trial.set_user_attr("started", _milliseconds())
         values, tree = self._draw(trial)
         self._live[trial.number] = trial
         try:
@@ -357,7 +389,7 @@ class TrialManager:
         if len(scores) == 1:
             trial.report(scores[0], step)
         else:  # Optuna takes intermediate values of one objective only
-            trial.set_user_attr(f"scores:{step}", scores)
+            trial.set_user_attr(f"{SCORES}{step}", scores)
         # Last, and in one piece: what it vouches for is in the storage by now.
         trial.set_user_attr("progress", {"step": step, "seconds": metrics["seconds"], "best": best})
         if self._population:
@@ -370,8 +402,9 @@ class TrialManager:
         self._live[number].set_user_attr("run", run)
 
     def keep_note(self, number: int, note: str) -> None:
-        """Remember what happened to a trial that its owner should know."""
-        self._live[number].set_user_attr("note", note)
+        """Remember what happened to a trial that its owner should know; it may have paused since."""
+        trial = self._live.get(number) or self._unfinished[number]
+        trial.set_user_attr("note", note)
 
     def keep_gpu(self, number: int, kind: str) -> None:
         """Remember on what kind of GPU the trial is trained, besides those before."""
@@ -434,8 +467,17 @@ class TrialManager:
         return self._live.pop(number)
 
     def _tell(self, number: int, state: TrialState, scores: list[float] | None = None) -> None:
-        self._optuna.tell(number, scores, state=state, skip_if_finished=True)
+        self._end(self._live[number], state, scores)
         self._released(number)
+
+    def _end(self, trial: optuna.Trial, state: TrialState, scores: list[float] | None = None) -> None:
+        trial.set_user_attr("ended", _milliseconds())
+        self._optuna.tell(trial.number, scores, state=state, skip_if_finished=True)
+
+
+def _milliseconds() -> int:
+    """Since the epoch."""
+    return time.time_ns() // 1_000_000
 
 
 def _progress(trial: optuna.Trial) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
@@ -43,7 +42,7 @@ def put(tree: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
 
     A new `name` chooses another kind of thing, whose other keys start from their defaults.
     """
-    result = copy.deepcopy(dict(tree))
+    result: dict[str, Any] = _copied(dict(tree))
     for path in sorted(values, key=lambda path: (path.count("."), not path.endswith(".name"))):
         *parents, last = path.split(".")
         node = result
@@ -53,8 +52,15 @@ def put(tree: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
             node = node[key]
         if last == "name" and node.get("name") != values[path]:
             node.clear()
-        node[last] = copy.deepcopy(values[path])
+        node[last] = _copied(values[path])
     return result
+
+
+def _copied(plain: Any) -> Any:
+    """A copy of plain data: much faster than `copy.deepcopy`, which has to expect anything."""
+    if isinstance(plain, dict):
+        return {key: _copied(value) for key, value in plain.items()}
+    return [_copied(value) for value in plain] if isinstance(plain, list) else plain
 
 
 def sample(trial: optuna.Trial, base: Mapping[str, Any], space: Space) -> Values:

@@ -90,8 +90,8 @@ class StudyViews:
         )
 
     def _of_trial(self, record: StudyRecord, trial: TrialRecord) -> View | None:
-        """None for one whose values make no experiment."""
-        experiment = self._experiment(record, trial)
+        """None for one whose values are not complete yet, or make no experiment."""
+        experiment = self._experiment(record, trial) if trial.is_drawn else None
         if experiment is None:
             return None
         run = self._run(trial)

@@ -116,6 +116,7 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
         """Take over another trial, in the same process."""
         self._forget()
         self._order: Order = new_config["order"]
+        self._known_step = self._order.trial.known_step  # of the last evaluation that was told of
         self._note: str | None = None
         file = self._terms.hangs / f"trial_{self._order.trial.number:04d}.txt"
         self._limit = TimeLimit(self._terms.time_limit, file)
@@ -206,9 +207,9 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
         if record is not None:
             experiment = self._order.trial.experiment
             derived = {name: experiment.derived(record.metrics, name) for name in self._terms.wanted}
-            is_end = record.step >= experiment.training.steps
+            self._known_step, is_end = record.step, record.step >= experiment.training.steps
             return replace(outcome, step=record.step, metrics=record.metrics | derived, is_end=is_end)
-        if self._training.is_done:  # and all that it measured is known
+        if self._known_step >= self._order.trial.experiment.training.steps:
             return replace(outcome, is_end=True)
         stopped = self._stopped()
         return replace(outcome, is_interrupted=stopped.is_interrupted, departure=stopped.departure)

@@ -199,6 +199,8 @@ class Publisher:
 
     def _send_files(self, run_id: str, view: View, paths: Sequence[str]) -> None:
         """Send those files that MLflow does not have whole: a copy may have been cut short."""
+        if not paths:
+            return
         folders = {str(PurePosixPath(path).parent) for path in paths}
         sizes = self._store.sizes(run_id, folders)
         with TemporaryDirectory() as folder:

@@ -1,5 +1,6 @@
 """Several objectives, constraints, budgets, confirmation: what the trial manager makes of them."""
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -262,6 +263,72 @@ def test_forks_of_the_best_replace_the_worst(population: Population) -> None:
     assert (trials[4].forked_from, trials[4].run) == ("trial 0, step 4", fork.run)
     population.reopen()
     assert population.manager.next() is None, "forks do not count as members"
+
+
+def test_what_was_decided_of_a_member_is_not_decided_again(population: Population) -> None:
+    """Without trial 3, trial 2 is the worst: a new decision would replace it, too."""
+    population.pause_all()
+    before = {spec.number: spec.replaces for spec in population.start(4)}
+    assert before == {0: None, 1: None, 2: None, 4: 3}
+    population.reopen()
+    assert {spec.number: spec.replaces for spec in population.start(4)} == dict.fromkeys(before)
+    assert population.manager.next() is None
+
+
+def test_a_member_that_is_under_way_comes_before_what_is_to_be_decided(population: Population) -> None:
+    """So a restart decides with the same values as a study that nothing disturbs."""
+    population.pause_all()
+    (first,) = population.start(1)
+    population.measure(first, 6, 9.0)
+    population.reopen()
+    assert [spec.number for spec in population.start(2)] == [0, 1]
+
+
+def test_a_fork_is_made_of_its_donor_as_that_was_when_it_was_decided(
+    population: Population, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    population.pause_all()
+    donor, *_ = population.start(3)
+    with monkeypatch.context() as patch:
+        end_before(population.manager._optuna, "add_trial", patch)
+        with pytest.raises(Ended):
+            population.manager.next()
+    begun = population.runs.names()
+    population.measure(donor, 6, -1.0)
+    population.reopen()
+    fork = population.manager.next()
+    assert fork is not None
+    assert (fork.number, fork.replaces, fork.known_step) == (4, 3, 4)
+    assert population.runs.names() == begun, "the folder that was made is found again"
+
+
+def test_a_member_goes_on_where_its_donors_weights_are_gone(population: Population) -> None:
+    population.pause_all()
+    locations.delete(population.runs.named("edm-points-0").checkpoint(4))
+    assert [spec.number for spec in population.start(4)] == [0, 1, 2, 3]
+    population.reopen()
+    assert [spec.number for spec in population.start(4)] == [0, 1, 2, 3]
+
+
+def test_times_do_not_depend_on_the_zone_in_which_they_are_read(
+    storage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+    try:
+        for zone in ("Asia/Tokyo", "America/New_York"):
+            monkeypatch.setenv("TZ", zone)
+            time.tzset()
+            if not found:
+                manager = TrialManager(study_of(), storage)
+                run(manager, take(manager), measured(1.0))
+            found.append([(trial.started, trial.ended) for trial in record(storage).trials])
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    assert found[0] == found[1]
+    started, ended = found[0][0]
+    assert abs(time.time() * 1000 - started) < 60_000
+    assert ended >= started
 
 
 class Ended(BaseException):

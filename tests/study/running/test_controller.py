@@ -350,6 +350,17 @@ def test_paused_trials_of_a_population_are_interrupted_everywhere(tmp_path: Path
         assert scene.view(number).status == "KILLED"
 
 
+def test_what_a_trial_says_as_it_pauses_is_kept(tmp_path: Path) -> None:
+    scene = Scene(tmp_path, **PBT)
+    number = scene.start()
+    scene.measure(number, 0.0)
+    scene.controller.ended(number)
+    scene.controller.hear = lambda: [Word(number, "it has waited", ends_study=False)]
+    scene.controller.poll()
+    (trial,) = read_study(scene.storage, "small").trials
+    assert trial.note == "it has waited"
+
+
 def test_what_trains_nothing_is_measured_at_step_0(tmp_path: Path) -> None:
     search = {"model.eta": {"float": [1.0, 20.0]}}
     scene = Scene(tmp_path, experiment=KERNEL_FLOW, search=search, scheduler={"name": "none"})
