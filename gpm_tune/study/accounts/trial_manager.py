@@ -144,9 +144,10 @@ class TrialManager:
         """
         self.spending.tick(training, price)
         objective, target = self.study.objective, self.study.budget.target
-        if target is not None and (leader := self.leader) is not None:
-            if not objective.better(target, self._bests[leader]["scores"][0]):
-                return f"{objective.metric} has reached {target:g} (budget.target)"
+        leader = self.leader if target is not None else None
+        best = None if leader is None else self._bests[leader]["scores"][0]
+        if target is not None and best is not None and not objective.better(target, best):
+            return f"{objective.metric} has reached {target:g} (budget.target)"
         return self.spending.used_up()
 
     @property
