@@ -35,7 +35,7 @@ from gpm_tune.documents import Document
 from gpm_tune.study.accounts.records import read_study
 from gpm_tune.study.accounts.trial_manager import TrialManager, TrialSpec
 from gpm_tune.study.definition import space
-from gpm_tune.study.definition.specification import Study, load_study
+from gpm_tune.study.definition.specification import StudyConfig, load_study
 from gpm_tune.study.running.progress import StudyProgress
 from gpm_tune.study.running.run import run_study
 from gpm_tune.study.storage.home import Home
@@ -81,14 +81,14 @@ SEARCH = {
 }
 
 
-def study_of(name: str, experiment: dict[str, Any], trials: int, **changes: Any) -> Study:
+def study_of(name: str, experiment: dict[str, Any], trials: int, **changes: Any) -> StudyConfig:
     """A study of an experiment on points, a trial at a time."""
     data = {"name": name, "experiment": experiment, "search": SEARCH, "budget": {"trials": trials}}
     resources = {"cpu": 1, "concurrent": 1}
     return load_study(Document("overhead", {**data, "resources": resources, **changes}, {}))
 
 
-def run_quietly(study: Study, home: Home, address: str = "local") -> None:
+def run_quietly(study: StudyConfig, home: Home, address: str = "local") -> None:
     """Run a study to its end; its lines go nowhere."""
     with Path(os.devnull).open("w") as nowhere:
         assert run_study(study, home, address, Console(file=nowhere))
@@ -115,7 +115,7 @@ def throughput(repeats: int) -> list[dict[str, float]]:
     return rows
 
 
-def in_turns(study: Study) -> list[tuple[float, float]]:
+def in_turns(study: StudyConfig) -> list[tuple[float, float]]:
     """Steps per second of a trial and of its experiment alone, interval by interval in turns.
 
     While training alone takes its turn the trial waits for the driver, and the other way round: what

@@ -17,7 +17,7 @@ from pydantic.fields import FieldInfo
 from gpm_tune.config import Config, is_inference_only
 from gpm_tune.study.definition.distributions import Scalar
 from gpm_tune.study.definition.schema import NOTE
-from gpm_tune.study.definition.specification import Study
+from gpm_tune.study.definition.specification import StudyConfig
 
 Places = dict[type[Config], list[tuple[type[Config], str]]]  # class -> the keys where it stands
 
@@ -59,7 +59,7 @@ def render() -> str:
 @cache
 def reachable() -> Places:
     """Every configuration class that a study file can hold, in the order of their first mention."""
-    found: Places = {Study: []}
+    found: Places = {StudyConfig: []}
 
     def visit(config: type[Config]) -> None:
         for key, field in keys(config):
@@ -69,7 +69,7 @@ def reachable() -> Places:
                 if is_new:
                     visit(member)
 
-    visit(Study)
+    visit(StudyConfig)
     return found
 
 

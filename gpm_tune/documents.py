@@ -22,7 +22,7 @@ MOST_VALUES = 20_000  # of a file, repeated ones included: a few lines of aliase
 TOO_MANY = f"there are more than {MOST_VALUES:,} values, aliases resolved"
 MOST_BYTES = 2_000_000  # of a file: nobody writes a longer one
 MOST_PROBLEMS = 50  # that a message lists
-DEEPEST = 32
+MAX_DEPTH = 32
 LONGEST_WORD = 100  # characters of a word, or value, that messages show
 LONGEST_KEY = 200
 LONGEST_ORIGIN = 200  # characters of an assignment, likewise
@@ -131,8 +131,8 @@ class Document:
     def assign(self, path: str, value: Any, origin: str) -> None:
         """Give the key at a dotted path a value; `origin` says in errors where it came from."""
         location = self._locate(path)
-        if len(location) > DEEPEST:
-            raise UserError(f"{origin}: the key is nested more than {DEEPEST} deep")
+        if len(location) > MAX_DEPTH:
+            raise UserError(f"{origin}: the key is nested more than {MAX_DEPTH} deep")
         parent: Any = self.data
         for key in location[:-1]:
             old = parent.get(key)
@@ -298,7 +298,7 @@ def _read(text: str, at: Callable[[int], str]) -> tuple[Any, dict[Location, int]
         character = _quoted(text[error.position])
         raise UserError(f"{at(line)}: not valid YAML: the character {character} is not allowed") from None
     except RecursionError:
-        raise UserError(f"{at(1)}: nested more than {DEEPEST} deep, or in itself") from None
+        raise UserError(f"{at(1)}: nested more than {MAX_DEPTH} deep, or in itself") from None
 
 
 def _line(error: yaml.MarkedYAMLError) -> int:
@@ -308,8 +308,8 @@ def _line(error: yaml.MarkedYAMLError) -> int:
 
 def _record_lines(node: yaml.Node, location: Location, lines: dict[Location, int]) -> None:
     """Note the line of everything below a node, and refuse what has no place in a study."""
-    if len(location) > DEEPEST:
-        raise _UnsuitableError(f"nested more than {DEEPEST} deep, or in itself", node)
+    if len(location) > MAX_DEPTH:
+        raise _UnsuitableError(f"nested more than {MAX_DEPTH} deep, or in itself", node)
     if len(lines) > MOST_VALUES:
         raise _UnsuitableError(TOO_MANY, node)
     lines.setdefault(location, node.start_mark.line + 1)

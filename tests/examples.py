@@ -10,7 +10,7 @@ from typing import Any
 from gpm_tune.documents import Document
 from gpm_tune.study.definition import space
 from gpm_tune.study.definition.specification import (
-    Study,
+    StudyConfig,
     find_file,
     include_teacher,
     load_experiment,
@@ -113,7 +113,7 @@ def study_data(**changes: Any) -> dict[str, Any]:
     return {**copy.deepcopy(STUDY), **changes}
 
 
-def study_of(**changes: Any) -> Study:
+def study_of(**changes: Any) -> StudyConfig:
     """The small study, with top-level keys replaced."""
     return load_study(Document("test", study_data(**changes), {}))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from benchmarks.overhead import TRIVIAL, study_of
-from gpm_tune.study.definition.specification import Study
+from gpm_tune.study.definition.specification import StudyConfig
 
 EVALUATIONS = 4  # of a trial
 
@@ -33,7 +33,7 @@ class Case:
         return self.at_a_time / self.rate if self.rate else 0.0
 
     @property
-    def study(self) -> Study:
+    def study(self) -> StudyConfig:
         """A study whose trials measure and save as trivial ones do."""
         experiment = {**TRIVIAL, "training": {**TRIVIAL["training"], "steps": EVALUATIONS}}
         return study_of(

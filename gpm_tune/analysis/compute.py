@@ -16,7 +16,7 @@ from gpm_tune.analysis.study_figures import in_hours, spreads
 from gpm_tune.analysis.study_frames import ORIGIN, SECONDS_PER_HOUR, origin_of
 from gpm_tune.analysis.subjects import model_title
 from gpm_tune.errors import UserError
-from gpm_tune.metrics import DIRECTIONS
+from gpm_tune.metrics import MODES
 from gpm_tune.study.storage.home import Home
 
 TARGETS = 4  # that are chosen where none is given
@@ -81,7 +81,7 @@ def _of_study(data: StudyData, metric: str) -> pd.DataFrame:
 
 
 def _is_min(metric: str) -> bool:
-    return DIRECTIONS.get(metric, "min") == "min"
+    return MODES.get(metric, "min") == "min"
 
 
 def choose_targets(frame: pd.DataFrame) -> list[float]:

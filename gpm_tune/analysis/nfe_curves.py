@@ -12,7 +12,7 @@ from gpm_tune.analysis.figures import MEASURE, look, metric_title, new_figure
 from gpm_tune.analysis.quality import pareto_front
 from gpm_tune.analysis.subjects import Subject
 from gpm_tune.errors import UserError
-from gpm_tune.metrics import DIRECTIONS
+from gpm_tune.metrics import MODES
 
 
 def default_nfe(subjects: Sequence[Subject]) -> list[int]:
@@ -43,7 +43,7 @@ def with_front(points: pd.DataFrame, subjects: Sequence[Subject]) -> pd.DataFram
     """
     any_grid = {subject.label for subject in subjects if subject.any_grid}
     metric = points["metric"].iloc[0]
-    sign = 1 if DIRECTIONS[metric] == "min" else -1
+    sign = 1 if MODES[metric] == "min" else -1
     front = pareto_front(points["nfe"].to_numpy(), sign * points["value"].to_numpy())
     series = [
         _series(row.label, row.label in any_grid, row.solver, row.sampling_steps)

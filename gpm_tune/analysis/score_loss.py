@@ -185,12 +185,12 @@ def best_by_run(home: Home, names: Sequence[str], metric: str | None) -> pd.Data
         _log.warning("left out: %d runs that are not finished score_gans", len(known) - len(runs))
     frame = pd.DataFrame(map(_row, runs))
     refuse_mixed(frame, "quality against K", ["data", "data_fingerprint", "features", "samples"])
-    directions = PointMetrics.directions if frame["features"].isna().all() else ImageMetrics.directions
-    chosen = metric or next(iter(directions))
-    if chosen not in directions:
-        raise UserError(f"--metric {chosen}; {nearest(chosen, directions)}")
+    modes = PointMetrics.modes if frame["features"].isna().all() else ImageMetrics.modes
+    chosen = metric or next(iter(modes))
+    if chosen not in modes:
+        raise UserError(f"--metric {chosen}; {nearest(chosen, modes)}")
     _say_what_differs([found.experiment for found in runs])
-    best = min if directions[chosen] == "min" else max
+    best = min if modes[chosen] == "min" else max
     values = [[e.metrics[chosen] for e in found.evaluations if chosen in e.metrics] for found in runs]
     frame = frame.assign(metric=chosen, value=[best(found, default=None) for found in values])
     return frame[COLUMNS].dropna(subset="value").sort_values(["k", "seed"], ignore_index=True)

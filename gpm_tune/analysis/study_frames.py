@@ -10,7 +10,7 @@ import pandas as pd
 
 from gpm_tune.analysis.figures import MEASURE
 from gpm_tune.analysis.study_data import SPLIT, StudyData
-from gpm_tune.metrics import DIRECTIONS
+from gpm_tune.metrics import MODES
 from gpm_tune.study.accounts.confirmation import confirmed
 from gpm_tune.study.accounts.records import TrialRecord
 from gpm_tune.study.definition.distributions import Choice
@@ -90,7 +90,7 @@ def value_by_nfe(data: StudyData) -> pd.DataFrame:
         for nfe, value in curve_of(metric, trial.metrics)
     ]
     frame = pd.DataFrame(rows, columns=[*ORIGIN, "step", *MEASURE, "nfe", "value"])
-    ascending = DIRECTIONS.get(metric, "min") == "min"
+    ascending = MODES.get(metric, "min") == "min"
     ranked = frame.sort_values(["nfe", "value"], ascending=[True, ascending])
     reached = ranked["value"].cummin() if ascending else ranked["value"].cummax()
     frame["front"] = reached.ne(reached.shift()) & ranked["value"].eq(reached)
@@ -106,7 +106,7 @@ def _metric_by_nfe(data: StudyData) -> str:
         if match
     }
     wanted = data.record.objective.metric.partition("/")[0]
-    return wanted if wanted in known else next((name for name in DIRECTIONS if name in known), "")
+    return wanted if wanted in known else next((name for name in MODES if name in known), "")
 
 
 def objectives(data: StudyData) -> pd.DataFrame:

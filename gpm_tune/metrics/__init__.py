@@ -6,10 +6,10 @@ from gpm_tune.metrics.fid import ImageMetrics
 from gpm_tune.metrics.quality import ImageQuality, PointQuality, Quality
 
 # Of every metric, whichever kind of data it is for: whether less or more is better.
-DIRECTIONS = ImageQuality.directions | PointQuality.directions
+MODES = ImageQuality.modes | PointQuality.modes
 
 __all__ = [
-    "DIRECTIONS",
+    "MODES",
     "ImageMetrics",
     "ImageQuality",
     "PointMetrics",

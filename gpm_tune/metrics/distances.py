@@ -18,7 +18,7 @@ CLOSE = 1e-6  # squared distance, in squared lengths, below which a matrix produ
 class PointMetrics:
     """All distances of generated points from a reference set, and of a mixture's, the modes they cover."""
 
-    directions: ClassVar[dict[str, Literal["min", "max"]]] = {
+    modes: ClassVar[dict[str, Literal["min", "max"]]] = {
         "sliced_wasserstein": "min",
         "energy_distance": "min",
         "frechet": "min",

@@ -16,7 +16,7 @@ from gpm_tune.metrics.frechet import FrechetDistance, GaussianFit, fit_gaussian
 class ImageMetrics:
     """FID of images in [-1, 1] against a reference set (Heusel et al. 2017)."""
 
-    directions: ClassVar[dict[str, Literal["min", "max"]]] = {"fid": "min"}
+    modes: ClassVar[dict[str, Literal["min", "max"]]] = {"fid": "min"}
 
     def __init__(
         self,

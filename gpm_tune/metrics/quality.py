@@ -28,7 +28,7 @@ class Quality(Protocol):
     same model, against the same real samples.
     """
 
-    directions: ClassVar[dict[str, Literal["min", "max"]]]
+    modes: ClassVar[dict[str, Literal["min", "max"]]]
 
     def features(self, samples: Tensor) -> Tensor:
         """What is compared, (n, d) on the CPU, of samples (n, *shape); DivergedError if not finite."""
@@ -43,7 +43,7 @@ class Quality(Protocol):
 class ImageQuality:
     """FID, KID, precision, recall and FID∞ of images in [-1, 1] against a reference set."""
 
-    directions: ClassVar[dict[str, Literal["min", "max"]]] = {
+    modes: ClassVar[dict[str, Literal["min", "max"]]] = {
         "fid": "min",
         "kid": "min",
         "precision": "max",

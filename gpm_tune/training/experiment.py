@@ -124,7 +124,7 @@ class Experiment(Config):
         if self.features is None and self.evaluation.features is not None:
             raise ValueError(
                 f"evaluation.features is for images; data '{self.data.name}' gives points, which "
-                f"are compared in data space: {', '.join(PointMetrics.directions)}"
+                f"are compared in data space: {', '.join(PointMetrics.modes)}"
             )
         return self
 
@@ -240,9 +240,9 @@ class Experiment(Config):
     def metrics(self) -> dict[str, Mode]:
         """The metrics that an evaluation reports, each with its better direction, default first."""
         if self.features:
-            return ImageMetrics.directions
+            return ImageMetrics.modes
         left_out = set() if self.modes[0] is not None else {"modes_covered"}
-        return {name: mode for name, mode in PointMetrics.directions.items() if name not in left_out}
+        return {name: mode for name, mode in PointMetrics.modes.items() if name not in left_out}
 
     @property
     def modes(self) -> tuple[Tensor | None, float]:

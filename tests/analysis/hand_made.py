@@ -14,7 +14,7 @@ from rich.console import Console
 from gpm_tune.study.accounts.records import run_user
 from gpm_tune.study.accounts.trial_manager import TrialManager, TrialSpec
 from gpm_tune.study.definition import space
-from gpm_tune.study.definition.specification import Study
+from gpm_tune.study.definition.specification import StudyConfig
 from gpm_tune.study.running.controller import StudyController
 from gpm_tune.study.running.progress import StudyProgress
 from gpm_tune.study.running.publishing import StudyViews
@@ -43,7 +43,7 @@ STORIES: list[Story] = [
 ]
 
 
-def digits_study(trials: int = len(STORIES), **changes: Any) -> Study:
+def digits_study(trials: int = len(STORIES), **changes: Any) -> StudyConfig:
     """A study of images whose scheduler stops the worst half after the first evaluation."""
     study: dict[str, Any] = {
         "name": "told",
@@ -57,7 +57,7 @@ def digits_study(trials: int = len(STORIES), **changes: Any) -> Study:
     return study_of(**{**study, **changes})
 
 
-def drive(home: Home, study: Study, stories: Sequence[Story]) -> None:
+def drive(home: Home, study: StudyConfig, stories: Sequence[Story]) -> None:
     """Let the study's trials have these stories one after the other, and track them."""
     told = iter(stories)
     manager = open_ledger(home, study)
@@ -72,7 +72,7 @@ def drive(home: Home, study: Study, stories: Sequence[Story]) -> None:
         publisher.touch(*views.keys())
 
 
-def open_ledger(home: Home, study: Study) -> TrialManager:
+def open_ledger(home: Home, study: StudyConfig) -> TrialManager:
     """The study's trial manager, with its file in its folder."""
     folder = home.study(study.name)
     folder.mkdir(parents=True, exist_ok=True)

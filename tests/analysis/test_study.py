@@ -28,7 +28,7 @@ from gpm_tune.analysis.charts import Panel, Series, draw, for_plotly
 from gpm_tune.analysis.study_data import StudyData, read_data
 from gpm_tune.analysis.study_figures import study_charts
 from gpm_tune.errors import UserError
-from gpm_tune.study.definition.specification import Study
+from gpm_tune.study.definition.specification import StudyConfig
 from gpm_tune.study.storage.home import Home
 
 SCRIPTS = Path(__file__).parents[2] / "analysis"
@@ -113,7 +113,7 @@ def test_places_in_parallel_coordinates_run_from_low_to_high(data: StudyData) ->
 def told_points(tmp_path: Path, trials: int, value: str = "eta", **changes: object) -> StudyData:
     """A study of points without training runs, whose trials' values follow from what was searched."""
     home = Home(tmp_path, f"sqlite:///{tmp_path / 'mlflow.db'}")
-    study: Study = study_of(budget={"trials": trials}, sampler={"name": "random"}, **changes)
+    study: StudyConfig = study_of(budget={"trials": trials}, sampler={"name": "random"}, **changes)
     manager = open_ledger(home, study)
     for _ in range(trials):
         spec = manager.next()

@@ -173,12 +173,12 @@ def test_a_study_with_another_base_under_the_same_name_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from gpm_tune.study.accounts.trial_manager import TrialManager
-    from gpm_tune.study.definition.specification import Study
+    from gpm_tune.study.definition.specification import StudyConfig
     from gpm_tune.study.storage.home import Home
 
     home = tmp_path / "home"
     home.mkdir()
-    TrialManager(Study.model_validate(study_data()), Home(home).optuna_uri)
+    TrialManager(StudyConfig.model_validate(study_data()), Home(home).optuna_uri)
     path = tmp_path / "changed.yaml"
     path.write_text(yaml.safe_dump(study_data(experiment=space.put(POINTS, {"training.steps": 99}))))
     code, _, err = call("run", path, capsys=capsys, home=home)

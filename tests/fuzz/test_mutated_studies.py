@@ -26,7 +26,7 @@ from gpm_tune.cli import main
 from gpm_tune.documents import Document
 from gpm_tune.errors import UserError
 from gpm_tune.study.accounts.trial_manager import TrialManager
-from gpm_tune.study.definition.specification import Study, load_experiment, load_study
+from gpm_tune.study.definition.specification import StudyConfig, load_experiment, load_study
 from gpm_tune.training.description import build_empty
 
 WANTED = int(os.environ.get("GPM_TUNE_FUZZ", "0"))
@@ -87,7 +87,7 @@ def judge(path: Path, assignments: list[str]) -> None:
     assert list(path.parent.iterdir()) == [path], "something was written"
 
 
-def load(path: Path, assignments: list[str]) -> Study:
+def load(path: Path, assignments: list[str]) -> StudyConfig:
     document = Document.load(path)
     for assignment in assignments:
         document.set(assignment)
@@ -106,17 +106,17 @@ def check_message(message: str, path: Path) -> None:
         assert len(line) < LONGEST_LINE
 
 
-def check_study(study: Study) -> None:
+def check_study(study: StudyConfig) -> None:
     """It can be stored and read again, its networks can be built, and its first trial can be asked."""
     json.dumps(study.model_dump(mode="json"), allow_nan=False)
-    assert Study.model_validate(study.model_dump(mode="json")) == study
-    assert Study.model_validate_json(study.model_dump_json()) == study
+    assert StudyConfig.model_validate(study.model_dump(mode="json")) == study
+    assert StudyConfig.model_validate_json(study.model_dump_json()) == study
     build_empty(study.experiment)
     assert 0 < study.scheduler.usual_share(study.experiment.training.steps) <= 1
     begin(study)
 
 
-def begin(study: Study) -> None:
+def begin(study: StudyConfig) -> None:
     """Ask for the first trial, as a run does."""
     known = [start for start in study.start_from if start == "base" or isinstance(start, dict)]
     budget = study.budget.model_copy(update={"trials": 2})  # each may turn out to be out of bounds

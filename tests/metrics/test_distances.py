@@ -116,7 +116,7 @@ def test_data_against_data_is_close_to_nothing() -> None:
     config = GaussiansConfig(name="gaussians", samples=5000)
     data = config.load(0)
     metrics = PointMetrics(data.validation, config.means, config.std)(data.test)
-    assert list(metrics) == list(PointMetrics.directions)
+    assert list(metrics) == list(PointMetrics.modes)
     assert metrics["sliced_wasserstein"] < 0.1
     assert abs(metrics["energy_distance"]) < 0.005
     assert metrics["frechet"] < 0.02

@@ -47,8 +47,8 @@ def test_every_metric_is_worse_for_worse_images(digits: Tensor, images: ImageQua
     good = images.measure(images.features(digits[500:900]))
     noise = torch.randn(400, *digits.shape[1:], generator=torch.Generator().manual_seed(0))
     bad = images.measure(images.features(digits[500:900] + 0.5 * noise))
-    assert list(good) == list(ImageQuality.directions)
-    for name, better in ImageQuality.directions.items():
+    assert list(good) == list(ImageQuality.modes)
+    for name, better in ImageQuality.modes.items():
         assert bad[name] > good[name] if better == "min" else bad[name] < good[name]
 
 
@@ -78,8 +78,8 @@ def check_errors(quality: Quality, draw: Callable[[int], Tensor], low: float, hi
     sets = [draw(seed) for seed in range(40)]
     values = [quality.measure(x) for x in sets]
     errors = [quality.errors(x, 20, 0) for x in sets[:8]]
-    assert list(errors[0]) == list(quality.directions)
-    for name in quality.directions:
+    assert list(errors[0]) == list(quality.modes)
+    for name in quality.modes:
         spread = torch.tensor([value[name] for value in values]).std().item()
         error = math.fsum(error[name] for error in errors) / len(errors)
         assert low * spread <= error <= high * spread, name

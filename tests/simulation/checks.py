@@ -14,7 +14,7 @@ from gpm_tune.errors import UserError
 from gpm_tune.study.accounts.records import StudyRecord, TrialRecord, read_study, run_user, study_names
 from gpm_tune.study.definition import space
 from gpm_tune.study.definition.schedulers import PBT
-from gpm_tune.study.definition.specification import CONFIRMATION, Study
+from gpm_tune.study.definition.specification import CONFIRMATION, StudyConfig
 from gpm_tune.study.storage.home import Home
 from gpm_tune.study.tracking.sender import KEY_TAG
 from gpm_tune.study.tracking.views import STATUSES, trial_key
@@ -68,7 +68,7 @@ def independent(simulation: Simulation) -> set[str]:
     return {study.name for study, _ in simulation.studies if not _depends_on_time(simulation, study)}
 
 
-def _depends_on_time(simulation: Simulation, study: Study) -> bool:
+def _depends_on_time(simulation: Simulation, study: StudyConfig) -> bool:
     others = [other for other, _ in simulation.studies if other is not study]
     own_keys = [path for path in study.search if path.startswith("evaluation") or path in SHARED]
     is_first = simulation.starts == 2 * len(simulation.studies)  # and what was drawn goes on as it began
@@ -84,7 +84,7 @@ def _depends_on_time(simulation: Simulation, study: Study) -> bool:
     )
 
 
-def _shares(study: Study, other: Study) -> bool:
+def _shares(study: StudyConfig, other: StudyConfig) -> bool:
     """Tell whether another study may train the same, and measure it otherwise."""
     one, two = study.experiment, other.experiment
     is_same = one.model.name == two.model.name or (two.teacher and one.model.name == two.teacher.model.name)
@@ -96,7 +96,7 @@ def _frozen(simulation: Simulation, home: Home, name: str) -> list[FrozenTrial]:
     return optuna.load_study(study_name=name, storage=storage).get_trials(deepcopy=False)
 
 
-def _counts(study: Study, record: StudyRecord, trials: list[FrozenTrial]) -> Iterator[str]:
+def _counts(study: StudyConfig, record: StudyRecord, trials: list[FrozenTrial]) -> Iterator[str]:
     asked = [trial for trial in record.trials if trial.forked_from is None]
     proposals = study.sampler.proposals(study.base, study.search)
     wanted = study.budget.trials
@@ -137,7 +137,7 @@ def _forks(record: StudyRecord, trials: list[FrozenTrial]) -> Iterator[str]:
 
 
 def _stage_of(
-    simulation: Simulation, study: Study, home: Home, search: StudyRecord, keys: list[str]
+    simulation: Simulation, study: StudyConfig, home: Home, search: StudyRecord, keys: list[str]
 ) -> Iterator[str]:
     name = study.name + CONFIRMATION
     names = optuna.get_all_study_names(simulation.storages[home.optuna_uri])

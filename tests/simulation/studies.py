@@ -33,7 +33,7 @@ from gpm_tune import lease, locations, patience, processes
 from gpm_tune.errors import UserError
 from gpm_tune.study.accounts import budget_tracker, creation, records, trial_manager
 from gpm_tune.study.definition import space
-from gpm_tune.study.definition.specification import Study
+from gpm_tune.study.definition.specification import StudyConfig
 from gpm_tune.study.running import ray_adapters, run, trainable
 from gpm_tune.study.running.messages import Terms
 from gpm_tune.study.storage.home import Home
@@ -88,7 +88,7 @@ REMEMBERED = {
 }
 
 
-def random_study(world: World, name: str) -> Study:
+def random_study(world: World, name: str) -> StudyConfig:
     """A study of a few trials."""
     draw = world.random
     model = draw.choice(["discr_flow", "discr_flow", "discr_flow", "edm", "edm", "score_gan"])
@@ -132,10 +132,10 @@ def random_study(world: World, name: str) -> Study:
     }
     if scheduler == "none" and draw.random() < 0.1:
         plain["objectives"] = [{"metric": METRIC}, {"metric": "energy_distance"}]
-    return Study.model_validate(plain)
+    return StudyConfig.model_validate(plain)
 
 
-def teachers_study(world: World, study: Study) -> Study:
+def teachers_study(world: World, study: StudyConfig) -> StudyConfig:
     """A study that trains the teacher of another one's, too, and judges it otherwise."""
     draw, teacher = world.random, study.experiment.teacher
     assert teacher is not None, "the study is of a model with a teacher"
@@ -149,7 +149,7 @@ def teachers_study(world: World, study: Study) -> Study:
         "budget": {"trials": 2},
         "resources": {"concurrent": draw.choice([1, 2])},
     }
-    return Study.model_validate(plain)
+    return StudyConfig.model_validate(plain)
 
 
 def _scheduler(world: World, name: str) -> dict[str, Any]:
@@ -224,7 +224,7 @@ class Simulation:
         self.world.end()
         shutil.rmtree(self.folder)
 
-    def _operate(self, study: Study, home: Home) -> None:
+    def _operate(self, study: StudyConfig, home: Home) -> None:
         """Give the command that runs a study, again where it has not come to its end."""
         world = self.world
         for _ in range(MOST_RUNS):
@@ -242,7 +242,7 @@ class Simulation:
             world.sleep(world.random.choice([0.0, 5.0, 40.0]))
         raise AssertionError(f"study {study.name} has not come to its end in {MOST_RUNS} runs")
 
-    def _start(self, study: Study, home: Home, done: list[bool]) -> Process:
+    def _start(self, study: StudyConfig, home: Home, done: list[bool]) -> Process:
         def drive() -> None:
             console = SimpleNamespace(print=lambda text, **_: self.world.note(text))
             try:
@@ -253,7 +253,9 @@ class Simulation:
 
         return self.world.start(f"driver of {study.name}", self.world.random.choice(HOSTS), drive)
 
-    def run_trials(self, study: Study, home: Home, _address: str, controller: Any, _console: object) -> None:
+    def run_trials(
+        self, study: StudyConfig, home: Home, _address: str, controller: Any, _console: object
+    ) -> None:
         """In place of `run._run_trials`."""
         Tune(self.world, study, home, controller).run()
 
@@ -323,7 +325,7 @@ class Simulation:
 class Tune:
     """What Ray Tune does for a driver, whose process this runs in."""
 
-    def __init__(self, world: World, study: Study, home: Home, controller: Any) -> None:
+    def __init__(self, world: World, study: StudyConfig, home: Home, controller: Any) -> None:
         self.world = world
         self.controller = controller
         self.study = study

@@ -7,12 +7,12 @@ from collections.abc import Callable
 from gpm_tune.documents import as_yaml
 from gpm_tune.study.accounts.records import run_user
 from gpm_tune.study.accounts.trial_manager import TrialManager, TrialSpec
-from gpm_tune.study.definition.specification import Study
+from gpm_tune.study.definition.specification import StudyConfig
 from gpm_tune.study.storage.home import Home
 from gpm_tune.training.loop import Asker, Training
 
 
-def begin(study: Study, home: Home) -> TrialManager:
+def begin(study: StudyConfig, home: Home) -> TrialManager:
     """The trial manager of a study in a home, with the files of its folder."""
     home.study(study.name).mkdir(parents=True, exist_ok=True)
     for name, text in (
@@ -41,7 +41,7 @@ def train(
     return training
 
 
-def run_trials(study: Study, home: Home, trials: int = 100) -> TrialManager:
+def run_trials(study: StudyConfig, home: Home, trials: int = 100) -> TrialManager:
     """Run a number of a study's trials, or those that its budget allows."""
     manager = begin(study, home)
     for _ in range(trials):
@@ -53,7 +53,7 @@ def run_trials(study: Study, home: Home, trials: int = 100) -> TrialManager:
     return manager
 
 
-def run_a_part(study: Study, home: Home, evaluations: int = 1) -> TrialManager:
+def run_a_part(study: StudyConfig, home: Home, evaluations: int = 1) -> TrialManager:
     """Run a study until its next trial has some evaluations, and is interrupted."""
     manager = begin(study, home)
     spec = manager.next()

@@ -19,9 +19,9 @@ from gpm_tune.study.accounts.trial_manager import TrialManager
 from gpm_tune.study.definition import space
 from gpm_tune.study.definition.samplers import Random
 from gpm_tune.study.definition.schedulers import NoScheduler
-from gpm_tune.study.definition.specification import CONFIRMATION, Budget, Study
+from gpm_tune.study.definition.specification import CONFIRMATION, Budget, StudyConfig
 
-MOST = 2**32 - 1
+MAX_SEED = 2**32 - 1
 RESAMPLES = 10_000
 
 
@@ -30,7 +30,7 @@ class ConfirmationManager(TrialManager):
 
     def __init__(
         self,
-        study: Study,
+        study: StudyConfig,
         storage: str,
         candidates: list[TrialRecord],
         patience: Patience | None = None,
@@ -50,7 +50,7 @@ class ConfirmationManager(TrialManager):
             "constraints": [],
             "sampler": Random(name="random"),
             "scheduler": NoScheduler(name="none"),
-            "budget": Budget(trials=MOST),
+            "budget": Budget(trials=MAX_SEED),
         }
         create_or_load_study(study, storage, patience)  # refuses what the search was not
         super().__init__(study.model_copy(update=stage), storage, patience=patience)
@@ -62,7 +62,7 @@ class ConfirmationManager(TrialManager):
         return deque({"trial": number, "seed": seed} for number, seed in pairs if (number, seed) not in asked)
 
     def _draw(self, trial: optuna.Trial) -> tuple[dict[str, Any], dict[str, Any]]:
-        number = trial.suggest_int("trial", 0, MOST)
+        number = trial.suggest_int("trial", 0, MAX_SEED)
         seed = trial.suggest_int("seed", 0, SEEDS - 1)
         values = trial.user_attrs.get("values") or {**self._candidates[number].values, "seed": seed}
         trial.set_user_attr("confirms", number)

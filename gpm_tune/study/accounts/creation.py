@@ -17,7 +17,7 @@ from gpm_tune.patience import Patience
 from gpm_tune.study.accounts.database import open_storage
 from gpm_tune.study.accounts.records import StudyRecord, measure_of, read_study
 from gpm_tune.study.definition import space
-from gpm_tune.study.definition.specification import Study
+from gpm_tune.study.definition.specification import StudyConfig
 
 FORMAT = 2
 """Of a study's records: one of another format cannot be continued, as its trials keep other things."""
@@ -27,7 +27,9 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # of a sampler that a file chose
 
 
-def create_or_load_study(study: Study, storage: str | None, patience: Patience | None = None) -> optuna.Study:
+def create_or_load_study(
+    study: StudyConfig, storage: str | None, patience: Patience | None = None
+) -> optuna.Study:
     """The study as the storage has it, from now on if it is new; in no storage one that is forgotten.
 
     patience: with a storage that is busy or full; until its end, if None.
@@ -51,7 +53,7 @@ def create_or_load_study(study: Study, storage: str | None, patience: Patience |
     return opened
 
 
-def _check(study: Study, before: dict[str, Any], now: dict[str, Any]) -> None:
+def _check(study: StudyConfig, before: dict[str, Any], now: dict[str, Any]) -> None:
     """Raise UserError where a study, as it was begun, is not the one that is to be continued."""
     if before.get("format") != now["format"]:
         raise UserError(
@@ -76,7 +78,9 @@ def _check(study: Study, before: dict[str, Any], now: dict[str, Any]) -> None:
             )
 
 
-def _create(opened: optuna.Study, study: Study, identity: dict[str, Any], learnt: list[FrozenTrial]) -> None:
+def _create(
+    opened: optuna.Study, study: StudyConfig, identity: dict[str, Any], learnt: list[FrozenTrial]
+) -> None:
     for start in study.start_from:
         tree = space.put(study.base, start) if isinstance(start, dict) else study.base
         opened.enqueue_trial(space.parameters(tree, study.base, study.search), skip_if_exists=True)
@@ -87,7 +91,7 @@ def _create(opened: optuna.Study, study: Study, identity: dict[str, Any], learnt
     opened.set_user_attr("id", uuid.uuid4().hex)  # last: it says that the rest is there
 
 
-def _learn_from(name: str, study: Study, storage: str, data: str | None) -> list[FrozenTrial]:
+def _learn_from(name: str, study: StudyConfig, storage: str, data: str | None) -> list[FrozenTrial]:
     """The completed trials of a study that lie within another's search space, as trials of the latter.
 
     data: the fingerprint of the latter's. A value that was not searched there is that study's base value.
@@ -115,7 +119,7 @@ def _learn_from(name: str, study: Study, storage: str, data: str | None) -> list
     return found
 
 
-def _refuse_other_measures(record: StudyRecord, study: Study, data: str | None) -> None:
+def _refuse_other_measures(record: StudyRecord, study: StudyConfig, data: str | None) -> None:
     here = measure_of(study.goals, study.base, study.experiment.features, data)
     differing = [key for key, value in here.items() if record.measure[key] != value]
     if differing:

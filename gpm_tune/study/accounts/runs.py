@@ -18,7 +18,7 @@ from gpm_tune.study.accounts.records import (
     study_names,
 )
 from gpm_tune.study.definition import space
-from gpm_tune.study.definition.specification import CONFIRMATION, Study
+from gpm_tune.study.definition.specification import CONFIRMATION, StudyConfig
 from gpm_tune.study.storage.home import Home
 from gpm_tune.training import Experiment
 from gpm_tune.training.run import Runs, TrainingRun, first_sound
@@ -147,7 +147,7 @@ def find_teacher(experiment: Experiment, home: Home) -> Experiment:
     return Experiment.model_validate(plain)
 
 
-def find_start_points(study: Study, home: Home) -> Study:
+def find_start_points(study: StudyConfig, home: Home) -> StudyConfig:
     """The study with start points that were given by MLflow runs given by their values instead.
 
     Raises UserError where a run has no checkpoint, or its values lie outside the search space.

@@ -31,7 +31,7 @@ from gpm_tune.study.accounts.population import Population
 from gpm_tune.study.accounts.records import SCORES, as_costs, is_feasible, is_own
 from gpm_tune.study.definition import space
 from gpm_tune.study.definition.schedulers import PBT
-from gpm_tune.study.definition.specification import Study
+from gpm_tune.study.definition.specification import StudyConfig
 from gpm_tune.training import Experiment
 from gpm_tune.training.description import known_costs
 from gpm_tune.training.run import Runs
@@ -69,7 +69,7 @@ class TrialManager:
 
     def __init__(
         self,
-        study: Study,
+        study: StudyConfig,
         storage: str | None,
         runs: Runs | None = None,
         patience: Patience | None = None,

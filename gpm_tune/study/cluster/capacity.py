@@ -17,7 +17,7 @@ import yaml
 from gpm_tune.cores import usable_cores
 from gpm_tune.errors import UserError, first_line
 from gpm_tune.study.cluster.nodes import on_node
-from gpm_tune.study.definition.specification import Resources, Study
+from gpm_tune.study.definition.specification import Resources, StudyConfig
 from gpm_tune.training.objectives import TIMES
 
 ACCELERATOR = "accelerator_type:"  # begins Ray's resource for a kind of GPU
@@ -145,7 +145,7 @@ class Capacity:
         names = {name for node in self.kinds for name in node.resources if name.startswith(ACCELERATOR)}
         return sorted(name.removeprefix(ACCELERATOR) for name in names)
 
-    def unlike_gpus(self, study: Study) -> str | None:
+    def unlike_gpus(self, study: StudyConfig) -> str | None:
         """A warning where times are judged, and there are several kinds of GPUs; None where all is well."""
         times = [metric for metric in study.wanted if metric in TIMES]
         is_any = study.resources.gpu and not study.resources.accelerator_type

@@ -34,7 +34,7 @@ from gpm_tune.study.cluster.nodes import (
 )
 from gpm_tune.study.cluster.private_ray import private_session
 from gpm_tune.study.cluster.probe import file_system, place_of, register_model, round_trip, upload
-from gpm_tune.study.definition.specification import Study, find_file, load_study
+from gpm_tune.study.definition.specification import StudyConfig, find_file, load_study
 from gpm_tune.study.storage.home import Home, existing
 from gpm_tune.study.tracking.sender import cure, import_for_delivery
 from gpm_tune.uris import without_secrets
@@ -61,7 +61,7 @@ class Case:
 
     home: Home
     address: str
-    study: Study | None
+    study: StudyConfig | None
     capacity: Capacity | None  # of this machine or the cluster; None where none answers
     own: NodeReport
     nodes: list[NodeReport]  # of the cluster; none for `local`
@@ -98,7 +98,7 @@ def examine_case(file: Path | None, home: Home, address: str) -> Iterator[Findin
             yield from run_check(name, check, case)
 
 
-def read_study_file(file: Path) -> Findings[Study]:
+def read_study_file(file: Path) -> Findings[StudyConfig]:
     """The study of a file, if it is valid."""
     study = load_study(Document.load(find_file(file)))
     yield ok(f"{study.name} is valid: {len(study.search)} values searched in {study.budget.trials} trials")

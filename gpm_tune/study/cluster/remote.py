@@ -28,7 +28,7 @@ from gpm_tune.locations import is_bucket
 from gpm_tune.study.cluster.fetching import Get, from_storage
 from gpm_tune.study.cluster.plugin_copies import copy_plugins
 from gpm_tune.study.cluster.private_ray import narrow_token
-from gpm_tune.study.definition.specification import Study
+from gpm_tune.study.definition.specification import StudyConfig
 from gpm_tune.study.storage.inputs import (
     CURRENT,
     FINGERPRINT,
@@ -86,7 +86,7 @@ class Cluster:
             return True
         return False
 
-    def submit(self, study: Study, options: Sequence[str] = ()) -> str:
+    def submit(self, study: StudyConfig, options: Sequence[str] = ()) -> str:
         """Submit a study as a Ray job, unless one is running that does the same; the job's id.
 
         The plug-ins that are installed here, and the data that the storage lacks, go along. options: of

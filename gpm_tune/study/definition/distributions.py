@@ -13,7 +13,7 @@ from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 from gpm_tune.config import Config
 
 Scalar = str | int | float | bool | None
-MOST = 100_000  # values, or combinations of them, that are listed
+MAX_VALUES = 100_000  # values, or combinations of them, that are listed
 MAX_STEPS = 1e7  # from 0 to the far end of a range: beyond, Optuna cannot tell them apart
 STEP_TOLERANCE = 1e-8  # of a step, as Optuna's
 EXACT = 2**53  # up to here numbers of 64 bits are whole
@@ -232,8 +232,8 @@ def _is_scalar(value: Any) -> bool:
 
 
 def _refuse_long_lists(count: float) -> None:
-    if count > MOST:
-        raise ValueError(f"there are more than {MOST:,} values: give it a greater step")
+    if count > MAX_VALUES:
+        raise ValueError(f"there are more than {MAX_VALUES:,} values: give it a greater step")
 
 
 def _evenly(low: float, high: float, points: int, log: bool) -> list[float]:

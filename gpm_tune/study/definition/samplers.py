@@ -11,7 +11,7 @@ from pydantic import Field
 
 from gpm_tune.config import Config, Seed
 from gpm_tune.study.definition import space
-from gpm_tune.study.definition.distributions import MOST
+from gpm_tune.study.definition.distributions import MAX_VALUES
 
 
 class Sampler(Config):
@@ -117,7 +117,7 @@ class Grid(Sampler):
     """Every combination of evenly spaced values, in random order."""
 
     name: Literal["grid"]
-    points: int = Field(5, ge=2, le=MOST, description="Values of a range that has no step.")
+    points: int = Field(5, ge=2, le=MAX_VALUES, description="Values of a range that has no step.")
 
     def proposals(self, base: Mapping[str, Any], searched: space.Space) -> list[space.Values]:
         """The combinations. Raises ValueError where there are too many to be listed."""

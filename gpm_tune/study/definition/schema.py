@@ -9,7 +9,7 @@ from typing import Any
 from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import core_schema
 
-from gpm_tune.study.definition.specification import Study
+from gpm_tune.study.definition.specification import StudyConfig
 from gpm_tune.training import Experiment
 
 Schema = dict[str, Any]
@@ -25,7 +25,7 @@ def as_text(schema: Schema) -> str:
 
 def study_schema() -> Schema:
     """Of a study file (JSON Schema, draft 2020-12), with what plug-ins add."""
-    schema = _schema(Study, "A study of gpm-tune", DEFINITIONS + "Experiment")
+    schema = _schema(StudyConfig, "A study of gpm-tune", DEFINITIONS + "Experiment")
     definitions, search = schema["$defs"], schema["properties"]["search"]
     definitions["Distribution"] = search["additionalProperties"]
     search["additionalProperties"] = {"$ref": DEFINITIONS + "Distribution"}
@@ -69,7 +69,7 @@ def is_inference_only(schema: Schema, path: str) -> bool:
     return False
 
 
-def _schema(model: type[Study | Experiment], title: str, experiment: str) -> Schema:
+def _schema(model: type[StudyConfig | Experiment], title: str, experiment: str) -> Schema:
     """experiment: where the schema has the experiment's."""
     schema = model.model_json_schema(schema_generator=_Generator)
     # In files, a teacher's experiment may also be the name of the file that has it.

@@ -13,7 +13,7 @@ from pydantic_core import ErrorDetails
 
 from gpm_tune.config import nearest
 from gpm_tune.documents import reason
-from gpm_tune.study.definition.distributions import MOST, AnyDistribution
+from gpm_tune.study.definition.distributions import MAX_VALUES, AnyDistribution
 from gpm_tune.training import Experiment
 
 Space = Mapping[str, AnyDistribution]
@@ -77,7 +77,7 @@ def combinations(base: Mapping[str, Any], space: Space, points: int | None) -> l
     """Every combination of the paths' values whose conditions hold, as parameters of Optuna trials.
 
     points: values of a range that has no step; None where every range must be finite.
-    Raises ValueError for a continuous range, or for more than MOST combinations.
+    Raises ValueError for a continuous range, or for more than MAX_VALUES combinations.
     """
     combined: list[Values] = [{}]
     for path in in_order(space):
@@ -93,9 +93,9 @@ def combinations(base: Mapping[str, Any], space: Space, points: int | None) -> l
             for searched in [is_searched(values)]
             for value in (listed if searched else [None])
         )
-        combined = list(islice(extended, MOST + 1))
-        if len(combined) > MOST:
-            raise ValueError(f"there are more than {MOST:,} combinations: search fewer values")
+        combined = list(islice(extended, MAX_VALUES + 1))
+        if len(combined) > MAX_VALUES:
+            raise ValueError(f"there are more than {MAX_VALUES:,} combinations: search fewer values")
     return [{path: space[path].encode(value) for path, value in values.items()} for values in combined]
 
 

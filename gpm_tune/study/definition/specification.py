@@ -93,7 +93,7 @@ class Resources(Config):
         return {"num_cpus": others.pop("CPU"), "num_gpus": others.pop("GPU"), "resources": others}
 
 
-class Study(Config):
+class StudyConfig(Config):
     """One search: the keys at the top of a study file."""
 
     name: str = Field(
@@ -134,7 +134,7 @@ class Study(Config):
     )
 
     @model_validator(mode="after")
-    def _refuse_impossible_combinations(self) -> Study:
+    def _refuse_impossible_combinations(self) -> StudyConfig:
         if self.name == MLFLOWS_OWN:
             raise ValueError(f"the name {MLFLOWS_OWN} is that of an experiment which MLflow makes itself")
         if self.name.endswith(CONFIRMATION):
@@ -198,21 +198,21 @@ def check_name(name: str) -> str:
     return name
 
 
-def load_study(document: Document) -> Study:
+def load_study(document: Document) -> StudyConfig:
     """A study in which every value that the search can sample fits the experiment.
 
     Raises UserError that names file, line, key, what was expected, and the nearest valid key.
     """
     include_teacher(document)
     _include_start_points(document)
-    study = document.parse(Study)
+    study = document.parse(StudyConfig)
     problems = list(_problems(study))
     if problems:
         raise document.refusal(problems)
     return study
 
 
-def _problems(study: Study) -> Iterator[tuple[Location, str]]:
+def _problems(study: StudyConfig) -> Iterator[tuple[Location, str]]:
     """What keeps the parts of a study from fitting each other: (location, sentence) pairs."""
     experiment = study.experiment
     for index, objective in enumerate(study.objectives):
@@ -257,7 +257,7 @@ def _shapes(experiment: Experiment) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
 
 
-def _start_problems(study: Study) -> Iterator[tuple[Location, str]]:
+def _start_problems(study: StudyConfig) -> Iterator[tuple[Location, str]]:
     for index, start in enumerate(study.start_from):
         if isinstance(start, str) and start != "base":
             if not re.fullmatch("[0-9a-f]{32}", start):

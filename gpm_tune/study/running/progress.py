@@ -9,14 +9,14 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 
 from gpm_tune.console import has_bars
 from gpm_tune.study.accounts.trial_manager import TrialSpec
-from gpm_tune.study.definition.specification import Study
+from gpm_tune.study.definition.specification import StudyConfig
 from gpm_tune.training.objectives import metric_label, shown
 
 
 class StudyProgress:
     """Follows the trials of a study on a console; use as a context manager."""
 
-    def __init__(self, study: Study, remaining: int, console: Console) -> None:
+    def __init__(self, study: StudyConfig, remaining: int, console: Console) -> None:
         self._objective = study.objective
         self._label = metric_label(self._objective.metric, study.experiment.features)
         self._console = console

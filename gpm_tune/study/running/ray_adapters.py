@@ -22,7 +22,7 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from gpm_tune.study.cluster.capacity import Capacity
-from gpm_tune.study.definition.specification import Study
+from gpm_tune.study.definition.specification import StudyConfig
 from gpm_tune.study.running.controller import StudyController
 from gpm_tune.study.running.messages import Order, Terms, TrialResult
 from gpm_tune.study.running.trainable import TrialTrainable
@@ -114,7 +114,7 @@ class ControlledScheduler(FIFOScheduler):  # type: ignore[misc]
 
 
 def build_tuner(
-    study: Study,
+    study: StudyConfig,
     terms: Terms,
     controller: StudyController,
     stop_signal: Any,

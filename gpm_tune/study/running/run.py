@@ -27,7 +27,7 @@ from gpm_tune.study.cluster.capacity import Capacity, this_machine
 from gpm_tune.study.cluster.connection import connected, refuse_beside_other_use
 from gpm_tune.study.cluster.fetching import present, take_over
 from gpm_tune.study.cluster.nodes import NodeReport, check_same, drain, look, look_everywhere
-from gpm_tune.study.definition.specification import CONFIRMATION, Resources, Study
+from gpm_tune.study.definition.specification import CONFIRMATION, Resources, StudyConfig
 from gpm_tune.study.running.controller import StudyController
 from gpm_tune.study.running.messages import Terms
 from gpm_tune.study.running.progress import StudyProgress
@@ -47,7 +47,7 @@ DRAIN_SECONDS = 60.0  # that other trials may go on where some could not
 _log = logging.getLogger("gpm_tune")
 
 
-def run_study(study: Study, home: Home, address: str, console: Console) -> bool:
+def run_study(study: StudyConfig, home: Home, address: str, console: Console) -> bool:
     """Run a study, or continue it, until a part of its budget is used up. Returns False if interrupted.
 
     Raises UserError where something is missing that the trials need, or the study is running.
@@ -177,7 +177,7 @@ def _run_stage(
 
 
 def _run_trials(
-    study: Study, home: Home, address: str, controller: StudyController, console: Console
+    study: StudyConfig, home: Home, address: str, controller: StudyController, console: Console
 ) -> None:
     # Around Ray, whose start would have its own handlers, and whose end must not be left halfway.
     with interruptible(controller.interrupt), connected(address) as capacity:
@@ -257,7 +257,7 @@ def _wait_for_node(
     ray.cancel(knock)
 
 
-def _check_nodes(study: Study, home: Home) -> NodeReport:
+def _check_nodes(study: StudyConfig, home: Home) -> NodeReport:
     """What this machine has, of software and data. Raises UserError where a node has something else."""
     own = look("this process", study.base, storage=home.storage)
     check_same(own, look_everywhere(study.base, storage=home.storage))

@@ -16,7 +16,7 @@ from gpm_tune.plugins import named
 from gpm_tune.study.accounts.trial_manager import TrialManager
 from gpm_tune.study.cluster.capacity import Capacity, price_of, this_machine
 from gpm_tune.study.cluster.connection import connected
-from gpm_tune.study.definition.specification import Resources, Study
+from gpm_tune.study.definition.specification import Resources, StudyConfig
 from gpm_tune.study.storage.home import Home
 from gpm_tune.study.storage.inputs import check_data_here
 from gpm_tune.study.views.results import right
@@ -55,7 +55,7 @@ class Forecast:
         return asdict(self)
 
 
-def forecast(study: Study, home: Home, address: str) -> Forecast:
+def forecast(study: StudyConfig, home: Home, address: str) -> Forecast:
     """Measure on this machine, or on a worker of a cluster, and extrapolate.
 
     home: whose teachers need not be trained any more.
@@ -97,7 +97,7 @@ def _measure(experiments: Sequence[Experiment], resources: Resources) -> list[Pa
         return [measure_pace(experiment, device, resources.cpu) for experiment in experiments]
 
 
-def extrapolate(study: Study, paces: Sequence[Pace], capacity: Capacity) -> Forecast:
+def extrapolate(study: StudyConfig, paces: Sequence[Pace], capacity: Capacity) -> Forecast:
     """The forecast from the pace of the base experiment, and of the teacher if it is to be trained.
 
     capacity: of where the study is to run.
@@ -139,7 +139,7 @@ def extrapolate(study: Study, paces: Sequence[Pace], capacity: Capacity) -> Fore
     return Forecast(base, whole, at_a_time, parts, list(_limits(study, search)), too_large)
 
 
-def _limits(study: Study, search: Part) -> Iterator[str]:
+def _limits(study: StudyConfig, search: Part) -> Iterator[str]:
     """What the budget's other limits leave of the trials."""
     for key, allowed, needed in [
         ("hours", study.budget.hours, search.hours),
@@ -192,7 +192,7 @@ def _too_large(base: Pace, own: Description, trials: Sequence[Description], gpu:
     )
 
 
-def forecast_lines(found: Forecast, study: Study) -> list[object]:
+def forecast_lines(found: Forecast, study: StudyConfig) -> list[object]:
     """For people: a sentence on what was measured, the parts, and what the budget leaves of them."""
     pace = found.pace
     has_prices = any(part.dollars for part in found.parts)

@@ -11,7 +11,7 @@ from rich.table import Table
 from gpm_tune.documents import as_yaml
 from gpm_tune.errors import UserError
 from gpm_tune.study.accounts.trial_manager import TrialManager
-from gpm_tune.study.definition.specification import Study
+from gpm_tune.study.definition.specification import StudyConfig
 from gpm_tune.study.storage.home import Home
 from gpm_tune.study.storage.inputs import check_data_here
 from gpm_tune.study.views.forecast import Forecast, forecast, forecast_lines
@@ -24,7 +24,7 @@ TRIALS = 5
 class Preview:
     """A study before it is run."""
 
-    study: Study
+    study: StudyConfig
     left: int  # trials
     first: dict[int, dict[str, Any]]  # the values of the first trials
     forecast: Forecast | str  # or why there is none
@@ -73,7 +73,7 @@ class Preview:
         return table
 
 
-def preview(study: Study, home: Home, address: str) -> Preview:
+def preview(study: StudyConfig, home: Home, address: str) -> Preview:
     """Nothing is written but decoded pictures, and nothing run but a few steps for the forecast.
 
     Raises UserError where the study's folder of pictures is not there, or data that are here cannot be read.

@@ -13,7 +13,7 @@ from gpm_tune.errors import UserError
 from gpm_tune.study.accounts.records import read_study, study_names
 from gpm_tune.study.accounts.trial_manager import Decision, TrialManager, TrialSpec
 from gpm_tune.study.definition import space
-from gpm_tune.study.definition.specification import Study
+from gpm_tune.study.definition.specification import StudyConfig
 
 METRIC = "sliced_wasserstein"
 
@@ -132,7 +132,7 @@ LENGTHS = {"training.steps": {"choice": [8, 12]}}
 EDM = {**POINTS, "model": MODELS["edm"]}
 
 
-def of_one_training(**changes: Any) -> Study:
+def of_one_training(**changes: Any) -> StudyConfig:
     """A study whose trials share their training: they differ in how it is sampled."""
     parts = {"experiment": EDM, "search": SAMPLING, "sampler": {"name": "brute_force"}, "start_from": []}
     return study_of(**{**parts, "budget": {"trials": 3}, **changes})

@@ -11,7 +11,7 @@ from gpm_tune.config import SEEDS
 from gpm_tune.study.accounts.records import read_study
 from gpm_tune.study.accounts.trial_manager import TrialManager
 from gpm_tune.study.definition import space
-from gpm_tune.study.definition.specification import Study
+from gpm_tune.study.definition.specification import StudyConfig
 
 METRICS = {"sliced_wasserstein": 1.0, "frechet": 2.0, "nfe": 4, "seconds": 1.0}
 SAMPLERS = ["tpe", "gp", "cmaes", "nsga2", "nsga3", "random", "quasi_random", "grid", "brute_force"]
@@ -22,7 +22,7 @@ FINITE: dict[str, Any] = {
 }
 
 
-def run_to_the_end(study: Study, storage: str | None = None) -> list[dict[str, Any]]:
+def run_to_the_end(study: StudyConfig, storage: str | None = None) -> list[dict[str, Any]]:
     """Values of all trials, whose objective is made up from their values."""
     manager, drawn = TrialManager(study, storage), []
     while (spec := manager.next()) is not None:

@@ -13,7 +13,7 @@ from gpm_tune.documents import Document
 from gpm_tune.errors import UserError
 from gpm_tune.models import ModelConfig
 from gpm_tune.plugins import members, name_of
-from gpm_tune.study.definition.specification import Study, load_study
+from gpm_tune.study.definition.specification import StudyConfig, load_study
 from gpm_tune.study.starting.commented import WIDTH, CommentedStudy
 from gpm_tune.study.starting.starter import starter, write_starter
 from gpm_tune.training.description import describe
@@ -32,7 +32,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def study_in(path: Path) -> Study:
+def study_in(path: Path) -> StudyConfig:
     return load_study(Document.load(path))
 
 
@@ -45,7 +45,7 @@ def test_every_pair_loads_builds_and_can_be_extended(
     path = tmp_path / f"{model}.yaml"
     begun = write_starter(path, model, data, root=root, generator=generator, gpu=False, force=False)
     study = study_in(path)
-    assert study == Study.model_validate(begun.tree)
+    assert study == StudyConfig.model_validate(begun.tree)
     assert study.name == model
     experiment = study.experiment
     assert (experiment.model.name, experiment.data.name) == (model, data)
@@ -55,7 +55,8 @@ def test_every_pair_loads_builds_and_can_be_extended(
     assert study.resources.gpu == 0
     if experiment.teacher is not None:
         assert (
-            experiment.teacher == Study.model_validate(starter("x", "edm", data, root=root).tree).experiment
+            experiment.teacher
+            == StudyConfig.model_validate(starter("x", "edm", data, root=root).tree).experiment
         )
     assert describe(experiment).nfe >= 1
 
