@@ -190,7 +190,8 @@ def _of_trial(
     if run_user(read_study(home.optuna_uri, record.name).id) not in _users(simulation, run.location):
         yield f"{what} is no user of its training run"
     if trial.state in ("complete", "infeasible") and frozen.state.name == "COMPLETE":
-        is_alone = len(simulation.studies) == 1
+        # Members of a population that share a training go on with it by turns, each with another judge.
+        is_alone = len(simulation.studies) == 1 and simulation.studies[0][0].scheduler.name != "pbt"
         yield from _checkpoint_of(what, run, experiment, trial, is_alone=is_alone)
     yield from _shown(simulation, what, trial_key(record, trial.number), trial, metric, kept)
 
@@ -222,7 +223,7 @@ def _checkpoint_of(
         saved = run.saved(experiment, trial.best_step)
     except UserError as error:
         if not is_alone and "no longer kept" in str(error):
-            return  # another judge, in the other study, has written the checkpoint again
+            return  # another judge has written the checkpoint again
         yield f"{what}: its best weights, of step {trial.best_step}, are not there: {error}"
         return
     if saved.weights == "best" and trial.forked_from is None:
