@@ -52,7 +52,7 @@ class TrialRecord:
     run: str | None = None  # the name of its training run's folder
     inherited: Mapping[str, Any] | None = None  # a fork's best evaluation when it began: step and metrics
     is_drawn: bool = True  # its values are complete; who drew them may have been ended in between
-    told: frozenset[int] = frozenset()  # the steps of its evaluations; its run may have others' besides
+    told: Sequence[int] = ()  # the steps of its evaluations; its run may have others' besides
     note: str | None = None  # where it went on, if its latest checkpoint was damaged
     started: int = 0  # ms since the epoch, as `ended`
     ended: int | None = None
@@ -317,7 +317,7 @@ def _record(trial: FrozenTrial, constraints: list[Constraint]) -> TrialRecord:
         run=attributes.get("run"),
         inherited=forked.get("best") if forked else None,
         is_drawn="values" in attributes,
-        told=frozenset(step for step in _told(trial) if step <= progress.get("step", 0)),
+        told=sorted(step for step in _told(trial) if step <= progress.get("step", 0)),
         note=attributes.get("note"),
         started=attributes.get("started") or _milliseconds(trial.datetime_start),
         ended=attributes.get("ended") or _milliseconds(trial.datetime_complete) if is_over else None,
