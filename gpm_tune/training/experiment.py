@@ -21,7 +21,7 @@ from gpm_tune.metrics import ImageMetrics, PointMetrics
 from gpm_tune.models import ModelConfig
 from gpm_tune.models.configuration import TeacherConfig
 from gpm_tune.paths import LocalPath
-from gpm_tune.training.objectives import WORDS, Mode, Objective, Reference, derive, direction
+from gpm_tune.training.objectives import WORDS, Mode, Objective, Reference, derive, mode_of
 
 POINTS_EVALUATED = 10_000
 LONGEST_LABEL = 40  # in the name of a folder
@@ -238,7 +238,7 @@ class Experiment(Config):
 
     @property
     def metrics(self) -> dict[str, Mode]:
-        """The metrics that an evaluation reports, each with its better direction, default first."""
+        """The metrics that an evaluation reports, each with its mode, default first."""
         if self.features:
             return ImageMetrics.modes
         left_out = set() if self.modes[0] is not None else {"modes_covered"}
@@ -270,8 +270,8 @@ class Experiment(Config):
         return Objective(metric=metric, mode=mode)
 
     def check_objective(self, objective: Objective) -> None:
-        """Raise ValueError unless evaluations can tell what is asked for, in its better direction."""
-        better = self.direction(objective.metric)
+        """Raise ValueError unless evaluations can tell what is asked for, in its own mode."""
+        better = self.mode_of(objective.metric)
         if objective.mode != better:
             raise ValueError(f"{objective.metric} is the better the {WORDS[better]}: set mode: {better}")
 
@@ -290,12 +290,12 @@ class Experiment(Config):
                     f"{key} is {needed}, but data '{self.data_label}' has {count} training samples: lower it"
                 )
 
-    def direction(self, name: str) -> Mode:
-        """The better direction of what an objective or constraint names.
+    def mode_of(self, name: str) -> Mode:
+        """The mode, min or max, of what an objective or constraint names.
 
         Raises ValueError where evaluations do not tell it.
         """
-        return direction(name, self.metrics, self.evaluation.nfe, self.evaluation.reference)
+        return mode_of(name, self.metrics, self.evaluation.nfe, self.evaluation.reference)
 
     def derived(self, metrics: Mapping[str, float], name: str) -> float:
         """The value that an objective or constraint names, from what an evaluation measured.

@@ -27,14 +27,14 @@ HYPERVOLUME = re.compile(r"(?P<metric>.+)/hypervolume")
 
 
 class Objective(Config):
-    """A metric and the direction in which it improves."""
+    """A metric and its mode: which values are better."""
 
     metric: str = Field(
         description="What is optimised: a metric of the evaluation, at the full NFE; METRIC/nfe_N, at "
         "another NFE; METRIC/nfe_up_to_N, the best over the NFE up to N; METRIC/hypervolume, of its whole "
         "curve against NFE; nfe, parameters, seconds, steps_per_second or system/gpu_memory."
     )
-    mode: Mode = Field("min", description="Which direction is better: `min` for FID, NFE and costs.")
+    mode: Mode = Field("min", description="Which values are better: `min` for FID, NFE and costs.")
 
     def better(self, value: float, than: float) -> bool:
         """Whether a value is strictly better than another."""
@@ -73,10 +73,10 @@ class Reference(Config):
     value: float = Field(description="The worst value of the metric that counts.")
 
 
-def direction(
+def mode_of(
     name: str, metrics: Mapping[str, Mode], nfe: Collection[int], reference: Reference | None
 ) -> Mode:
-    """The better direction of what an objective names.
+    """The mode, min or max, of what an objective names.
 
     metrics: those of the evaluation. nfe: at which they are reported besides the full NFE.
     Raises ValueError where evaluations do not tell it, with what would be valid.

@@ -223,7 +223,7 @@ def _problems(study: StudyConfig) -> Iterator[tuple[Location, str]]:
     for index, constraint in enumerate(study.constraints):
         location = ("constraints", index)
         try:
-            experiment.direction(constraint.metric)
+            experiment.mode_of(constraint.metric)
         except ValueError as error:
             yield (*location, "metric"), str(error)
         if constraint.min is None and constraint.max is None:
