@@ -33,7 +33,7 @@ def gpm_tune(*arguments: str | Path, home: Path | None = None) -> subprocess.Com
     words = [str(argument) for argument in arguments]
     if home is None:
         return call(Path.cwd(), *words)
-    is_new = words[0] in ("run", "train") and not home.exists()
+    is_new = words[0] in ("run", "train") and home.parent.is_dir() and not home.exists()
     if is_new:
         give_tables(home)
     done = call(home.parent if home.parent.is_dir() else Path.cwd(), *words, "--home", str(home))
