@@ -176,7 +176,7 @@ def best_by_run(home: Home, names: Sequence[str], metric: str | None) -> pd.Data
     Raises UserError where that leaves none, or where they cannot share an axis.
     """
     known = [found for name in names for found in read_trained(home, name)]
-    runs = [f for f in known if f.experiment.model.name == "score_gan" and f.state == "complete"]
+    runs = [f for f in known if _k(f.experiment) is not None and f.state == "complete"]
     if not runs:
         counts = Counter(found.state for found in known)
         states = ", ".join(f"{count} {state}" for state, count in counts.items())
@@ -198,7 +198,7 @@ def best_by_run(home: Home, names: Sequence[str], metric: str | None) -> pd.Data
 
 def _row(found: Trained) -> dict[str, Any]:
     experiment = found.experiment
-    k, steps = int(experiment.model_dump()["model"]["score_steps"]), experiment.training.steps
+    k, steps = _k(experiment), experiment.training.steps
     score, generator = learning_rates(experiment)
     return {
         "label": found.run if found.trial is None else f"{found.study}/{found.trial}",
@@ -209,7 +209,7 @@ def _row(found: Trained) -> dict[str, Any]:
         "seed": experiment.seed,
         "k": k,
         "training_steps": steps,
-        "generator_updates": steps // k,
+        "generator_updates": None if k is None else steps // k,
         "lr_score": score,
         "lr_generator": generator,
         "data": experiment.data_label,
@@ -218,6 +218,12 @@ def _row(found: Trained) -> dict[str, Any]:
         "samples": experiment.evaluated_samples,
         "split": "validation",
     }
+
+
+def _k(experiment: Experiment) -> int | None:
+    """Score updates to a generator update; None for a model that has none."""
+    k: int | None = experiment.model_dump()["model"].get("score_steps")
+    return k
 
 
 def _say_what_differs(experiments: Sequence[Experiment]) -> None:

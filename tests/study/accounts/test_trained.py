@@ -50,9 +50,13 @@ def study_of_one(**changes: Any) -> tuple[StudyRecord, TrialRecord]:
 
 @pytest.mark.parametrize(
     ("changes", "steps"),
-    [({}, [4, 8, 12]), ({"step": 8}, [4, 8]), ({"forked_from": "trial 3, step 4"}, [8, 12])],
+    [
+        ({"told": [4, 8, 12]}, [4, 8, 12]),
+        ({"told": [4, 8]}, [4, 8]),
+        ({"told": [4, 8, 12], "forked_from": "trial 3, step 4"}, [8, 12]),
+    ],
 )
-def test_evaluations_are_a_trials_by_its_judge_up_to_its_step_and_after_its_fork(
+def test_evaluations_are_a_trials_by_its_judge_that_it_told_and_after_its_fork(
     home: Home, changes: dict[str, Any], steps: list[int]
 ) -> None:
     run, (study, trial) = home.open_runs().named("points"), study_of_one(**changes)

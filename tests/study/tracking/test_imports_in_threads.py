@@ -24,7 +24,7 @@ sys.meta_path.insert(0, Witness())
 folder = Path(sys.argv[1])
 """
 PUBLISHES = """
-from gpm_tune.study.tracking.publisher import publish
+from gpm_tune.study.tracking.publisher import Publisher
 from gpm_tune.study.tracking.views import Point, Version, View
 from gpm_tune.uris import URI
 views = {
@@ -36,7 +36,9 @@ views = {
     "trial": View("trial", "trial", "run", 1, None, "RUNNING", {}, {}, [], {}),
 }
 store = URI(f"sqlite:///{folder}/mlflow.db")
-assert publish(store, "study", views.get, views, str(folder / "artifacts")) == 0
+with Publisher(store, "study", views.get, str(folder / "artifacts")) as publisher:
+    publisher.touch(*views)
+    assert publisher.close() == 0
 """
 DECODES = """
 from gpm_tune.data.images import decode_all
