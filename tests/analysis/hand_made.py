@@ -11,6 +11,7 @@ import yaml
 from examples import IMAGES, POINTS, study_of
 from rich.console import Console
 
+from gpm_tune.study.accounts.population import trial_manager
 from gpm_tune.study.accounts.records import run_user
 from gpm_tune.study.accounts.trial_manager import TrialManager, TrialSpec
 from gpm_tune.study.definition import space
@@ -77,7 +78,7 @@ def open_ledger(home: Home, study: StudyConfig) -> TrialManager:
     folder = home.study(study.name)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "study.yaml").write_text(yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False))
-    return TrialManager(study, home.optuna_uri, home.open_runs())
+    return trial_manager(study, home.optuna_uri, home.open_runs())
 
 
 def tell(

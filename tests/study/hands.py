@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from gpm_tune.documents import as_yaml
+from gpm_tune.study.accounts.population import trial_manager
 from gpm_tune.study.accounts.records import run_user
 from gpm_tune.study.accounts.trial_manager import TrialManager, TrialSpec
 from gpm_tune.study.definition.specification import StudyConfig
@@ -20,7 +21,7 @@ def begin(study: StudyConfig, home: Home) -> TrialManager:
         ("requirements.txt", "x==1\n"),
     ):
         (home.study(study.name) / name).write_text(text)
-    return TrialManager(study, home.optuna_uri, home.open_runs())
+    return trial_manager(study, home.optuna_uri, home.open_runs())
 
 
 def train(

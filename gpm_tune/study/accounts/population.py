@@ -6,16 +6,28 @@ before it is carried out, and what carries it out is derived from it alone: so i
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from gpm_tune import locations
+from gpm_tune.errors import ScarcityError, UserError, first_line
+from gpm_tune.patience import Patience
+from gpm_tune.study.accounts.records import is_own
+from gpm_tune.study.accounts.trial_manager import Decision, TrialManager, progress_of
 from gpm_tune.study.definition.schedulers import PBT
 from gpm_tune.study.definition.space import Space
+from gpm_tune.study.definition.specification import StudyConfig
 from gpm_tune.training import Objective
+from gpm_tune.training.run import Runs
+
+_log = logging.getLogger("gpm_tune")
 
 
 @dataclass(frozen=True)
@@ -84,3 +96,115 @@ class Population:
             path: searched[path].perturbed(value, rng.choice([factor, 1 / factor]))
             for path, value in kept.items()
         }
+
+
+class PopulationManager(TrialManager):
+    """Hands out the members of a population: by turns, and forks in place of those that fall behind."""
+
+    def __init__(
+        self, study: StudyConfig, pbt: PBT, storage: str | None, runs: Runs, patience: Patience | None = None
+    ) -> None:
+        """runs: where training runs are kept, for forks to start from. Else as TrialManager."""
+        super().__init__(study, storage, patience)
+        self._runs = runs
+        own = list(filter(is_own, self._optuna.get_trials(deepcopy=False)))
+        self._population = Population(pbt, study.objective, study.experiment.training.steps, own)
+        for trial in own:  # which a fork was to end when the program was ended
+            replaced = trial.user_attrs.get("replaces")
+            if replaced in self._unfinished:
+                del self._unfinished[replaced]
+                self._replace(replaced, trial.number)
+                self._population.drop(replaced)
+
+    def fail(self, number: int, reason: str) -> None:
+        """As TrialManager."""
+        self._population.drop(number)
+        super().fail(number, reason)
+
+    def _judge(self, trial: optuna.Trial, scores: list[float], before: int, step: int) -> Decision:
+        pauses = self._population.measured(trial.number, scores[0], before=before, step=step)
+        return Decision.PAUSE if pauses else Decision.CONTINUE
+
+    def _pick(self) -> tuple[optuna.Trial, int | None] | None:
+        """The next member: one that is under way, a new one, the one that is furthest behind, or its fork."""
+        trials = self._optuna.get_trials(deepcopy=False)
+        waiting = {n for n in self._unfinished if self._population.awaits_decision(trials[n])}
+        under_way = [n for n in self._unfinished if n not in waiting]
+        # Forks first that were decided and not made: their donors must not go on before.
+        number = min(
+            under_way, key=lambda n: "donor" not in trials[n].user_attrs.get("decision", {}), default=None
+        )
+        if number is None:
+            new = self._ask()
+            if new is not None:
+                return new, None
+            number = min(waiting, key=lambda n: (progress_of(self._unfinished[n])["step"], n), default=None)
+        if number is None:
+            return None
+        trial = self._unfinished[number]
+        if number in waiting:
+            trial.set_user_attr("decision", self._decide(number))
+        fork = self._fork(trial)
+        del self._unfinished[number]
+        if fork is None:
+            return trial, None
+        self._replace(number, fork.number)
+        return fork, number
+
+    def _replace(self, number: int, fork: int) -> None:
+        """A fork takes a trial's place; its values say so, whenever the program is ended."""
+        trials = self._optuna.get_trials(deepcopy=False)
+        donor = trials[fork].user_attrs["forked_from"]["trial"]
+        reason = f"replaced by trial {fork}, a fork of trial {donor}"
+        trial = optuna.Trial(self._optuna, trials[number]._trial_id)
+        trial.set_user_attr("reason", reason)
+        self._end(trial, TrialState.PRUNED)
+
+    def _decide(self, number: int) -> dict[str, Any]:
+        """What becomes of a member: it goes on, or a fork of a donor, as it is now, takes its place."""
+        step = progress_of(self._unfinished[number])["step"]
+        donor = self._population.donor(number)
+        if donor is None:
+            return {"step": step}
+        forked = self._optuna.get_trials(deepcopy=False)[donor]
+        return {"step": step, "donor": donor, "progress": forked.user_attrs["progress"]}
+
+    def _fork(self, trial: optuna.Trial) -> optuna.Trial | None:
+        """The fork that takes a member's place, as was decided; None where it goes on itself.
+
+        Raises ScarcityError where the storage stays away: the decision stands.
+        """
+        decision = trial.user_attrs.get("decision", {})
+        if "donor" not in decision:
+            return None
+        donor, progress = decision["donor"], decision["progress"]
+        number, step = trial.number, progress["step"]
+        forked = self._optuna.get_trials(deepcopy=False)[donor]
+        make = partial(self._runs.forked, forked.user_attrs["run"], step, f"{self.id} {number}")
+        try:
+            run = locations.retry(make, is_over=self._patience.is_over)
+        except UserError as error:  # it was dropped, by who shares the training
+            _log.warning("trial %d goes on, and no fork takes its place: %s", number, error)
+            trial.set_user_attr("decision", {"step": decision["step"]})
+            return None
+        except OSError as error:
+            raise ScarcityError(f"the storage stayed away: {first_line(error)}") from error
+        params = self._population.perturb(forked.params, self.study.search, number, step)
+        origin = {"trial": donor, "step": step, "best": progress["best"]}
+        attributes = {"forked_from": origin, "replaces": number, "run": run.name, "progress": progress}
+        # In one write: a process that ends here leaves either no fork, or one that is to be run.
+        fork = optuna.create_trial(
+            state=TrialState.RUNNING, user_attrs=attributes, system_attrs={"fixed_params": params}
+        )
+        self._optuna.add_trial(fork)
+        self._population.drop(number)
+        return optuna.Trial(self._optuna, self._optuna.get_trials(deepcopy=False)[-1]._trial_id)
+
+
+def trial_manager(
+    study: StudyConfig, storage: str | None, runs: Runs, patience: Patience | None = None
+) -> TrialManager:
+    """What hands out a study's trials, as its scheduler wants it. The parameters are the managers'."""
+    if isinstance(study.scheduler, PBT):
+        return PopulationManager(study, study.scheduler, storage, runs, patience)
+    return TrialManager(study, storage, patience)

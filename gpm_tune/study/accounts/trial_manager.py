@@ -8,35 +8,26 @@ intermediate values; one that failed is FAIL with its reason.
 from __future__ import annotations
 
 import json
-import logging
 import time
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
-from functools import partial
 from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 from pydantic import ValidationError
 
-from gpm_tune import locations
 from gpm_tune.config import SEEDS
-from gpm_tune.errors import ScarcityError, UserError, first_line
 from gpm_tune.patience import Patience
 from gpm_tune.study.accounts.budget_tracker import BudgetTracker
 from gpm_tune.study.accounts.creation import create_or_load_study
-from gpm_tune.study.accounts.population import Population
 from gpm_tune.study.accounts.records import SCORES, as_costs, is_feasible, is_own
 from gpm_tune.study.definition import space
-from gpm_tune.study.definition.schedulers import PBT
 from gpm_tune.study.definition.specification import StudyConfig
 from gpm_tune.training import Experiment
 from gpm_tune.training.description import known_costs
-from gpm_tune.training.run import Runs
-
-_log = logging.getLogger("gpm_tune")
 
 
 @dataclass(frozen=True)
@@ -71,16 +62,14 @@ class TrialManager:
         self,
         study: StudyConfig,
         storage: str | None,
-        runs: Runs | None = None,
         patience: Patience | None = None,
     ) -> None:
         """Open the study in the storage, or create it; None for one that is forgotten.
 
-        runs: where training runs are kept, for forks to start from. patience: see `open_study`.
+        patience: see `open_study`.
         Raises UserError where a study of this name has another base, search space or objective.
         """
         self.study = study
-        self._runs = runs
         self._patience = patience or Patience()
         self._optuna = create_or_load_study(study, storage, self._patience)
         self.id: str = self._optuna.user_attrs["id"]  # beyond its name, which may be used again
@@ -100,18 +89,7 @@ class TrialManager:
         self._proposals = self._not_yet_asked(trials)
         self._live: dict[int, optuna.Trial] = {}
         self._trainings: dict[int, tuple[str, int]] = {}  # of live trials: which, and up to which step
-        self._population = None
-        if isinstance(study.scheduler, PBT):
-            steps = study.experiment.training.steps
-            self._population = Population(study.scheduler, study.objective, steps, own)
         self._bests = {t.number: best for t in own if (best := t.user_attrs.get("progress", {}).get("best"))}
-        for trial in own:  # which a fork was to end when the program was ended
-            replaced = trial.user_attrs.get("replaces")
-            if replaced in self._unfinished:
-                del self._unfinished[replaced]
-                self._replace(replaced, trial.number)
-                if self._population:
-                    self._population.drop(replaced)
 
     @property
     def data_fingerprint(self) -> str:
@@ -190,7 +168,7 @@ class TrialManager:
         if number is not None:
             return self._hand_out(self._held.pop(number))
         while len(self._held) < places:
-            picked = self._pick_member(self._population) if self._population else self._pick()
+            picked = self._pick()
             if picked is None:
                 return None
             spec = self._assign(*picked)
@@ -217,46 +195,12 @@ class TrialManager:
         self._trainings[spec.number] = spec.training, spec.experiment.training.steps
         return spec
 
-    def _pick(self) -> tuple[optuna.Trial, None] | None:
+    def _pick(self) -> tuple[optuna.Trial, int | None] | None:
+        """The next trial, and the one that it replaces, if it does."""
         if self._unfinished:
             return self._unfinished.pop(next(iter(self._unfinished))), None
         trial = self._ask()
         return None if trial is None else (trial, None)
-
-    def _pick_member(self, population: Population) -> tuple[optuna.Trial, int | None] | None:
-        """The next member: one that is under way, a new one, the one that is furthest behind, or its fork."""
-        trials = self._optuna.get_trials(deepcopy=False)
-        waiting = {n for n in self._unfinished if population.awaits_decision(trials[n])}
-        under_way = [n for n in self._unfinished if n not in waiting]
-        # Forks first that were decided and not made: their donors must not go on before.
-        number = min(
-            under_way, key=lambda n: "donor" not in trials[n].user_attrs.get("decision", {}), default=None
-        )
-        if number is None:
-            new = self._ask()
-            if new is not None:
-                return new, None
-            number = min(waiting, key=lambda n: (_progress(self._unfinished[n])["step"], n), default=None)
-        if number is None:
-            return None
-        trial = self._unfinished[number]
-        if number in waiting:
-            trial.set_user_attr("decision", self._decide(number, population))
-        fork = self._fork(trial, population)
-        del self._unfinished[number]
-        if fork is None:
-            return trial, None
-        self._replace(number, fork.number)
-        return fork, number
-
-    def _replace(self, number: int, fork: int) -> None:
-        """A fork takes a trial's place; its values say so, whenever the program is ended."""
-        trials = self._optuna.get_trials(deepcopy=False)
-        donor = trials[fork].user_attrs["forked_from"]["trial"]
-        reason = f"replaced by trial {fork}, a fork of trial {donor}"
-        trial = optuna.Trial(self._optuna, trials[number]._trial_id)
-        trial.set_user_attr("reason", reason)
-        self._end(trial, TrialState.PRUNED)
 
     def _ask(self) -> optuna.Trial | None:
         """A new trial; None once the budget, or what the sampler proposes, is used up."""
@@ -283,46 +227,6 @@ class TrialManager:
         """Equal for equal values, however they were computed."""
         return json.dumps({path: self.study.search[path].snap(params[path]) for path in sorted(params)})
 
-    def _decide(self, number: int, population: Population) -> dict[str, Any]:
-        """What becomes of a member: it goes on, or a fork of a donor, as it is now, takes its place."""
-        step = _progress(self._unfinished[number])["step"]
-        donor = population.donor(number)
-        if donor is None:
-            return {"step": step}
-        forked = self._optuna.get_trials(deepcopy=False)[donor]
-        return {"step": step, "donor": donor, "progress": forked.user_attrs["progress"]}
-
-    def _fork(self, trial: optuna.Trial, population: Population) -> optuna.Trial | None:
-        """The fork that takes a member's place, as was decided; None where it goes on itself.
-
-        Raises ScarcityError where the storage stays away: the decision stands.
-        """
-        decision = trial.user_attrs.get("decision", {})
-        if "donor" not in decision or self._runs is None:
-            return None
-        donor, progress = decision["donor"], decision["progress"]
-        number, step = trial.number, progress["step"]
-        forked = self._optuna.get_trials(deepcopy=False)[donor]
-        make = partial(self._runs.forked, forked.user_attrs["run"], step, f"{self.id} {number}")
-        try:
-            run = locations.retry(make, is_over=self._patience.is_over)
-        except UserError as error:  # it was dropped, by who shares the training
-            _log.warning("trial %d goes on, and no fork takes its place: %s", number, error)
-            trial.set_user_attr("decision", {"step": decision["step"]})
-            return None
-        except OSError as error:
-            raise ScarcityError(f"the storage stayed away: {first_line(error)}") from error
-        params = population.perturb(forked.params, self.study.search, number, step)
-        origin = {"trial": donor, "step": step, "best": progress["best"]}
-        attributes = {"forked_from": origin, "replaces": number, "run": run.name, "progress": progress}
-        # In one write: a process that ends here leaves either no fork, or one that is to be run.
-        fork = optuna.create_trial(
-            state=TrialState.RUNNING, user_attrs=attributes, system_attrs={"fixed_params": params}
-        )
-        self._optuna.add_trial(fork)
-        population.drop(number)
-        return optuna.Trial(self._optuna, self._optuna.get_trials(deepcopy=False)[-1]._trial_id)
-
     def _assign(self, trial: optuna.Trial, replaces: int | None) -> TrialSpec | None:
         """The trial of a trial, or None where its values make no experiment, or one out of bounds."""
         if "started" not in trial.user_attrs:  # Optuna's own times are local ones, of an unknown zone
@@ -335,7 +239,7 @@ class TrialManager:
             self.fail(trial.number, error.errors()[0]["msg"].removeprefix("Value error, "))
             return None
         attributes = trial.user_attrs
-        if best := _progress(trial)["best"]:  # of a fork, too
+        if best := progress_of(trial)["best"]:  # of a fork, too
             self._bests[trial.number] = best
         if "values" not in attributes:
             trial.set_user_attr("values", values)
@@ -343,7 +247,7 @@ class TrialManager:
                 return None
         if attributes.get("interrupted"):
             trial.set_user_attr("interrupted", False)
-        progress = _progress(trial)
+        progress = progress_of(trial)
         return TrialSpec(
             trial.number,
             values,
@@ -379,7 +283,7 @@ class TrialManager:
         An evaluation that is reported again, after a lost worker, changes nothing.
         """
         trial = self._live[number]
-        progress = _progress(trial)
+        progress = progress_of(trial)
         best = progress["best"]
         if best is not None and step <= progress["step"]:
             return Decision.CONTINUE
@@ -393,9 +297,10 @@ class TrialManager:
             trial.set_user_attr(f"{SCORES}{step}", scores)
         # Last, and in one piece: what it vouches for is in the storage by now.
         trial.set_user_attr("progress", {"step": step, "seconds": metrics["seconds"], "best": best})
-        if self._population:
-            pauses = self._population.measured(number, scores[0], before=progress["step"], step=step)
-            return Decision.PAUSE if pauses else Decision.CONTINUE
+        return self._judge(trial, scores, progress["step"], step)
+
+    def _judge(self, trial: optuna.Trial, scores: list[float], before: int, step: int) -> Decision:  # noqa: ARG002
+        """What a trial does after an evaluation at a step. before: the step of the last one."""
         return Decision.STOP if len(scores) == 1 and trial.should_prune() else Decision.CONTINUE
 
     def keep_run(self, number: int, run: str) -> None:
@@ -418,7 +323,7 @@ class TrialManager:
         """The trial ran all its steps. Its scores are those of the evaluation where its first was best."""
         self._trained.add(self._trainings[number])
         self._bound(number)
-        self._tell(number, TrialState.COMPLETE, _progress(self._live[number])["best"]["scores"])
+        self._tell(number, TrialState.COMPLETE, progress_of(self._live[number])["best"]["scores"])
 
     def prune(self, number: int) -> None:
         """The trial was stopped early; Optuna keeps its intermediate values."""
@@ -428,15 +333,13 @@ class TrialManager:
     def _bound(self, number: int) -> None:
         """Tell Optuna by how much a trial violates each constraint."""
         trial = self._live[number]
-        best = _progress(trial)["best"]
+        best = progress_of(trial)["best"]
         for constraint in self.study.constraints if best else ():
             violation = constraint.violation(best["metrics"][constraint.metric])
             trial.set_constraint(constraint.metric, violation)
 
     def fail(self, number: int, reason: str) -> None:
         """The trial ended without a usable result."""
-        if self._population:
-            self._population.drop(number)
         self._live[number].set_user_attr("reason", reason)
         self._tell(number, TrialState.FAIL)
 
@@ -481,7 +384,7 @@ def _milliseconds() -> int:
     return time.time_ns() // 1_000_000
 
 
-def _progress(trial: optuna.Trial) -> dict[str, Any]:
+def progress_of(trial: optuna.Trial) -> dict[str, Any]:
     """How far a trial is, its training seconds, and its best evaluation."""
     progress: dict[str, Any] = trial.user_attrs.get("progress", {"step": 0, "seconds": 0.0, "best": None})
     return progress

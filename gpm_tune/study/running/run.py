@@ -20,6 +20,7 @@ from gpm_tune.interrupts import interruptible
 from gpm_tune.lease import LeaseLostError
 from gpm_tune.patience import Patience
 from gpm_tune.study.accounts.confirmation import ConfirmationManager
+from gpm_tune.study.accounts.population import trial_manager
 from gpm_tune.study.accounts.records import read_study, run_user, study_names
 from gpm_tune.study.accounts.runs import find_start_points, find_teacher
 from gpm_tune.study.accounts.trial_manager import TrialManager
@@ -73,7 +74,7 @@ def run_study(study: StudyConfig, home: Home, address: str, console: Console) ->
             check_store(home.tracking_uri)
         home.stop_file(study.name).unlink(missing_ok=True)  # it was meant for an earlier run
         patience = Patience()
-        manager = TrialManager(study, home.optuna_uri, runs, patience)
+        manager = trial_manager(study, home.optuna_uri, runs, patience)
         for file, text in (
             (folder / "study.yaml", as_yaml(study.model_dump(mode="json"))),
             (folder / "requirements.txt", requirements()),

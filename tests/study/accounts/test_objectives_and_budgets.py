@@ -14,6 +14,7 @@ from managers import PBT, keep_checkpoint, record, take
 from gpm_tune import locations
 from gpm_tune.config import SEEDS
 from gpm_tune.study.accounts.confirmation import ConfirmationManager, best_shares, confirmed, rank_agreement
+from gpm_tune.study.accounts.population import trial_manager
 from gpm_tune.study.accounts.records import read_study
 from gpm_tune.study.accounts.trial_manager import Decision, TrialManager, TrialSpec
 from gpm_tune.study.definition import space
@@ -217,7 +218,7 @@ class Population:
         self.reopen()
 
     def reopen(self) -> None:
-        self.manager = TrialManager(study_of(**PBT), self.storage, self.runs)
+        self.manager = trial_manager(study_of(**PBT), self.storage, self.runs)
 
     def start(self, count: int) -> list[TrialSpec]:
         found = [self.manager.next() for _ in range(count)]
@@ -375,7 +376,7 @@ def test_a_process_that_ends_within_a_fork_leaves_one_fork_in_the_end(
 def test_a_fork_is_made_though_a_start_point_waits_beyond_the_budget(tmp_path: Path) -> None:
     starts = [{"model.eta": eta, "model.loss": "vanilla"} for eta in (1.0, 2.0, 3.0, 4.0, 5.0)]
     population = Population(tmp_path)
-    population.manager = TrialManager(study_of(**PBT, name="more", start_from=starts), None, population.runs)
+    population.manager = trial_manager(study_of(**PBT, name="more", start_from=starts), None, population.runs)
     population.pause_all()
     *_, fork = population.start(4)
     assert (fork.replaces, fork.known_step) == (3, 4)

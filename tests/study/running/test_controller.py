@@ -8,6 +8,7 @@ import pytest
 from examples import KERNEL_FLOW, study_of
 from managers import PBT, keep_checkpoint
 
+from gpm_tune.study.accounts.population import trial_manager
 from gpm_tune.study.accounts.records import read_study
 from gpm_tune.study.accounts.trial_manager import TrialManager, TrialSpec
 from gpm_tune.study.running.controller import PROCESS_LOSSES, StudyController, Word
@@ -50,7 +51,7 @@ class Scene:
         scheduler = {"name": "asha", "grace_steps": 4, "reduction_factor": 2}
         study = study_of(**{"scheduler": scheduler, **changes})
         self.runs = self.home.open_runs()
-        self.manager = TrialManager(study, self.storage, self.runs)
+        self.manager = trial_manager(study, self.storage, self.runs)
         self.observer = Recorder()
         self.touched: list[str] = []
         self.controller = StudyController(self.manager, self.touched.append, self.observer)

@@ -51,7 +51,7 @@ def home(archive: Path, tmp_path: Path) -> Home:
 
 def manager_of(home: Home) -> TrialManager:
     definition = package.Study(home.study("small") / "study.yaml", home=home.root).definition
-    return TrialManager(definition, home.optuna_uri, home.runs)
+    return TrialManager(definition, home.optuna_uri)
 
 
 def go_on(home: Home) -> tuple[TrialSpec, dict[int, dict[str, float]]]:

@@ -180,7 +180,7 @@ def test_a_stage_that_has_not_begun_is_no_study(home: Home, use: Callable[[str, 
 def test_a_wait_ends_where_it_is_told_to(home: Home) -> None:
     """As by a Ctrl-C, or a stop."""
     own = Patience()
-    manager = TrialManager(study_of(), home.optuna_uri, None, own)
+    manager = TrialManager(study_of(), home.optuna_uri, own)
     with locked(home.root / "optuna.db"):
         stop = threading.Event()
         own.is_over = stop.is_set
