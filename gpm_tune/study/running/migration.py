@@ -28,7 +28,6 @@ from gpm_tune.study.accounts.database import read_storage
 from gpm_tune.study.accounts.records import read_study, run_user, study_names
 from gpm_tune.study.accounts.trained import single_user
 from gpm_tune.study.cluster.fetching import take_over
-from gpm_tune.study.definition import space
 from gpm_tune.study.definition.specification import CONFIRMATION
 from gpm_tune.study.running.publishing import publish_study
 from gpm_tune.study.storage.home import STUDY_FILES, Home
@@ -222,7 +221,7 @@ def _trainings(stage: optuna.Study, home: Home) -> Iterator[tuple[int, _Old]]:
         )
     for trial in record.trials:
         try:
-            experiment = Experiment.model_validate(space.put(record.experiment, trial.values))
+            experiment = record.experiment_of(trial)
         except ValidationError:
             continue  # it failed before it was trained
         old = _Old(

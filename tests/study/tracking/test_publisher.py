@@ -22,6 +22,7 @@ from typing import Any
 
 import pytest
 from mlflow.tracking import MlflowClient
+from program import empty_tables, give_tables
 from stores import CHILD, EXPERIMENT, OTHER, PARENT, Place, Records, points, study, view
 
 from gpm_tune.study.tracking.publisher import PUBLISHED_TAG, Publisher
@@ -32,17 +33,9 @@ Log = pytest.LogCaptureFixture
 LIMITS = 1500  # points, of which MLflow takes 1,000 at a time
 
 
-@pytest.fixture(scope="module")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store without runs; to copy it is faster than to make it."""
-    place = Place(tmp_path_factory.mktemp("store"))
-    place.client.search_experiments()
-    return place.root / "mlflow.db"
-
-
 @pytest.fixture
-def place(tmp_path: Path, empty_store: Path) -> Place:
-    shutil.copy(empty_store, tmp_path)
+def place(tmp_path: Path) -> Place:
+    give_tables(tmp_path)
     return Place(tmp_path)
 
 
@@ -109,13 +102,12 @@ def test_a_second_delivery_changes_nothing(place: Place, is_forgotten: bool) -> 
     assert place.files() == files
 
 
-def test_what_grows_bit_by_bit_is_shown_as_what_came_at_once(tmp_path: Path, empty_store: Path) -> None:
+def test_what_grows_bit_by_bit_is_shown_as_what_came_at_once(tmp_path: Path) -> None:
     """By one process, by one process for each bit, and at once."""
     bits, (parent, child) = (0, 1, 4, 9, 13, len(study()[1].points)), study()
     places = []
     for name in ("one", "each", "at once"):
-        (tmp_path / name).mkdir()
-        shutil.copy(empty_store, tmp_path / name)
+        give_tables(tmp_path / name)
         places.append(Place(tmp_path / name, records=Records(parent)))
     one, each, at_once = places
     with one.publisher() as publisher:
@@ -244,13 +236,14 @@ def test_a_deleted_run_is_made_again(place: Place) -> None:
     check_study(place)
 
 
-def test_a_lost_database_is_filled_again(place: Place, empty_store: Path) -> None:
+def test_a_lost_database_is_filled_again(place: Place) -> None:
     """By another process: this one has the lost file open."""
     place.publish()
     (place.root / "lost").mkdir()
     lost = Place(place.root / "lost")
     for _ in range(2):
-        shutil.copy(empty_store, lost.root)
+        (lost.root / "mlflow.db").unlink(missing_ok=True)
+        give_tables(lost.root)
         shutil.rmtree(lost.root / "the artifacts", ignore_errors=True)
         publishing = [sys.executable, "-c", AGAIN, str(lost.root)]
         assert subprocess.run(publishing, env=environment(), check=False).returncode == 0
@@ -458,11 +451,9 @@ while is_killed:
 
 
 @pytest.mark.slow
-def test_a_process_that_is_killed_at_any_call_leaves_what_the_next_one_completes(
-    tmp_path: Path, empty_store: Path
-) -> None:
+def test_a_process_that_is_killed_at_any_call_leaves_what_the_next_one_completes(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", KILLS, str(tmp_path), str(empty_store)],
+        [sys.executable, "-c", KILLS, str(tmp_path), str(empty_tables())],
         env=environment(),
         check=False,
         timeout=500,
