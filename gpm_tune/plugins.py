@@ -7,6 +7,7 @@ gpm_tune.data        data sets, as those of `gpm_tune/data/`
 gpm_tune.networks    networks, as those of `gpm_tune/networks/`, in every role for which they have a method
 gpm_tune.models      a flow with or without a generator, as those of `gpm_tune/models/`
 gpm_tune.flows       flows in closed form, for `kernel_flow`, as those of `gpm_tune/models/flows/kernel.py`
+gpm_tune.solvers     solvers, as those of `gpm_tune/sampling/solvers/`
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ NEEDS = {
     "gpm_tune.networks": ("check_shape",),
     "gpm_tune.models": ("taxonomy", "trains", "check_shape", "build"),
     "gpm_tune.flows": ("direction",),
+    "gpm_tune.solvers": ("step",),
 }
 NETWORK_ROLES = ("build_discriminator", "build_generator", "build_denoiser")  # a network has one or more
 SAID_ELSEWHERE = ("click", "typer", "mlflow")  # packages whose own exceptions are no plug-in's

@@ -16,8 +16,10 @@ from gpm_tune.models.flows.discriminator import DiscriminatorFlow
 from gpm_tune.models.particle_model import GaussianPrior, UniformTime
 from gpm_tune.networks import DenoiserConfig, DiscriminatorConfig, MLPConfig
 from gpm_tune.networks.embedding import FourierConfig
-from gpm_tune.sampling.euler import randn_like
-from gpm_tune.sampling.solvers import EulerConfig, HeunConfig, SolverConfig
+from gpm_tune.sampling.integration import randn_like
+from gpm_tune.sampling.solvers import SolverConfig
+from gpm_tune.sampling.solvers.euler import EulerConfig
+from gpm_tune.sampling.solvers.heun import HeunConfig
 
 EMBEDDING = FourierConfig(size=8)
 SMALL = MLPConfig.model_validate({"name": "mlp", "width": 32, "depth": 2, "init": {"name": "default"}})
@@ -54,7 +56,6 @@ class StraightConfig(ParticleModelConfig):
 
     title: ClassVar[str] = "Flow matching"
     taxonomy: ClassVar = (TaxonomyRow("score", False, ("sampling_steps",), "nowhere"),)
-    solvers: ClassVar[tuple[str, ...]] = ("euler", "heun")
 
     name: Literal["straight"]
     sampling_steps: int = Field(8, ge=1, description="N of the solver.", json_schema_extra=INFERENCE_ONLY)
@@ -76,7 +77,6 @@ class HeunsDiscriminatorConfig(ParticleModelConfig):
     """A Discriminator Flow whose particles are simulated by Heun's method: it is fitted to them."""
 
     taxonomy: ClassVar = (TaxonomyRow("discriminator", False, ("sampling_steps",), "nowhere"),)
-    solvers: ClassVar[tuple[str, ...]] = ("heun",)
 
     name: Literal["heuns_discriminator"]
     sampling_steps: int = Field(4, ge=1, description="N of the solver.")
@@ -111,7 +111,6 @@ class PullConfig(ParticleModelConfig):
     """A closed form, in which there is nothing to train."""
 
     taxonomy: ClassVar = (TaxonomyRow("kernel", False, (), "nowhere"),)
-    solvers: ClassVar[tuple[str, ...]] = ("euler",)
 
     name: Literal["pull"]
 

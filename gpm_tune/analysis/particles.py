@@ -167,7 +167,7 @@ def over_inference(model: ParticleModel, scene: Scene, steps: Sequence[int]) -> 
 def _on_path(
     model: ParticleModel, scene: Scene, step: int, nfe: int, x: Tensor, rng: torch.Generator
 ) -> Snapshot:
-    grid, name = model.grid(), model.time
+    grid, name = model.grid().points, model.time
     tau, symbol = grid[step], SYMBOLS.get(name, name)
     # The last step was made by the flow as it is before the end, where nothing was trained or defined.
     t = x.new_full((len(x),), grid[min(step, model.steps - 1)])

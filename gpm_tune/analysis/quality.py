@@ -13,6 +13,7 @@ from gpm_tune.analysis.subjects import Subject
 from gpm_tune.config import nearest
 from gpm_tune.errors import UserError
 from gpm_tune.study.storage.home import Home
+from gpm_tune.training.generation import takes_solver
 from gpm_tune.training.sweep import Conditions, Measurement, evaluate
 
 # What values must share to be compared, besides the name of the data.
@@ -42,8 +43,8 @@ def measure(
         any_grid = subject.any_grid
         found = evaluate(
             subject.saved,
-            nfe=[n for n in nfe if any_grid or n <= subject.sampling_steps],
-            solvers=[name for name in solvers if name in subject.experiment.model.solvers],
+            nfe=[n for n in nfe if any_grid or n <= subject.full_nfe],
+            solvers=[name for name in solvers if takes_solver(subject.experiment, name)],
             conditions=conditions,
             cache=home.cache,
             device=device,

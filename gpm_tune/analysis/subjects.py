@@ -53,6 +53,12 @@ class Subject:
         return model.steps
 
     @property
+    def full_nfe(self) -> int:
+        """Of the model's own solver on its own grid."""
+        model, _ = build_empty(self.experiment)
+        return model.full_nfe()
+
+    @property
     def any_grid(self) -> bool:
         """Whether the model knows every grid, so that each NFE may have its own."""
         model, _ = build_empty(self.experiment)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import ClassVar, Literal
 
 from pydantic import Field, field_validator
@@ -16,7 +15,8 @@ from gpm_tune.models.particle_model import FreeParticleModel, GaussianPrior, Uni
 from gpm_tune.networks import DCGANDiscriminatorConfig, DiscriminatorConfig
 from gpm_tune.networks.embedding import FourierConfig
 from gpm_tune.networks.initialization import Orthogonal
-from gpm_tune.sampling.euler import Euler
+from gpm_tune.sampling.solvers import TimeSolverConfig
+from gpm_tune.sampling.solvers.euler import EulerConfig
 
 
 class DiscrFlowConfig(ParticleModelConfig):
@@ -32,7 +32,6 @@ class DiscrFlowConfig(ParticleModelConfig):
             paper,
         ),
     )
-    solvers: ClassVar[tuple[str, ...]] = ("euler",)
 
     name: Literal["discr_flow"]
     loss: LossName = Field("ipm", description="Adversarial loss of discriminator and particles (15)(16).")
@@ -40,7 +39,10 @@ class DiscrFlowConfig(ParticleModelConfig):
         64,
         ge=1,
         le=MAX_SAMPLING_STEPS,
-        description="N: Euler steps from the prior to the data (Algorithm 3).",
+        description="N: steps of the solver from the prior to the data (Algorithm 3).",
+    )
+    solver: TimeSolverConfig = Field(
+        EulerConfig(name="euler"), description="How particles follow the flow, in training and in sampling."
     )
     eta: float = Field(
         2.0, gt=0, le=MAX_MAGNITUDE, description="η: gradient strength, the length of the flow (Algorithm 3)."
@@ -66,6 +68,12 @@ class DiscrFlowConfig(ParticleModelConfig):
         description="The network f(x, t).",
     )
 
+    @field_validator("solver")
+    @classmethod
+    def _refuse_noise_of_noise_levels(cls, solver: TimeSolverConfig) -> TimeSolverConfig:
+        solver.check_over_time()
+        return solver
+
     @field_validator("discriminator")
     @classmethod
     def _refuse_batch_statistics(cls, discriminator: DiscriminatorConfig) -> DiscriminatorConfig:
@@ -84,6 +92,5 @@ class DiscrFlowConfig(ParticleModelConfig):
         size = 0 if self.ignore_time else self.time_embedding.size
         network = self.discriminator.build_discriminator(shape, size)
         flow = DiscriminatorFlow(network, embedding, self.loss, self.gradient_penalty)
-        schedule = UniformTime(self.eta, self.prior)
-        solver = Euler(amplitude=lambda _t: math.sqrt(self.entropy))
-        return FreeParticleModel(flow, schedule, solver, self.sampling_steps, shape)
+        schedule = UniformTime(self.eta, self.prior, diffusion=self.entropy)
+        return FreeParticleModel(flow, schedule, self.solver, self.sampling_steps, shape)

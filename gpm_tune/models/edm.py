@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from gpm_tune.config import INFERENCE_ONLY, MAX_MAGNITUDE, MAX_SAMPLING_STEPS, MIN_MAGNITUDE, Config
 from gpm_tune.models.configuration import ParticleModelConfig, TaxonomyRow
@@ -13,8 +14,10 @@ from gpm_tune.models.flows.score import DataScore, Denoiser, TrainingNoise
 from gpm_tune.models.particle_model import FreeParticleModel, NoiseLevels
 from gpm_tune.networks import DenoiserConfig, UNetConfig
 from gpm_tune.networks.embedding import EmbeddingConfig, PositionalConfig
-from gpm_tune.sampling.schedules import NoiseRange
-from gpm_tune.sampling.solvers import HeunConfig, SolverConfig
+from gpm_tune.sampling.grids import TOLD_APART, NoiseGridConfig, NoiseRange, RhoGrid
+from gpm_tune.sampling.integration import draws_noise
+from gpm_tune.sampling.solvers import SolverConfig
+from gpm_tune.sampling.solvers.heun import HeunConfig
 
 
 class DenoiserPart(Config):
@@ -65,7 +68,6 @@ class EDMConfig(ParticleModelConfig):
             paper,
         ),
     )
-    solvers: ClassVar[tuple[str, ...]] = ("euler", "heun", "langevin")
 
     name: Literal["edm"]
     denoiser: DenoiserPart = Field(DenoiserPart(), description="The denoiser D(x; σ) of the data.")
@@ -77,11 +79,16 @@ class EDMConfig(ParticleModelConfig):
         description="Noise levels of the grid in sampling.",
         json_schema_extra=INFERENCE_ONLY,
     )
+    grid: NoiseGridConfig = Field(
+        RhoGrid(name="rho"),
+        description="How the noise levels of the grid are spaced, and where it ends.",
+        json_schema_extra=INFERENCE_ONLY,
+    )
     sampling_steps: int = Field(
         32,
         ge=1,
         le=MAX_SAMPLING_STEPS,
-        description="N: steps of the solver from σ_max to 0.",
+        description="N: steps of the solver from σ_max to the grid's end.",
         json_schema_extra=INFERENCE_ONLY,
     )
     solver: SolverConfig = Field(
@@ -89,6 +96,27 @@ class EDMConfig(ParticleModelConfig):
         description="How particles follow the flow.",
         json_schema_extra=INFERENCE_ONLY,
     )
+    analytic_first_step: bool = Field(
+        False,
+        description="Whether the slope at σ_max is taken to be x/√(1 + σ²), which costs no evaluation.",
+        json_schema_extra=INFERENCE_ONLY,
+    )
+
+    @model_validator(mode="after")
+    def _refuse_grids_on_which_solvers_fail(self) -> EDMConfig:
+        grid = self.grid.grid(self.sampling_steps, self.sampling_noise)
+        for before, after in pairwise(grid.points):
+            if after > (1 - TOLD_APART) * before:
+                raise ValueError(
+                    f"grid: {self.sampling_steps:,} sampling steps give noise levels too close to each "
+                    f"other, {before:.9g} and {after:.9g}: choose fewer steps, or a wider range"
+                )
+        if self.grid.is_learned and draws_noise(self.solver, grid):
+            raise ValueError(
+                f"grid: a learned grid is for solvers that draw no noise, but '{self.solver.name}' does: "
+                "choose another grid, or another solver"
+            )
+        return self
 
     @property
     def scores_data(self) -> bool:
@@ -103,5 +131,5 @@ class EDMConfig(ParticleModelConfig):
         """The untrained model for samples of this shape; uses torch's global random state."""
         del inputs
         flow = DataScore(self.denoiser.build(shape), self.training_noise)
-        schedule = NoiseLevels(self.sampling_noise)
+        schedule = NoiseLevels(self.sampling_noise, self.grid, self.analytic_first_step)
         return FreeParticleModel(flow, schedule, self.solver, self.sampling_steps, shape)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from gpm_tune.config import INFERENCE_ONLY, MAX_MAGNITUDE, MAX_SAMPLING_STEPS, MAX_WIDTH
 from gpm_tune.models.configuration import ParticleModelConfig, TaxonomyRow
@@ -17,7 +17,8 @@ from gpm_tune.models.particle_model import (
     UniformTime,
 )
 from gpm_tune.networks import GeneratorConfig
-from gpm_tune.sampling.euler import Euler
+from gpm_tune.sampling.solvers import TimeSolverConfig
+from gpm_tune.sampling.solvers.euler import EulerConfig
 
 KNOBS = ("functionals", "data_samples")
 FREE = "section 2.1, (2)(3), Table 2; Stein: section 3.3, (17)"
@@ -38,7 +39,6 @@ class KernelFlowConfig(ParticleModelConfig):
         ),
         TaxonomyRow("kernel", True, (*KNOBS, "latent"), INTERACTING),
     )
-    solvers: ClassVar[tuple[str, ...]] = ("euler",)
 
     name: Literal["kernel_flow"]
     functionals: Annotated[tuple[AnyFunctional, ...], Field(min_length=1)] = Field(
@@ -52,7 +52,12 @@ class KernelFlowConfig(ParticleModelConfig):
         100,
         ge=1,
         le=MAX_SAMPLING_STEPS,
-        description="N: Euler steps, without a generator.",
+        description="N: steps of the solver, without a generator.",
+        json_schema_extra=INFERENCE_ONLY,
+    )
+    solver: TimeSolverConfig = Field(
+        EulerConfig(name="euler"),
+        description="How particles follow the flow, without a generator.",
         json_schema_extra=INFERENCE_ONLY,
     )
     eta: float = Field(
@@ -69,6 +74,12 @@ class KernelFlowConfig(ParticleModelConfig):
     )
     latent: int = Field(128, ge=1, le=MAX_WIDTH, description="Dimension of z ~ N(0, I), with a generator.")
     generator: GeneratorConfig | None = Field(None, description="The network g(z); null for free particles.")
+
+    @field_validator("solver")
+    @classmethod
+    def _refuse_noise_of_noise_levels(cls, solver: TimeSolverConfig) -> TimeSolverConfig:
+        solver.check_over_time()
+        return solver
 
     @property
     def has_generator(self) -> bool:
@@ -99,4 +110,4 @@ class KernelFlowConfig(ParticleModelConfig):
             generator = self.generator.build_generator(self.latent, shape)
             return GeneratorModel(flow, generator, self.latent, 1, shape)
         schedule = UniformTime(self.eta, self.prior)
-        return FreeParticleModel(flow, schedule, Euler(), self.sampling_steps, shape)
+        return FreeParticleModel(flow, schedule, self.solver, self.sampling_steps, shape)

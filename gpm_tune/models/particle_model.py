@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import ClassVar, NamedTuple, TypeVar
 
 import torch
-from pydantic import Field
+from pydantic import Field as Key
 from torch import Tensor, nn
 
-from gpm_tune.config import MAX_MAGNITUDE, MIN_MAGNITUDE, Config
+from gpm_tune.config import MAX_MAGNITUDE, MAX_SAMPLING_STEPS, MIN_MAGNITUDE, Config
 from gpm_tune.models.evaluations import count_evaluations
 from gpm_tune.models.flow import Flow, Particles, Terms
-from gpm_tune.sampling.schedules import NoiseRange, uniform_grid
-from gpm_tune.sampling.solvers import Solver
+from gpm_tune.sampling.grids import NoiseGrid, NoiseRange, uniform_grid
+from gpm_tune.sampling.integration import Field, Grid, Solver, path, stopped
+from gpm_tune.sampling.learned import FinePath
+from gpm_tune.sampling.solvers.heun import HeunConfig
 
 Network = TypeVar("Network", bound=nn.Module)
+FINE_STEPS = 48  # of the path on which grids are learned: their levels are among its own
+FINE_PARTICLES = 64
 
 
 class Samples(NamedTuple):
@@ -83,10 +90,23 @@ class ParticleModel(nn.Module, ABC):
         del n, rng
         return {}
 
-    def grid(self, steps: int | None = None) -> list[float]:
-        """The times, or noise levels, of the path in so many steps, or in N; none without a path."""
-        del steps
-        return []
+    def grid(self, options: SamplingOptions = DEFAULT_SAMPLING) -> Grid:
+        """The times, or noise levels, of the path; none without a path."""
+        del options
+        return Grid(())
+
+    def full_nfe(self, options: SamplingOptions = DEFAULT_SAMPLING) -> int:
+        """What a sample costs that is not stopped early."""
+        del options
+        return 1
+
+    def longest_grid(self, nfe: int, solver: Solver | None = None) -> int:
+        """The most steps of a path that so many evaluations allow; 0 if they allow none."""
+        del nfe, solver
+        return 0
+
+    def weights_changed(self) -> None:
+        """Forget what was found out about the weights, as they have changed."""
 
     @abstractmethod
     def particles(self, n: int, rng: torch.Generator) -> Particles:
@@ -180,48 +200,93 @@ class GaussianPrior(Config):
 
     paper: ClassVar[str] = "section 2, (1)"
 
-    mean: float = Field(0.0, ge=-MAX_MAGNITUDE, le=MAX_MAGNITUDE, description="Mean of each coordinate.")
-    std: float = Field(
+    mean: float = Key(0.0, ge=-MAX_MAGNITUDE, le=MAX_MAGNITUDE, description="Mean of each coordinate.")
+    std: float = Key(
         1.0, ge=MIN_MAGNITUDE, le=MAX_MAGNITUDE, description="Standard deviation of each coordinate."
     )
 
 
 @dataclass(frozen=True)
 class UniformTime:
-    """Particles move by dx = η ∇h dt for t in [0, 1]."""
+    """Particles move by dx = η ∇h dt for t in [0, 1], with Brownian noise of this variance over the path."""
 
     eta: float
     prior: GaussianPrior
     any_grid: bool = False  # else the flow was fitted on its grid: fewer evaluations mean to stop early
+    diffusion: float = 0.0
     name = "t"
+    is_learned = False
 
     @property
     def rate(self) -> float:
         """dx/dt in units of ∇h."""
         return self.eta
 
-    def grid(self, steps: int) -> list[float]:
-        """t_i = i/N."""
+    def grid(self, steps: int) -> Grid:
+        """t_i = i/N. At t = 1 nothing was fitted."""
         return uniform_grid(steps)
+
+    def field(self, velocity: Field, grid: Grid) -> Field:
+        """As it is along the whole grid."""
+        del grid
+        return velocity
 
 
 @dataclass(frozen=True)
 class NoiseLevels:
-    """Particles move by dx = -σ s(x; σ) dσ (8) along decreasing noise levels, from N(0, σ_max² I)."""
+    """Particles move by dx = -σ s(x; σ) dσ (8) along decreasing noise levels, from N(0, σ_max² I).
+
+    analytic_first_step: whether the first slope is that of a normal law (Dockhorn et al.
+    2022), which costs no evaluation.
+    """
 
     noise: NoiseRange
+    spacing: NoiseGrid
+    analytic_first_step: bool = False
     name = "sigma"
     rate = -1.0  # dx/dσ in units of ∇h = σ s(x; σ)
     any_grid = True  # the flow knows every noise level: fewer evaluations mean a coarser grid
+    diffusion = 0.0
+
+    @property
+    def is_learned(self) -> bool:
+        """Whether grids are found for the weights."""
+        return self.spacing.is_learned
 
     @property
     def prior(self) -> GaussianPrior:
         """What the data become at the highest noise level."""
-        return GaussianPrior(std=self.noise.sigma_max)
+        return GaussianPrior(std=self.grid(1).points[0])
 
-    def grid(self, steps: int) -> list[float]:
-        """From σ_max down to 0."""
-        return self.noise.grid(steps)
+    def grid(self, steps: int) -> Grid:
+        """From the highest level down; of a spacing that is learned, before it is."""
+        return self.spacing.grid(steps, self.noise)
+
+    def field(self, velocity: Field, grid: Grid) -> Field:
+        """dx/dσ, but for the first step x/√(1 + σ²) where it is analytic."""
+        if not self.analytic_first_step:
+            return velocity
+        first = grid.points[0]
+        return lambda x, sigma: x / math.sqrt(1 + sigma**2) if sigma == first else velocity(x, sigma)
+
+
+Schedule = UniformTime | NoiseLevels
+
+
+@lru_cache(maxsize=10_000)
+def full_nfe(solver: Solver, schedule: Schedule, steps: int) -> int:
+    """Evaluations along a whole path of so many steps, counted on a path of one number."""
+    grid, calls = schedule.grid(steps), 0
+
+    def velocity(x: Tensor, _tau: float) -> Tensor:
+        nonlocal calls
+        calls += 1
+        return torch.zeros_like(x)
+
+    x = torch.zeros(1, 1, device="cpu")
+    for _ in path(solver, schedule.field(velocity, grid), x, grid, torch.Generator()):
+        pass
+    return calls
 
 
 class FreeParticleModel(ParticleModel):
@@ -232,7 +297,7 @@ class FreeParticleModel(ParticleModel):
     def __init__(
         self,
         flow: Flow,
-        schedule: UniformTime | NoiseLevels,
+        schedule: Schedule,
         solver: Solver,
         steps: int,
         shape: tuple[int, ...],
@@ -244,22 +309,67 @@ class FreeParticleModel(ParticleModel):
         self.steps = steps
         self.any_grid = schedule.any_grid
         self.time = schedule.name
+        self._fine_path: FinePath | None = None
+        self._learned: dict[tuple[Solver, int], Grid] = {}
 
-    def grid(self, steps: int | None = None) -> list[float]:
-        """From the prior to the data."""
-        return self.schedule.grid(self.steps if steps is None else steps)
+    def grid(self, options: SamplingOptions = DEFAULT_SAMPLING) -> Grid:
+        """From the prior to the data; the one that suits solver and weights, where grids are learned."""
+        solver, steps = options.solver or self.solver, options.steps or self.steps
+        if not self.schedule.is_learned or steps >= FINE_STEPS:
+            return self.schedule.grid(steps)
+        if self._fine_path is None:
+            self._fine_path = self._follow_finely()
+        if (solver, steps) not in self._learned:
+            fixed = self.schedule.grid(steps)
+            field = self._field(fixed, torch.Generator(self.origin.device))
+            self._learned[solver, steps] = self._fine_path.best_grid(steps, solver, field, [fixed])
+        return self._learned[solver, steps]
+
+    def _follow_finely(self) -> FinePath:
+        """The path of some particles, always from the same noise, along the grid before it is learned."""
+        rng = torch.Generator(self.origin.device).manual_seed(0)
+        grid, slopes = self.schedule.grid(FINE_STEPS), {}
+        field = self._field(grid, rng)
+
+        def watched(x: Tensor, tau: float) -> Tensor:
+            slopes[tau] = field(x, tau)  # Heun's method asks first where it guesses, then where it is
+            return slopes[tau]
+
+        x = self._start(self.noise(FINE_PARTICLES, rng))
+        states = [x, *path(HeunConfig(name="heun"), watched, x, grid, rng)]
+        return FinePath.of(grid, states, list(slopes.values()))
+
+    def weights_changed(self) -> None:
+        """Forget what was found out about the weights."""
+        self._fine_path, self._learned = None, {}
+
+    def full_nfe(self, options: SamplingOptions = DEFAULT_SAMPLING) -> int:
+        """Of the whole path."""
+        return full_nfe(options.solver or self.solver, self.schedule, options.steps or self.steps)
+
+    def longest_grid(self, nfe: int, solver: Solver | None = None) -> int:
+        """By trying; at most one more than is allowed."""
+        solver = solver or self.solver
+        counts = range(1, min(nfe, MAX_SAMPLING_STEPS) + 2)  # a step more than NFE, where one costs none
+        return bisect_right(counts, nfe, key=lambda steps: full_nfe(solver, self.schedule, steps))
 
     def velocity(self, x: Tensor, tau: Tensor, rng: torch.Generator) -> Tensor:
         """dx/dτ at particles x (B, *shape) and times, or noise levels, τ (B,)."""
         return self.schedule.rate * self.flow.direction(x, tau, rng)
+
+    def _field(self, grid: Grid, rng: torch.Generator) -> Field:
+        """dx/dτ along a grid."""
+        return self.schedule.field(lambda x, tau: self.velocity(x, x.new_full((len(x),), tau), rng), grid)
 
     def particles(self, n: int, rng: torch.Generator) -> Particles:
         """Particles stopped at random times k/N, k ~ U{0, …, N-1} (Algorithm 3)."""
         start = self._start(self.noise(n, rng))
         stops = torch.randint(self.steps, (n,), device=rng.device, generator=rng)
         grid = self.grid()
-        x = self.solver.until(lambda y, t: self.velocity(y, t, rng), start, grid, stops, rng)
-        return Particles(x, torch.tensor(grid, dtype=x.dtype, device=stops.device)[stops].to(x.device))
+        field, diffusion = self._field(grid, rng), self.schedule.diffusion
+        x = stopped(self.solver, field, start, grid, stops, rng, diffusion)
+        times = torch.tensor(grid.points, dtype=x.dtype, device=stops.device)
+        return Particles(x, times[stops].to(x.device))
 
     def _start(self, noise: Tensor) -> Tensor:
         """The prior's particles."""
@@ -281,10 +391,9 @@ class FreeParticleModel(ParticleModel):
         if not self.any_grid or options.steps is not None:
             return super().transport(noise, rng, options)
         found: dict[int, Tensor] = {}
-        solver = options.solver or self.solver
-        lengths = {length for k in options.nfe if 0 < (length := solver.steps(k)) < self.steps}
-        for length in sorted({*lengths, self.steps}):
-            (end,) = super().transport(noise, rng, SamplingOptions(solver, length))
+        lengths = {self.longest_grid(k, options.solver) for k in options.nfe}
+        for length in sorted({*(k for k in lengths if 0 < k < self.steps), self.steps}):
+            (end,) = super().transport(noise, rng, SamplingOptions(options.solver, length))
             found[end.nfe] = end.x
         return [Samples(cost, x) for cost, x in found.items()]
 
@@ -297,11 +406,11 @@ class FreeParticleModel(ParticleModel):
         """
         x, rows = self._start(noise), 0
         yield Samples(0, x)
-        grid = self.grid(options.steps)
-        path = (options.solver or self.solver).path(lambda y, tau: self.velocity(y, tau, rng), x, grid, rng)
-        for _ in grid[1:]:
+        solver, grid = options.solver or self.solver, self.grid(options)
+        states = path(solver, self._field(grid, rng), x, grid, rng, self.schedule.diffusion)
+        for _ in range(grid.steps):
             with count_evaluations(self.flow.network) as counter:  # not of what others do between the steps
-                x = next(path)
+                x = next(states)
             rows += counter.rows
             yield Samples(round(rows / len(x)), x)
 

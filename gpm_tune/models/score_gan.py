@@ -13,7 +13,7 @@ from gpm_tune.models.flow import NO_INPUTS, FlowInputs
 from gpm_tune.models.flows.score import ScoreDifference
 from gpm_tune.models.particle_model import GeneratorModel
 from gpm_tune.networks import DCGANGeneratorConfig, GeneratorConfig, UNetConfig
-from gpm_tune.sampling.schedules import NoiseRange
+from gpm_tune.sampling.grids import NoiseRange
 
 
 class ScoreGANConfig(ParticleModelConfig):

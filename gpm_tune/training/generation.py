@@ -8,14 +8,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from pydantic import TypeAdapter
+from pydantic import ValidationError
 from torch import Tensor
 
 from gpm_tune.config import MAX_SAMPLING_STEPS, nearest
+from gpm_tune.documents import reason
 from gpm_tune.errors import UserError
 from gpm_tune.models import ParticleModel, Samples, SamplingOptions
+from gpm_tune.sampling.integration import Solver
 from gpm_tune.sampling.interpolation import INTERPOLATIONS
-from gpm_tune.sampling.solvers import Solver, SolverConfig
+from gpm_tune.sampling.solvers import solver_names
 from gpm_tune.training.experiment import Experiment
 from gpm_tune.training.pictures import most_images, picture
 from gpm_tune.training.saved import SavedModel
@@ -26,8 +28,8 @@ from gpm_tune.training.trainer import FRAMING, draw
 class ModelSampler:
     """A trained model, and how it is to be sampled.
 
-    nfe: to be spent per sample; None for the model's full NFE. solver: the name of one, or None for
-    the model's own. steps: of the grid; None for the model's own, or where there are many grids for
+    nfe: to be spent per sample; None for the model's full NFE. solver: one as `read_solver` reads it, or
+    None for the model's own. steps: of the grid; None for the model's own, or where there are many grids for
     the one that fits the NFE. A grid longer than the NFE is left early. saved: where the model is from.
     """
 
@@ -43,30 +45,26 @@ class ModelSampler:
         if not self.model.steps:
             self._check_generator()
             return
-        name, valid = self.experiment.model.name, self.experiment.model.solvers
-        if self.solver is not None and self.solver not in valid:
-            raise UserError(f"model '{name}' has no solver '{self.solver}'; {nearest(self.solver, valid)}")
-        trained = self.model.steps
+        name, trained = self.experiment.model.name, self.model.steps
         if not self.model.any_grid:
             if self.steps not in (None, trained):
                 raise UserError(
                     f"model '{name}' knows the grid of {trained} sampling steps only, not one of "
                     f"{self.steps}; for a lower NFE it stops early: give the NFE instead"
                 )
-            if self.nfe is not None and not 1 <= self.nfe <= trained:
+            full = self.model.full_nfe(SamplingOptions(self._solver()))
+            if self.nfe is not None and not 1 <= self.nfe <= full:
                 raise UserError(
                     f"NFE {self.nfe} is beyond the {trained} sampling steps that model '{name}' was "
-                    f"trained on; valid: 1 to {trained}"
+                    f"trained on; valid: 1 to {full}"
                 )
             return
-        solver = self._solver()
-        if solver is not None and self.nfe is not None and solver.steps(self.nfe) < 1:
+        if self.steps is None and self.sampling_steps == 0:
             raise UserError(f"NFE {self.nfe} does not suffice for a step of solver '{self.solver_name}'")
         steps = self.sampling_steps
         if steps is not None and not 1 <= steps <= MAX_SAMPLING_STEPS:
-            raise UserError(
-                f"{steps:,} sampling steps; valid: 1 to {MAX_SAMPLING_STEPS:,}. Change --nfe or --steps"
-            )
+            asked = f"{steps:,} sampling steps" if self.nfe is None else f"NFE {self.nfe:,}: too many steps"
+            raise UserError(f"{asked}; valid: 1 to {MAX_SAMPLING_STEPS:,}. Change --nfe or --steps")
 
     def _check_generator(self) -> None:
         name = self.experiment.model.name
@@ -89,10 +87,9 @@ class ModelSampler:
 
     def _solver(self) -> Solver | None:
         """The solver asked for; with the experiment's options where it is the model's own."""
-        if self.solver in (None, self.model.solver_name):
+        if self.solver is None or self.solver == self.model.solver_name:
             return self.model.solver
-        adapter: TypeAdapter[Solver] = TypeAdapter(SolverConfig)
-        return adapter.validate_python({"name": self.solver})
+        return read_solver(self.experiment, self.solver)
 
     def draw(self, n: int, seed: int) -> Samples:
         """The NFE, counted, and n samples (n, *shape) on the CPU, images in [-1, 1].
@@ -155,11 +152,41 @@ class ModelSampler:
     def options(self) -> SamplingOptions:
         """As the model takes it; nothing is simulated beyond what is asked for."""
         solver = self._solver()
-        if solver is not None and self.model.any_grid and self.steps is None and self.nfe is not None:
-            return SamplingOptions(solver, solver.steps(self.nfe))
+        if self.model.any_grid and self.steps is None and self.nfe is not None:
+            return SamplingOptions(solver, self.model.longest_grid(self.nfe, solver))
         stops = (self.nfe,) if self.nfe is not None else ()
         own_steps = self.model.steps or None
         return SamplingOptions(solver, own_steps if self.steps is None else self.steps, stops)
+
+
+def read_solver(experiment: Experiment, text: str) -> Solver:
+    """A solver that may sample from the experiment's model: NAME, or with options NAME:KEY=VALUE,KEY=VALUE.
+
+    Raises UserError where there is none like that.
+    """
+    name, _, options = text.partition(":")
+    keys = {"name": name} | dict(option.partition("=")[::2] for option in options.split(",") if option)
+    model = experiment.model
+    try:
+        changed = type(model).model_validate({**model.model_dump(), "solver": keys})
+    except ValidationError as error:
+        first = error.errors()[0]
+        keys_below = "".join(f"{key}: " for key in first["loc"][2:])
+        raise UserError(f"solver '{text}' of model '{model.name}': {keys_below}{reason(first)}") from error
+    solver: Solver = changed.solver  # type: ignore[union-attr] # else it was an unknown key
+    return solver
+
+
+def takes_solver(experiment: Experiment, text: str) -> bool:
+    """Whether `read_solver` finds it. Raises UserError where no model has a solver of this name."""
+    name = text.partition(":")[0]
+    if name not in solver_names():
+        raise UserError(f"unknown solver '{name}'; {nearest(name, solver_names())}")
+    try:
+        read_solver(experiment, text)
+    except UserError:
+        return False
+    return True
 
 
 def interpolate(sampler: ModelSampler, *, rows: int, columns: int, seed: int, method: str) -> Samples:

@@ -213,6 +213,7 @@ class Trainer:
         rng = torch.Generator(self.device).manual_seed(self.experiment.seed)
         asked = self.experiment.evaluation
         options = SamplingOptions(nfe=asked.nfe)
+        self.evaluated_model.weights_changed()
         sets = draw(self.evaluated_model, self._samples, rng, options, at_once=asked.batch_size)
         metrics: dict[str, float] = {}
         for nfe, samples in sets.items():

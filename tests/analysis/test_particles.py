@@ -26,7 +26,7 @@ from gpm_tune.analysis.particles_figure import draw, table
 from gpm_tune.analysis.retraining import Origin, find_origin
 from gpm_tune.errors import UserError
 from gpm_tune.models.flows.score import ScoreDifference
-from gpm_tune.sampling.schedules import NoiseRange
+from gpm_tune.sampling.grids import NoiseRange
 from gpm_tune.study.storage.home import Home
 from gpm_tune.training import Experiment, Trainer
 

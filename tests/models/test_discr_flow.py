@@ -12,7 +12,8 @@ from gpm_tune.models import DiscrFlowConfig, FreeParticleModel, SamplingOptions
 from gpm_tune.models.flows.adversarial import input_gradient
 from gpm_tune.models.flows.discriminator import DiscriminatorFlow
 from gpm_tune.models.particle_model import GaussianPrior, UniformTime
-from gpm_tune.sampling.euler import Euler
+from gpm_tune.sampling.integration import path
+from gpm_tune.sampling.solvers.euler import EulerConfig
 
 
 def build(**changes: object) -> FreeParticleModel:
@@ -29,8 +30,8 @@ def rng(seed: int = 0) -> torch.Generator:
 def states_of(model: FreeParticleModel, start: Tensor) -> Tensor:
     """The full simulation: (N + 1, B, 2)."""
     grid = model.schedule.grid(model.steps)
-    field = lambda x, t: model.velocity(x, t, rng())  # noqa: E731
-    return torch.stack([start, *model.solver.path(field, start, grid, rng())])
+    field = lambda x, t: model.velocity(x, x.new_full((len(x),), t), rng())  # noqa: E731
+    return torch.stack([start, *path(model.solver, field, start, grid, rng())])
 
 
 def test_velocity_is_eta_times_the_gradient_of_minus_c_of_f() -> None:
@@ -162,7 +163,7 @@ def test_the_log_ratio_discriminator_moves_gaussians_along_the_kl_flow() -> None
     ratio, eta = LogRatio(mean=2.0, std=0.6, duration=0.8), 0.8
     flow = DiscriminatorFlow(ratio, nn.Identity(), "ipm", None)
     schedule = UniformTime(eta, GaussianPrior())
-    model = FreeParticleModel(flow, schedule, Euler(), 400, (1,)).double()
+    model = FreeParticleModel(flow, schedule, EulerConfig(name="euler"), 400, (1,)).double()
     samples = model.sample(40_000, rng(), SamplingOptions(nfe=(100, 200)))
     for nfe, x in samples:
         mean, variance = ratio.moments(torch.tensor(nfe / 400))
@@ -170,6 +171,39 @@ def test_the_log_ratio_discriminator_moves_gaussians_along_the_kl_flow() -> None
         assert x.var().item() == pytest.approx(variance.item(), rel=0.03), f"variance after {nfe} steps"
     assert samples[-1].x.mean().item() > 1.7
     assert math.sqrt(samples[-1].x.var().item()) < 0.65
+
+
+@pytest.mark.parametrize(
+    ("solver", "nfe"), [({"name": "heun"}, 15), ({"name": "ipndm", "order": 2}, 8), ({"name": "ab"}, 8)]
+)
+def test_particles_follow_other_solvers_in_training_and_in_sampling(
+    solver: dict[str, object], nfe: int
+) -> None:
+    model = build(solver=solver)
+    start = torch.randn(64, 2, generator=rng(1))
+    states = states_of(model, start)
+    (end,) = model.transport(start, rng())
+    assert (end.nfe, model.full_nfe()) == (nfe, nfe)
+    torch.testing.assert_close(end.x, states[-1])
+    generator = rng(2)
+    noise = model.noise(64, generator)
+    stops = torch.randint(8, (64,), generator=generator)
+    particles = model.particles(64, rng(2))
+    torch.testing.assert_close(particles.x, states_of(model, noise)[stops, torch.arange(64)])
+    torch.testing.assert_close(particles.t, stops / 8)
+
+
+@pytest.mark.parametrize(
+    ("solver", "message"),
+    [
+        ({"name": "euler", "stochastic": 0.5}, "solver.stochastic is for noise levels"),
+        ({"name": "heun", "s_churn": 1.0}, "solver.s_churn is for noise levels"),
+        ({"name": "dpmpp"}, "'ab', 'euler', 'heun', 'ipndm'"),
+    ],
+)
+def test_what_needs_noise_levels_is_refused(solver: dict[str, object], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        build(solver=solver)
 
 
 def test_a_batch_norm_is_refused() -> None:

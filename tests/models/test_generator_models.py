@@ -8,7 +8,7 @@ from gpm_tune.models import GANConfig, GeneratorModel, KernelFlowConfig, Samplin
 from gpm_tune.models.flow import FlowInputs
 from gpm_tune.models.flows.adversarial import LOSSES, LossName
 from gpm_tune.models.flows.score import Denoiser, ScoreDifference
-from gpm_tune.sampling.schedules import NoiseRange
+from gpm_tune.sampling.grids import NoiseRange
 
 MLP = {"name": "mlp", "width": 32, "depth": 2, "init": {"name": "default"}}
 

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from gpm_tune.config import Config
 from gpm_tune.models.flow import Denoise, Flow, Particles, Terms, evaluating, per_sample
-from gpm_tune.sampling.euler import randn_like
-from gpm_tune.sampling.schedules import NoiseRange
+from gpm_tune.sampling.grids import NoiseRange
+from gpm_tune.sampling.integration import randn_like
 
 FARTHEST = 7  # standard deviations: no normal random number in single precision is farther out
 HIGHEST = 1e12  # noise level in training; its inverse is the lowest: weights of the loss are finite between

@@ -21,7 +21,7 @@ from gpm_tune.models.flows.score import (
 )
 from gpm_tune.networks import MLPConfig
 from gpm_tune.networks.embedding import FourierConfig
-from gpm_tune.sampling.schedules import NoiseRange
+from gpm_tune.sampling.grids import NoiseRange
 
 NOISE = NoiseRange(sigma_min=0.1, sigma_max=10.0, rho=3.0)
 
