@@ -24,7 +24,8 @@ def main(
         typer.Option("--nfe", min=1, help="NFE to be measured (default: 1, 2, 4, … up to the models' own)."),
     ] = None,
     solver: Annotated[
-        list[str] | None, typer.Option("--solver", help="Solvers of EDM (`--solver euler heun`).")
+        list[str] | None,
+        typer.Option("--solver", help="Solvers, where a model takes them (`--solver euler ipndm:order=2`)."),
     ] = None,
     metric: Annotated[str | None, typer.Option(help="fid, kid, … (default: the data's first).")] = None,
     split: common.SplitOption = "test",

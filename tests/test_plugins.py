@@ -1,4 +1,4 @@
-"""Packages that add data sets, networks and flows: the generated ones work, and broken ones are refused."""
+"""Packages that add data sets, networks, flows and solvers: the generated ones work, and broken ones are refused."""
 
 import os
 import re
@@ -22,7 +22,7 @@ from gpm_tune.errors import UserError
 from gpm_tune.study.running.trainable import reason_of
 from gpm_tune.study.starting.skeleton import KINDS, write_skeleton
 
-NAMES = {"dataset": "two_moons", "network": "wave", "flow": "inverse_multiquadric"}
+NAMES = {"dataset": "two_moons", "network": "wave", "flow": "inverse_multiquadric", "solver": "leapfrog"}
 PIP = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--no-build-isolation"]
 
 

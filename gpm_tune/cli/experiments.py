@@ -46,7 +46,8 @@ OutputOption = Annotated[
     Path, typer.Option("-o", "--output", help="A .png, or a .npz with the samples.", callback=writable)
 ]
 SolverOption = Annotated[
-    str | None, typer.Option("--solver", help="`euler`, `heun` or `langevin` (default: the model's own).")
+    str | None,
+    typer.Option("--solver", help="NAME or NAME:KEY=VALUE,…, as `ipndm:order=2` (default: the model's own)."),
 ]
 StepsOption = Annotated[
     int | None,
@@ -151,7 +152,8 @@ def evaluate(
         list[int] | None, typer.Option("--nfe", min=1, help="NFE, one or several (`--nfe 4 8 16`).")
     ] = None,
     solver: Annotated[
-        list[str] | None, typer.Option("--solver", help="Solvers, one or several (`--solver euler heun`).")
+        list[str] | None,
+        typer.Option("--solver", help="Solvers, one or several (`--solver euler ipndm:order=2`)."),
     ] = None,
     split: SplitOption = "validation",
     samples: SamplesOption = None,

@@ -86,7 +86,7 @@ def init(
 
 @command(STARTING, "gpm-tune new dataset spiral", "gpm-tune new network wide_mlp packages/wide_mlp")
 def new(
-    kind: Annotated[str, typer.Argument(metavar="KIND", help="dataset, network or flow.")],
+    kind: Annotated[str, typer.Argument(metavar="KIND", help="dataset, network, flow or solver.")],
     name: Annotated[str, typer.Argument(metavar="NAME", help="What chooses it in a study file.")],
     folder: Annotated[
         Path | None, typer.Argument(metavar="[FOLDER]", help="Where to write (default: gpm-tune-NAME).")

@@ -28,7 +28,15 @@ class DiscrFlowConfig(ParticleModelConfig):
         TaxonomyRow(
             "discriminator",
             False,
-            ("sampling_steps", "eta", "loss", "gradient_penalty.weight", "entropy", "ignore_time"),
+            (
+                "sampling_steps",
+                "solver.name",
+                "eta",
+                "loss",
+                "gradient_penalty.weight",
+                "entropy",
+                "ignore_time",
+            ),
             paper,
         ),
     )

@@ -57,8 +57,12 @@ class EDMConfig(ParticleModelConfig):
             (
                 "sampling_steps",
                 "solver.name",
+                "solver.order",
                 "solver.stochastic",
                 "solver.s_churn",
+                "grid.name",
+                "grid.end",
+                "analytic_first_step",
                 "sampling_noise.sigma_max",
                 "sampling_noise.sigma_min",
                 "sampling_noise.rho",

@@ -34,7 +34,7 @@ class KernelFlowConfig(ParticleModelConfig):
         TaxonomyRow(
             "kernel",
             False,
-            (*KNOBS, "sampling_steps", "eta"),
+            (*KNOBS, "sampling_steps", "solver.name", "eta"),
             FREE,
         ),
         TaxonomyRow("kernel", True, (*KNOBS, "latent"), INTERACTING),

@@ -1,4 +1,4 @@
-"""The skeleton of a package that adds a data set, a network or a flow to gpm-tune."""
+"""The skeleton of a package that adds a data set, a network, a flow or a solver to gpm-tune."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from gpm_tune.errors import UserError
 from gpm_tune.models.flows.kernel import AnyFunctional
 from gpm_tune.networks import DenoiserConfig, DiscriminatorConfig, GeneratorConfig
 from gpm_tune.plugins import members, name_of
+from gpm_tune.sampling.solvers import SolverConfig
 
 
 class Kind(NamedTuple):
@@ -30,6 +31,7 @@ KINDS = {
     "dataset": Kind("data set", "gpm_tune.data", (DataConfig,)),
     "network": Kind("network", "gpm_tune.networks", (DiscriminatorConfig, GeneratorConfig, DenoiserConfig)),
     "flow": Kind("flow", "gpm_tune.flows", (AnyFunctional,)),
+    "solver": Kind("solver", "gpm_tune.solvers", (SolverConfig,)),
 }
 
 
