@@ -1,4 +1,4 @@
-"""Packages that add data sets, networks, flows and solvers: the generated ones work, and broken ones are refused."""
+"""Packages that add data sets, networks, flows, solvers: the generated ones work, broken ones are refused."""
 
 import os
 import re

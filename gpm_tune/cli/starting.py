@@ -92,7 +92,7 @@ def new(
         Path | None, typer.Argument(metavar="[FOLDER]", help="Where to write (default: gpm-tune-NAME).")
     ] = None,
 ) -> None:
-    """Write a package that adds a data set, a network or a flow, with its test and a study."""
+    """Write a package that adds a data set, a network, a flow or a solver, with its test and a study."""
     from gpm_tune.study.starting.skeleton import write_skeleton
 
     place = write_skeleton(kind, name, folder)
