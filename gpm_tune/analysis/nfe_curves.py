@@ -56,7 +56,7 @@ def _series(label: str, any_grid: bool, solver: str, steps: float) -> str:
     """What the points of a line have in common."""
     if solver == "generator":
         return label
-    return f"{label}, {solver}" if any_grid else f"{label}, N = {steps:.0f}, stopped early"
+    return f"{label}, {solver}" if any_grid else f"{label}, {solver}, N = {steps:.0f}, stopped early"
 
 
 def draw(points: pd.DataFrame, *, front: bool = True) -> Figure:

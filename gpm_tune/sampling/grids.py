@@ -112,8 +112,6 @@ class SigmaGrid(NoiseGrid):
 class ListedGrid(NoiseGrid):
     """Listed levels, in place of `sampling_noise`; for other numbers of steps log-linearly between them."""
 
-    paper: ClassVar[str] = "arXiv 2404.14507, section 3.3"
-
     name: Literal["listed"]
     levels: tuple[Annotated[float, Key(ge=MIN_MAGNITUDE, le=MAX_MAGNITUDE)], ...] = Key(
         min_length=2, description="Decreasing noise levels; with `end: zero` a step to 0 follows."
@@ -128,7 +126,7 @@ class ListedGrid(NoiseGrid):
         return levels
 
     def at(self, u: Tensor, noise: NoiseRange) -> Tensor:
-        """Sabour et al. 2024."""
+        """As Sabour et al. 2024 (arXiv 2404.14507) interpolate theirs."""
         positions = np.linspace(0, 1, len(self.levels))
         return torch.from_numpy(np.exp(np.interp(u.numpy(), positions, np.log(self.levels))))
 
@@ -136,11 +134,10 @@ class ListedGrid(NoiseGrid):
 class LearnedGrid(NoiseGrid):
     """Found for the trained weights, and the solver, by dynamic programming over a fine path.
 
-    After Chen et al. 2024, with the errors of the solver's own steps in place of Euler's. Grids of 48 steps
-    and more are evenly spaced in log-SNR, as all are where that ends nearer to the path.
+    After Chen et al. 2024 (arXiv 2405.11326), with the errors of the solver's own steps in place of Euler's.
+    Grids of 48 steps and more are evenly spaced in log-SNR, as all are where that ends nearer to the path.
     """
 
-    paper: ClassVar[str] = "arXiv 2405.11326, section 4"
     is_learned: ClassVar[bool] = True
 
     name: Literal["learned"]

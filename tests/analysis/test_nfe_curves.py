@@ -65,7 +65,8 @@ def test_a_sweep_of_several_models_shares_an_axis(
     assert costs == {
         "EDM, euler": [1, 2, 4],
         "EDM, heun": [1, 3],
-        "Discriminator Flow, N = 3, stopped early": [1, 2],
+        "Discriminator Flow, euler, N = 3, stopped early": [1, 2],
+        "Discriminator Flow, heun, N = 3, stopped early": [2],
         "GAN": [1],
     }
     assert table.set_index("series").loc["GAN", "seeds"] == 2

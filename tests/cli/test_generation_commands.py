@@ -56,6 +56,8 @@ def test_models_and_describe_tell_which_keys_are_inference_only() -> None:
     found = json.loads(gpm_tune("describe", "edm_gaussians.yaml", "--json").stdout)
     assert found["inference_only"] == [
         "evaluation",
+        "model.analytic_first_step",
+        "model.grid",
         "model.sampling_noise",
         "model.sampling_steps",
         "model.solver",
@@ -117,7 +119,7 @@ def test_interpolate_writes_rows(best: Path, finished: Path, tmp_path: Path) -> 
     ("words", "message"),
     [
         (["--nfe", "99"], "NFE 99 is beyond the"),
-        (["--solver", "heun"], "model 'discr_flow' has no solver 'heun'; valid: euler"),
+        (["--solver", "dpm2"], "solver 'dpm2' of model 'discr_flow': unknown name 'dpm2'; valid: ab, euler"),
         (["--device", "tpu"], "--device tpu: not on this machine"),
     ],
 )

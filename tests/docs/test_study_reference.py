@@ -15,16 +15,26 @@ CLASSES = list(reachable())
 OF_THE_PAPER = ("gpm_tune.data.", "gpm_tune.models.", "gpm_tune.networks.", "gpm_tune.sampling.")
 # What gpm_tune has beyond the paper, and choices of which the paper's text says nothing.
 BEYOND_THE_PAPER = {
+    "ABConfig",
+    "DPM2Config",
+    "DPMppConfig",
     "Default",
     "DigitsConfig",
     "EnergyKernel",
     "FolderConfig",
     "FourierConfig",
     "GaussianKernel",
+    "IPNDMConfig",
+    "LearnedGrid",
+    "ListedGrid",
+    "LogSNRGrid",
     "Normal",
     "Orthogonal",
     "PositionalConfig",
+    "RestartConfig",
+    "SigmaGrid",
     "TrainingNoise",
+    "UniPCConfig",
 }
 SECTIONS = {"2", "2.1", "2.2", "3.1", "3.2", "3.3", "4.1", "4.2", "4.4"}
 SECTIONS |= {"A.1", "A.2", "A.3", "A.4", "B.1", "B.1.1", "B.1.2", "B.2"}

@@ -16,13 +16,15 @@ from gpm_tune.study.definition import space
 from gpm_tune.training import Experiment, Trainer
 
 STEPS = {"training.steps": 5, "training.ema": 0.9}
-CHURNED = {"model.solver": {"name": "heun", "s_churn": 5.0}}
+CHURNED = {"model.solver": {"name": "heun", "s_churn": 5.0}, "model.grid": {"name": "rho"}}
+MULTISTEP = {"model.solver": {"name": "ipndm"}}
 BASES: dict[str, dict[str, Any]] = {
     "discr_flow": space.put(POINTS, STEPS),
     **{name: space.put(POINTS, {**STEPS, "model": model}) for name, model in MODELS.items()},
     "edm": space.put(POINTS, {**STEPS, "model": MODELS["edm"], **CHURNED}),
     "edm of images": space.put(POINTS, {**STEPS, **IMAGES, "model": IMAGE_MODELS["edm"], **CHURNED}),
-    "kernel_flow": KERNEL_FLOW,
+    "mmd_generator": space.put(POINTS, {**STEPS, "model": MODELS["mmd_generator"], **MULTISTEP}),
+    "kernel_flow": space.put(KERNEL_FLOW, MULTISTEP),
 }
 # Another value of every inference-only key that any of them has.
 OTHERS: dict[str, Any] = {
@@ -30,12 +32,16 @@ OTHERS: dict[str, Any] = {
     "model.sampling_noise.sigma_min": 0.01,
     "model.sampling_noise.sigma_max": 20.0,
     "model.sampling_noise.rho": 3.0,
-    "model.solver.name": "langevin",
+    "model.grid.name": "log_snr",
+    "model.grid.end": "sigma_min",
+    "model.analytic_first_step": True,
+    "model.solver.name": "ab",
+    "model.solver.order": 2,
     "model.solver.s_churn": 9.0,
     "model.solver.s_min": 0.5,
     "model.solver.s_max": 1.0,
     "model.solver.s_noise": 1.1,
-    "model.eta": 3.0,
+    "model.eta": 300.0,  # untrained discriminators are nearly flat
     "model.prior.mean": 0.5,
     "model.prior.std": 2.0,
     "evaluation.every": 3,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from pydantic import Field as Key
@@ -13,9 +13,7 @@ from gpm_tune.sampling.polynomials import integral_weights
 
 
 class ABConfig(TimeSolver):
-    """Adams and Bashforth's method; along noise levels it is tAB-DEIS (Zhang and Chen 2023)."""
-
-    paper: ClassVar[str] = "arXiv 2204.13902, (15)"
+    """Adams and Bashforth's method; along noise levels tAB-DEIS (Zhang and Chen 2023, arXiv 2204.13902)."""
 
     name: Literal["ab"]
     order: int = Key(3, ge=1, le=4, description="How many slopes a step knows; the first steps know fewer.")

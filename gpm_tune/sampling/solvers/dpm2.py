@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -12,9 +12,7 @@ from gpm_tune.sampling.integration import Field, Interval, Memory, Solver
 
 
 class DPM2Config(Solver):
-    """DPM-Solver-2 (Lu et al. 2022): the slope half-way in log-SNR, of two evaluations per step."""
-
-    paper: ClassVar[str] = "arXiv 2206.00927, Algorithm 1"
+    """DPM-Solver-2 (Lu et al. 2022, arXiv 2206.00927, Algorithm 1): the slope half-way in log-SNR."""
 
     name: Literal["dpm2"]
 

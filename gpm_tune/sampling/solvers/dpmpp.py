@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from pydantic import Field as Key
@@ -14,9 +14,7 @@ from gpm_tune.sampling.polynomials import integral_weights
 
 
 class DPMppConfig(Solver):
-    """DPM-Solver++ (Lu et al. 2022): 1S, 2M, 3M and their SDE, of one evaluation per step."""
-
-    paper: ClassVar[str] = "arXiv 2211.01095, Algorithm 2, section 5"
+    """DPM-Solver++ (Lu et al. 2022, arXiv 2211.01095, Algorithm 2): 1S, 2M, 3M, and their SDE."""
 
     name: Literal["dpmpp"]
     order: int = Key(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from pydantic import Field as Key
@@ -19,9 +19,7 @@ COEFFICIENTS = (
 
 
 class IPNDMConfig(TimeSolver):
-    """iPNDM (Liu et al. 2022; Zhang and Chen 2023): one evaluation per step, with the slopes before it."""
-
-    paper: ClassVar[str] = "arXiv 2204.13902, (38)"
+    """iPNDM (Zhang and Chen 2023, arXiv 2204.13902, (38)): one evaluation per step, and the slopes before."""
 
     name: Literal["ipndm"]
     order: int = Key(3, ge=1, le=4, description="How many slopes a step knows; the first steps know fewer.")

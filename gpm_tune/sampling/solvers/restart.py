@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -19,9 +19,7 @@ RHO = 7.0  # of the levels on the way down again
 
 
 class RestartConfig(Solver):
-    """Restart (Xu et al. 2023): Heun's path; from a low noise level back to a high one, and down again."""
-
-    paper: ClassVar[str] = "arXiv 2306.14878, Algorithm 1"
+    """Restart (Xu et al. 2023, arXiv 2306.14878): Heun's path, which goes back to a higher noise level."""
 
     name: Literal["restart"]
     restarts: int = Key(2, ge=0, le=1000, description="How often the range is gone over again.")

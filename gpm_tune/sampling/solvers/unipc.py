@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from pydantic import Field as Key
@@ -15,9 +15,7 @@ from gpm_tune.sampling.polynomials import integral_weights
 
 
 class UniPCConfig(Solver):
-    """UniPC (Zhao et al. 2023) for the denoiser: one evaluation per step, which corrects the step before."""
-
-    paper: ClassVar[str] = "arXiv 2302.04867, Algorithms 1 and 2"
+    """UniPC (Zhao et al. 2023, arXiv 2302.04867): one evaluation per step, which corrects the one before."""
 
     name: Literal["unipc"]
     order: int = Key(3, ge=1, le=3, description="Of the predictor; the corrector's is one higher.")

@@ -68,6 +68,7 @@ def discr_flow(loss: str, steps: int, eta: float, penalty: Values | None, networ
         "name": "discr_flow",
         "loss": loss,
         "sampling_steps": steps,
+        "solver": {"name": "euler"},
         "eta": eta,
         "gradient_penalty": penalty,
         "time_embedding": FOURIER,
@@ -231,11 +232,13 @@ PAPER |= {
 NOT_OF_THE_PAPER = {"quickstart", "kernel_flow_gaussians", "mmd_generator_gaussians"}
 # Keys that the paper has no number for, and the value under which they change nothing.
 NEUTRAL: Values = {
+    "analytic_first_step": False,
     "data.root": None,
     "dropout": 0.0,  # of MLPs
     "ema": None,
     "entropy": 0.0,
     "gradient_penalty.points": "interpolation",
+    "grid": {"name": "rho", "end": "zero"},
     "ignore_time": False,
     "precision": "auto",
     "prior": {"mean": 0.0, "std": 1.0},

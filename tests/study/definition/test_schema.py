@@ -121,7 +121,7 @@ def test_searched_paths_are_known_to_the_schema(path: Path) -> None:
 
 def test_editors_show_which_keys_are_inference_only() -> None:
     known = STUDIES.schema["properties"]["search"]["properties"]
-    assert known["model.solver.s_churn"]["description"].endswith("Inference-only.")
+    assert known["model.sampling_noise.rho"]["description"].endswith("Inference-only.")
     assert "Inference-only" not in known["training.optimizer.lr"]["description"]
     of_edm, of_discr_flow, _ = known["model.sampling_steps"]["description"].splitlines()
     assert of_edm.endswith("Inference-only.")
