@@ -95,7 +95,7 @@ def test_the_program_trains_with_it(kind: str, sources: dict[str, Path], place: 
     described = call([*COMMAND, "describe", str(study)], place, tmp_path)
     assert described.returncode == 0, described.stderr
     mistyped = tmp_path / "mistyped.yaml"
-    mistyped.write_text(study.read_text().replace(f"{{name: {name},", f"{{name: {name[:-1]},"))
+    mistyped.write_text(study.read_text().replace(f"{{name: {name}", f"{{name: {name[:-1]}"))
     refused = call([*COMMAND, "describe", str(mistyped)], place, tmp_path)
     assert refused.returncode == 2
     assert f"did you mean '{name}'?" in refused.stderr

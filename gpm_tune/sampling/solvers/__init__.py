@@ -15,17 +15,21 @@ from typing import TYPE_CHECKING, Annotated
 from gpm_tune.plugins import Extensible, members, name_of
 from gpm_tune.sampling.integration import Solver, TimeSolver
 
-for _module in iter_modules(__path__, f"{__name__}."):
-    import_module(_module.name)
+# What this folder holds, and not what a plug-in, imported before, has derived.
+_own = [
+    solver
+    for module in iter_modules(__path__, f"{__name__}.")
+    for solver in vars(import_module(module.name)).values()
+    if isinstance(solver, type) and issubclass(solver, Solver) and solver.__module__ == module.name
+]
 
 if TYPE_CHECKING:
     SolverConfig = Solver
     TimeSolverConfig = TimeSolver
 else:
-    _over_time = TimeSolver.__subclasses__()
-    _all = [*_over_time, *(solver for solver in Solver.__subclasses__() if solver is not TimeSolver)]
-    SolverConfig = Annotated[reduce(or_, _all), Extensible("gpm_tune.solvers")]
-    TimeSolverConfig = Annotated[reduce(or_, _over_time), Extensible("gpm_tune.solvers", "check_over_time")]
+    SolverConfig = Annotated[reduce(or_, _own), Extensible("gpm_tune.solvers")]
+    _over_time = reduce(or_, (solver for solver in _own if issubclass(solver, TimeSolver)))
+    TimeSolverConfig = Annotated[_over_time, Extensible("gpm_tune.solvers", "check_over_time")]
 
 
 def solver_names() -> list[str]:
