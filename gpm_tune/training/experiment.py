@@ -21,7 +21,7 @@ from gpm_tune.metrics import ImageMetrics, PointMetrics
 from gpm_tune.models import ModelConfig
 from gpm_tune.models.configuration import TeacherConfig
 from gpm_tune.paths import LocalPath
-from gpm_tune.training.objectives import WORDS, Mode, Objective, Reference, derive, mode_of
+from gpm_tune.training.objectives import WORDS, Mode, Named, Objective, Reference
 
 POINTS_EVALUATED = 10_000
 LONGEST_LABEL = 40  # in the name of a folder
@@ -271,7 +271,7 @@ class Experiment(Config):
 
     def check_objective(self, objective: Objective) -> None:
         """Raise ValueError unless evaluations can tell what is asked for, in its own mode."""
-        better = self.mode_of(objective.metric)
+        better = self.mode_of(objective)
         if objective.mode != better:
             raise ValueError(f"{objective.metric} is the better the {WORDS[better]}: set mode: {better}")
 
@@ -290,22 +290,12 @@ class Experiment(Config):
                     f"{key} is {needed}, but data '{self.data_label}' has {count} training samples: lower it"
                 )
 
-    def mode_of(self, name: str) -> Mode:
+    def mode_of(self, named: Named) -> Mode:
         """The mode, min or max, of what an objective or constraint names.
 
         Raises ValueError where evaluations do not tell it.
         """
-        return mode_of(name, self.metrics, self.evaluation.nfe, self.evaluation.reference)
-
-    def derived(self, metrics: Mapping[str, float], name: str) -> float:
-        """The value that an objective or constraint names, from what an evaluation measured.
-
-        Raises UserError where it was not measured.
-        """
-        value = derive(name, metrics, self.metrics, self.evaluation.reference)
-        if value is None:
-            raise UserError(f"{name} is not measured: the model's full NFE is {metrics['nfe']:g}")
-        return value
+        return named.mode_in(self.metrics, self.evaluation.nfe, self.evaluation.reference)
 
 
 def digest(plain: Any, digits: int) -> str:

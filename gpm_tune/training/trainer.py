@@ -24,7 +24,7 @@ from gpm_tune.models.particle_model import DEFAULT_SAMPLING
 from gpm_tune.training import checkpoint, fitting
 from gpm_tune.training.experiment import Experiment
 from gpm_tune.training.machine import Machine, has_bfloat16, keep_freed_memory, limit_threads
-from gpm_tune.training.objectives import Objective
+from gpm_tune.training.objectives import Measured, Objective, hypervolume
 from gpm_tune.training.pictures import picture
 from gpm_tune.training.saved import SavedModel, refuse_other_data
 from gpm_tune.training.teacher import load_teacher
@@ -37,10 +37,10 @@ FRAMING = 1000  # points of the data that set the frame of all pictures of a run
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What was measured at a training step. Metrics at a given NFE are named `metric/nfe_n`."""
+    """What was measured at a training step."""
 
     step: int
-    metrics: dict[str, float]
+    measured: Measured
     picture: bytes  # PNG of the first samples
 
 
@@ -215,22 +215,28 @@ class Trainer:
         options = SamplingOptions(nfe=asked.nfe)
         self.evaluated_model.weights_changed()
         sets = draw(self.evaluated_model, self._samples, rng, options, at_once=asked.batch_size)
-        metrics: dict[str, float] = {}
-        for nfe, samples in sets.items():
-            for name, value in self._metrics(samples).items():
-                metrics[f"{name}/nfe_{nfe}"] = value
-        full = max(sets)
-        metrics |= {name: metrics[f"{name}/nfe_{full}"] for name in self.experiment.metrics}
-        losses = {f"loss/{name}": mean.total.item() / mean.terms for name, mean in self._means.items()}
-        metrics |= losses | {"nfe": full, "seconds": self.seconds, "parameters": self._trained_parameters()}
-        metrics |= self._throughput() | self._machine.measure() | {"system/bfloat16": float(self._bfloat16)}
-        for name, value in metrics.items():
+        curve = {nfe: self._metrics(samples) for nfe, samples in sets.items()}
+        scalars = {f"loss/{name}": mean.total.item() / mean.terms for name, mean in self._means.items()}
+        scalars |= {"seconds": self.seconds, "parameters": float(self._trained_parameters())}
+        scalars |= self._throughput() | self._machine.measure() | {"system/bfloat16": float(self._bfloat16)}
+        # Not validated yet: numbers that are not finite are to be named.
+        measured = Measured.model_construct(curve=curve, scalars=scalars)
+        for name, value in measured.as_text().items():
             if not math.isfinite(value):
                 raise DivergedError(f"{name} was {value} at step {self.step}")
+        scalars |= self._hypervolumes(measured)
         self._means, self.evaluated_step = {}, self.step
-        shown = picture(sets[full][:PICTURED].cpu(), real=self._framing)
-        self._keep_best(checkpoint.Best(step=self.step, metrics=metrics))
-        return Evaluation(self.step, metrics, shown)
+        shown = picture(sets[measured.nfe][:PICTURED].cpu(), real=self._framing)
+        self._keep_best(checkpoint.Best(step=self.step, curve=curve, scalars=scalars))
+        return Evaluation(self.step, Measured(curve=curve, scalars=scalars), shown)
+
+    def _hypervolumes(self, measured: Measured) -> dict[str, float]:
+        """Of each metric's curve, where the experiment has a corner for them."""
+        corner, modes = self.experiment.evaluation.reference, self.experiment.metrics
+        if corner is None:
+            return {}
+        volumes = {name: hypervolume(measured.along_nfe(name), mode, corner) for name, mode in modes.items()}
+        return {f"{name}/hypervolume": volume for name, volume in volumes.items()}
 
     def _throughput(self) -> dict[str, float]:
         """Steps per second since the last evaluation."""
@@ -245,13 +251,10 @@ class Trainer:
         return sum(parameter.numel() for parameter in trained)
 
     def _keep_best(self, found: checkpoint.Best) -> None:
-        before = self._score(self.best) if self.best else self.objective.worst
-        if self.objective.better(self._score(found), before):
+        before = self.objective.value_of(self.best) if self.best else self.objective.worst
+        if self.objective.better(self.objective.value_of(found), before):
             self.best = found
             self._best_weights = {k: v.clone() for k, v in self.evaluated_model.state_dict().items()}
-
-    def _score(self, found: checkpoint.Best) -> float:
-        return self.experiment.derived(found.metrics, self.objective.metric)
 
     @property
     def judge(self) -> str:

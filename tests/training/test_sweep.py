@@ -146,7 +146,7 @@ def test_an_evaluation_reproduces_what_training_measured(tmp_path: Path) -> None
     trainer.save(tmp_path)
     (found,) = measure(SavedModel.at(tmp_path), tmp_path, split="validation", samples=None)
     for name, value in found.metrics.items():
-        assert value == pytest.approx(measured.metrics[name])
+        assert value == pytest.approx(measured.measured.metrics[name])
 
 
 def test_unknown_splits_are_refused(runs: dict[str, SavedModel], tmp_path: Path) -> None:
