@@ -98,9 +98,9 @@ def value_by_nfe(data: StudyData) -> pd.DataFrame:
 
 def _metric_by_nfe(data: StudyData) -> str:
     """The metric that is drawn against NFE: the first objective's, if it is one that has a curve."""
-    known = {name for trial in data.record.trials if trial.measured for name in trial.measured.metrics}
+    known = [name for trial in data.record.trials if trial.measured for name in trial.measured.metrics]
     wanted = data.record.objective.quantity.metric
-    return wanted if wanted in known else next((name for name in MODES if name in known), "")
+    return wanted if wanted in known else next(iter(known), "")
 
 
 def objectives(data: StudyData) -> pd.DataFrame:

@@ -156,7 +156,7 @@ class FeatureExtractor:
         """
         network = small_features() if features == "small" else inception_features(weights)
         self.network = network.to(device)
-        self._features, self._device = features, device
+        self._features, self.device = features, torch.device(device)
 
     def batches(self, images: Tensor) -> Iterator[Tensor]:
         """Images (N, C, H, W) in [-1, 1] as the network takes them, on its device.
@@ -164,7 +164,7 @@ class FeatureExtractor:
         Inception takes bytes in three channels, the small network [0, 1].
         """
         for batch in images.split(BATCH):
-            on_device = batch.to(self._device)
+            on_device = batch.to(self.device)
             if self._features == "inception":
                 yield _to_bytes(on_device).expand(-1, 3, -1, -1)
             else:
@@ -183,18 +183,13 @@ class FeatureExtractor:
         found: Tensor = self.network(batch.repeat(2, 1, 1, 1) if len(batch) == 1 else batch)
         return found[: len(batch)]
 
-    def file(self, cache: Path | None, what: str, images: Tensor) -> Path | None:
-        """Where a cache, if there is one, keeps what was computed from the features of these images.
-
-        Its name goes by the network, its weights, and the images as the network sees them.
-        """
-        if cache is None:
-            return None
+    def key(self, images: Tensor) -> str:
+        """Identifies images (N, C, H, W) as the network sees them, the network, and its weights."""
         digest = hashlib.sha256(self._features.encode() + fingerprint(self.network).encode())
         digest.update(str(tuple(images.shape)).encode())
         for batch in self.batches(images):
             digest.update(batch.cpu().numpy().tobytes())
-        return cache / f"{what}-{self._features}-{digest.hexdigest()[:32]}.safetensors"
+        return f"{self._features}-{digest.hexdigest()[:32]}"
 
 
 def finite(samples: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from gpm_tune.metrics.distances import CHUNK, pairwise_distances
+from gpm_tune.metrics.metric import Generated, Metric, Real
 
 NEIGHBOURS = 3
 ROUNDING = 1e-8  # relative, more than that of distances
@@ -70,3 +71,42 @@ def _radii(x: Tensor) -> Tensor:
     """The distance (n,) of each of x (n, D) from its third neighbour, which is within whatever is rounded."""
     chunks = [pairwise_distances(part, x).kthvalue(NEIGHBOURS + 1).values for part in x.split(CHUNK)]
     return torch.cat(chunks) * (1 + ROUNDING)
+
+
+def _manifold_of(real: Real) -> Manifold:
+    return Manifold(real.features)
+
+
+class Precision(Metric):
+    """Fraction of the samples that look like the reference."""
+
+    name, mode, images, min_samples = "precision", "max", True, 10
+
+    def __init__(self, real: Real) -> None:
+        self._manifold = real.once(_manifold_of)
+
+    def measure(self, generated: Generated) -> float:
+        """Within third neighbours' balls."""
+        return generated.once(self._manifold).precision
+
+    def error(self, generated: Generated) -> float:
+        """By bootstrap."""
+        precise = generated.once(self._manifold).precise.to(generated.weights)
+        return (generated.weights @ precise / len(precise)).std().item()
+
+
+class Recall(Metric):
+    """Fraction of the reference that the samples could have produced."""
+
+    name, mode, images, min_samples = "recall", "max", True, 10
+
+    def __init__(self, real: Real) -> None:
+        self._manifold = real.once(_manifold_of)
+
+    def measure(self, generated: Generated) -> float:
+        """Within third neighbours' balls."""
+        return generated.once(self._manifold).recall
+
+    def error(self, generated: Generated) -> float:
+        """By jackknife."""
+        return generated.once(self._manifold).recall_error

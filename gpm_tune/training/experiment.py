@@ -12,16 +12,16 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, ValidationError, model_validator
 from torch import Tensor
 
-from gpm_tune.config import INFERENCE_ONLY, Config, Seed
+from gpm_tune.config import INFERENCE_ONLY, Config, Seed, nearest
 from gpm_tune.data import DataConfig
 from gpm_tune.data.fingerprint import fingerprint
 from gpm_tune.documents import reason
 from gpm_tune.errors import UserError
-from gpm_tune.metrics import ImageMetrics, PointMetrics
+from gpm_tune.metrics import DEFAULTS, METRICS, Mode, available
 from gpm_tune.models import ModelConfig
 from gpm_tune.models.configuration import TeacherConfig
 from gpm_tune.paths import LocalPath
-from gpm_tune.training.objectives import WORDS, Mode, Named, Objective, Reference
+from gpm_tune.training.objectives import WORDS, Named, Objective, Reference
 
 POINTS_EVALUATED = 10_000
 LONGEST_LABEL = 40  # in the name of a folder
@@ -91,6 +91,11 @@ class EvaluationConfig(Config):
         description="Generated samples; null for as many as the validation set has, 10,000 for points.",
     )
     batch_size: int = Field(500, ge=1, description="Samples generated at a time: bounds the memory.")
+    metrics: Annotated[tuple[str, ...], Field(min_length=1)] | None = Field(
+        None,
+        description="What is measured of samples; the first is the objective where a study names none. "
+        "null for fid, and for points all of theirs.",
+    )
     features: Literal["small", "inception"] | None = Field(
         None,
         description="Network whose activations FID compares: the standard Inception-v3, or the "
@@ -124,9 +129,20 @@ class Experiment(Config):
         if self.features is None and self.evaluation.features is not None:
             raise ValueError(
                 f"evaluation.features is for images; data '{self.data.name}' gives points, which "
-                f"are compared in data space: {', '.join(PointMetrics.modes)}"
+                f"are compared in data space: {', '.join(DEFAULTS['points'])}"
             )
+        self._check_metrics()
         return self
+
+    def _check_metrics(self) -> None:
+        samples = self.evaluation.samples
+        for name in self.evaluation.metrics or ():
+            if name not in self.available_metrics:
+                raise ValueError(
+                    f"evaluation.metrics: unknown metric '{name}'; {nearest(name, self.available_metrics)}"
+                )
+            if samples is not None and samples < (least := METRICS[name].min_samples):
+                raise ValueError(f"evaluation.samples is {samples}, but {name} needs at least {least}")
 
     def _check_what_is_trained(self) -> None:
         if self.training.generator_optimizer and not self.model.has_generator:
@@ -238,11 +254,15 @@ class Experiment(Config):
 
     @property
     def metrics(self) -> dict[str, Mode]:
-        """The metrics that an evaluation reports, each with its mode, default first."""
-        if self.features:
-            return ImageMetrics.modes
-        left_out = set() if self.modes[0] is not None else {"modes_covered"}
-        return {name: mode for name, mode in PointMetrics.modes.items() if name not in left_out}
+        """The metrics that an evaluation measures, each with its mode, default first."""
+        known = self.available_metrics
+        names = self.evaluation.metrics or DEFAULTS["images" if self.features else "points"]
+        return {name: known[name] for name in names if name in known}
+
+    @property
+    def available_metrics(self) -> dict[str, Mode]:
+        """The metrics that an evaluation could measure, each with its mode."""
+        return available(images=self.features is not None, modes_known=self.modes[0] is not None)
 
     @property
     def modes(self) -> tuple[Tensor | None, float]:
@@ -254,8 +274,11 @@ class Experiment(Config):
         """How many samples an evaluation generates. Raises UserError where only missing files could tell."""
         if self.evaluation.samples is not None:
             return self.evaluation.samples
-        held_out = self.data.validation_samples
-        return held_out if self.features else min(held_out, POINTS_EVALUATED)
+        return self.samples_beside(self.data.validation_samples)
+
+    def samples_beside(self, real: int) -> int:
+        """How many samples are generated to be measured against so many real ones."""
+        return self.evaluation.samples or (real if self.features else min(real, POINTS_EVALUATED))
 
     @property
     def evaluated_steps(self) -> list[int]:
@@ -295,6 +318,12 @@ class Experiment(Config):
 
         Raises ValueError where evaluations do not tell it.
         """
+        metric = named.quantity.metric
+        if metric in self.available_metrics and metric not in self.metrics:
+            measured = ", ".join([*self.metrics, metric])
+            raise ValueError(
+                f"{metric} is not measured\nhelp: set experiment.evaluation.metrics: [{measured}]"
+            )
         return named.mode_in(self.metrics, self.evaluation.nfe, self.evaluation.reference)
 
 

@@ -6,15 +6,14 @@ import math
 import re
 from collections.abc import Collection, Mapping
 from functools import cached_property
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from gpm_tune.config import Config, nearest
 from gpm_tune.errors import UserError
-from gpm_tune.metrics import MODES
+from gpm_tune.metrics import MODES, Mode
 
-Mode = Literal["min", "max"]
 WORDS = {"min": "smaller", "max": "greater"}
 COSTS: dict[str, Mode] = {
     "nfe": "min",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -17,7 +17,7 @@ from gpm_tune.data import Dataset, to_float
 from gpm_tune.data.dataset import Batches
 from gpm_tune.data.fingerprint import read
 from gpm_tune.errors import DivergedError
-from gpm_tune.metrics import ImageMetrics, PointMetrics
+from gpm_tune.metrics import FeatureExtractor, Points, Quality, Real
 from gpm_tune.models import ParticleModel, SamplingOptions, to_device
 from gpm_tune.models.flow import Denoise, FlowInputs, Terms, evaluating
 from gpm_tune.models.particle_model import DEFAULT_SAMPLING
@@ -79,7 +79,8 @@ class Trainer:
         experiment.check_samples(len(data.train))
         self._batches = Batches(len(data.train), experiment.training.batch_size, experiment.seed, self.device)
         self._framing = None if experiment.features else data.validation[:FRAMING]
-        self._metrics, self._samples = build_metrics(experiment, data.validation, cache, self.device)
+        self._quality = build_quality(experiment, experiment.metrics, data, "validation", cache, self.device)
+        self._samples = experiment.samples_beside(len(data.validation))
         self.model = self._build_model(teacher)
         self._optimizers = self._build_optimizers()
         self._average = self._build_average() if experiment.training.ema else None
@@ -215,7 +216,7 @@ class Trainer:
         options = SamplingOptions(nfe=asked.nfe)
         self.evaluated_model.weights_changed()
         sets = draw(self.evaluated_model, self._samples, rng, options, at_once=asked.batch_size)
-        curve = {nfe: self._metrics(samples) for nfe, samples in sets.items()}
+        curve = {nfe: self._quality(samples) for nfe, samples in sets.items()}
         scalars = {f"loss/{name}": mean.total.item() / mean.terms for name, mean in self._means.items()}
         scalars |= {"seconds": self.seconds, "parameters": float(self._trained_parameters())}
         scalars |= self._throughput() | self._machine.measure() | {"system/bfloat16": float(self._bfloat16)}
@@ -351,26 +352,27 @@ class Trainer:
             self.reseed(self.experiment.seed + self.step)
 
 
-def build_metrics(
-    experiment: Experiment, reference: Tensor, cache: Path | None, device: torch.device
-) -> tuple[ImageMetrics | PointMetrics, int]:
-    """The experiment's metrics against reference samples, and how many samples to generate for them.
+def build_quality(
+    experiment: Experiment,
+    metrics: Iterable[str],
+    data: Dataset,
+    split: str,
+    cache: Path | None,
+    device: torch.device,
+) -> Quality:
+    """These metrics of an experiment's samples, against a split of its data.
 
-    Raises UserError where Inception's weights cannot be had.
+    cache: a folder for what is computed of real images, shared between processes.
+    Raises UserError where the feature network cannot be had, or the split has too few samples.
     """
-    evaluation = experiment.evaluation
+    reference = getattr(data, split)
     if experiment.features is None:
-        samples = min(experiment.evaluated_samples, len(reference))
-        points = reference[:samples].to(device)
-        return PointMetrics(points, *experiment.modes), samples
-    metrics = ImageMetrics(
-        to_float(reference),
-        experiment.features,
-        weights=evaluation.inception_weights,
-        cache=cache,
-        device=device,
-    )
-    return metrics, evaluation.samples or len(reference)
+        means, std = experiment.modes
+        points = reference[: experiment.evaluated_samples]
+        return Quality(metrics, Real(points, Points(device), means=means, std=std))
+    weights = experiment.evaluation.inception_weights
+    extract = FeatureExtractor(experiment.features, weights, device)
+    return Quality(metrics, Real(to_float(reference), extract, cache=cache))
 
 
 class RunningMean(NamedTuple):

@@ -10,15 +10,12 @@ from torch import Tensor
 
 from gpm_tune.data import GaussiansConfig
 from gpm_tune.errors import DivergedError
-from gpm_tune.metrics import PointMetrics
-from gpm_tune.metrics.distances import (
-    energy_distance,
-    frechet_distance,
-    modes_covered,
-    nearest_modes,
-    pairwise_distances,
-    sliced_wasserstein,
-)
+from gpm_tune.metrics import DEFAULTS, Points, Quality, Real
+from gpm_tune.metrics.distances import pairwise_distances
+from gpm_tune.metrics.energy import energy_distance
+from gpm_tune.metrics.frechet import FrechetDistance, fit_gaussian
+from gpm_tune.metrics.modes import modes_covered, nearest_modes
+from gpm_tune.metrics.sliced_wasserstein import sliced_wasserstein
 
 
 def normal(n: int, dimensions: int = 2, seed: int = 0) -> Tensor:
@@ -49,6 +46,10 @@ def test_equal_points_have_no_distance_however_many(dimensions: int) -> None:
     x = normal(1, dimensions).repeat(500, 1)
     assert (pairwise_distances(x, x) == 0).all()
     assert energy_distance(x, x) == 0
+
+
+def frechet_distance(x: Tensor, y: Tensor) -> float:
+    return FrechetDistance(fit_gaussian(y))(x).item()
 
 
 def test_samples_in_a_mode_belong_to_it_however_many_modes() -> None:
@@ -115,8 +116,9 @@ def test_modes_covered_counts_modes_with_half_their_share() -> None:
 def test_data_against_data_is_close_to_nothing() -> None:
     config = GaussiansConfig(name="gaussians", samples=5000)
     data = config.load(0)
-    metrics = PointMetrics(data.validation, config.means, config.std)(data.test)
-    assert list(metrics) == list(PointMetrics.modes)
+    real = Real(data.validation, Points("cpu"), means=config.means, std=config.std)
+    metrics = Quality(DEFAULTS["points"], real)(data.test)
+    assert list(metrics) == list(DEFAULTS["points"])
     assert metrics["sliced_wasserstein"] < 0.1
     assert abs(metrics["energy_distance"]) < 0.005
     assert metrics["frechet"] < 0.02
@@ -124,6 +126,6 @@ def test_data_against_data_is_close_to_nothing() -> None:
 
 
 def test_non_finite_samples_are_a_divergence() -> None:
-    metrics = PointMetrics(normal(10), torch.zeros(1, 2), 1.0)
+    metrics = Quality(["frechet"], Real(normal(10), Points("cpu")))
     with pytest.raises(DivergedError):
         metrics(torch.tensor([[1.0, math.inf]]))

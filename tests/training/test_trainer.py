@@ -201,6 +201,15 @@ def test_generator_and_flow_have_optimisers_of_their_own() -> None:
     assert max(moved[name] for name in moved if name.startswith("generator.")) > 0.05
 
 
+def test_what_is_asked_for_is_measured_and_the_first_is_the_objective() -> None:
+    evaluation = {**IMAGES["evaluation"], "metrics": ["recall", "fid", "kid"]}
+    trainer = Trainer(experiment_of(**{**IMAGES, "evaluation": evaluation, "model": IMAGE_MODELS["gan"]}))
+    assert (trainer.objective.metric, trainer.objective.mode) == ("recall", "max")
+    found = trainer.run_interval()
+    assert found is not None
+    assert [list(values) for values in found.measured.curve.values()] == [["recall", "fid", "kid"]]
+
+
 def test_losses_are_means_over_the_steps_that_had_them() -> None:
     """A generator's loss counts in the steps in which the generator moved."""
     trainer = Trainer(experiment_of(model=MODELS["gan"]))

@@ -296,8 +296,8 @@ def _teachers(of: _Old, home: Home) -> list[_Old]:
     teacher = of.experiment.teacher
     if teacher is None:
         return []
-    plain = hashlib.sha256(teacher.model_dump_json().encode()).hexdigest()[:12]
-    name = f"{plain}-{old_digest(teacher.fingerprints)[:8]}"
+    plain = teacher.model_dump_json(exclude={"evaluation": {"metrics"}})  # a key that came later
+    name = f"{hashlib.sha256(plain.encode()).hexdigest()[:12]}-{old_digest(teacher.fingerprints)[:8]}"
     places = [f"{home.cache}/teachers/{name}/checkpoints", f"{home.storage}/teachers/{name}"]
     found = [
         f"{at}/{step}"
