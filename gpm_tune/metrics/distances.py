@@ -7,6 +7,7 @@ from torch import Tensor
 
 CHUNK = 1000  # rows of a distance matrix that are in memory at once
 FEW_DIMENSIONS = 64  # with more, a matrix product is several times as fast as all differences
+ROUNDING = 1e-8  # relative, more than that of distances
 CLOSE = 1e-6  # squared distance, in squared lengths, below which a matrix product has lost too many digits
 
 
@@ -24,3 +25,12 @@ def pairwise_distances(x: Tensor, y: Tensor) -> Tensor:
             squares[i, j] = (x[i] - y[j]).square().sum(1)
             return squares.sqrt()
     return torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist")
+
+
+def neighbour_distances(x: Tensor, k: int) -> Tensor:
+    """The distance (n,) of each of x (n, D) from its k-th neighbour, which is within whatever is rounded.
+
+    n has to be more than k.
+    """
+    chunks = [pairwise_distances(part, x).kthvalue(k + 1).values for part in x.split(CHUNK)]
+    return torch.cat(chunks) * (1 + ROUNDING)
