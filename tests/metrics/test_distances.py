@@ -15,7 +15,7 @@ from gpm_tune.metrics.distances import pairwise_distances
 from gpm_tune.metrics.energy import energy_distance
 from gpm_tune.metrics.frechet import FrechetDistance, fit_gaussian
 from gpm_tune.metrics.modes import modes_covered, nearest_modes
-from gpm_tune.metrics.sliced_wasserstein import sliced_wasserstein
+from gpm_tune.metrics.sliced_wasserstein import SlicedDistance
 
 
 def normal(n: int, dimensions: int = 2, seed: int = 0) -> Tensor:
@@ -48,6 +48,10 @@ def test_equal_points_have_no_distance_however_many(dimensions: int) -> None:
     assert energy_distance(x, x) == 0
 
 
+def sliced_wasserstein(x: Tensor, y: Tensor) -> float:
+    return SlicedDistance(y)(x).item()
+
+
 def frechet_distance(x: Tensor, y: Tensor) -> float:
     return FrechetDistance(fit_gaussian(y))(x).item()
 
@@ -75,6 +79,24 @@ def test_sliced_wasserstein_of_different_counts() -> None:
     line = torch.arange(6.0)[:, None]
     assert sliced_wasserstein(line, line.repeat_interleave(3, 0)) == 0
     assert sliced_wasserstein(line, line[::2] + 0.5) == pytest.approx(0.5)
+
+
+def test_sliced_wasserstein_of_resamples_is_that_of_the_repeated_samples() -> None:
+    x, y = normal(60, 20), 1 + normal(80, 20, seed=1)
+    weights = torch.stack([torch.ones(60), torch.arange(60) % 3]).double()
+    found = SlicedDistance(y).resampled(x, weights)
+    repeated = x[torch.arange(60).repeat_interleave(weights[1].long())]
+    for distance, samples in zip(found, (x, repeated), strict=True):
+        assert distance.item() == pytest.approx(sliced_wasserstein(samples, y), rel=0.1), "fewer directions"
+
+
+def test_sliced_wasserstein_of_a_shift_in_many_dimensions() -> None:
+    """Along a random direction a unit vector moves by |u|, with E|u| = Γ(D/2) / (√π Γ((D+1)/2))."""
+    dimensions = 128
+    x = normal(200, dimensions)
+    shift = 3 / math.sqrt(dimensions) * torch.ones(dimensions)
+    mean = math.exp(math.lgamma(dimensions / 2) - math.lgamma((dimensions + 1) / 2)) / math.sqrt(math.pi)
+    assert sliced_wasserstein(x, x + shift) == pytest.approx(3 * mean, rel=0.05)
 
 
 def test_energy_distance_of_gaussians() -> None:

@@ -13,7 +13,7 @@ from gpm_tune.errors import DivergedError, UserError
 from gpm_tune.metrics import DEFAULTS, METRICS, FeatureExtractor, Points, Quality, Real
 from gpm_tune.metrics.features import SmallFeatures
 
-IMAGE_METRICS = ["fid", "kid", "precision", "recall", "fid_infinity"]
+IMAGE_METRICS = ["fid", "kid", "precision", "recall", "fid_infinity", "sliced_wasserstein"]
 MIXTURE = GaussiansConfig(name="gaussians", samples=200)
 
 
