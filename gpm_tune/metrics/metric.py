@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, TypeVar
@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal, Protocol, TypeVar
 import torch
 from torch import Tensor
 
+from gpm_tune.errors import UserError
 from gpm_tune.metrics.cache import cached
 from gpm_tune.metrics.frechet import GaussianFit, fit_gaussian
 
@@ -32,6 +33,42 @@ class Extract(Protocol):
         """Identifies samples, and what their features are; None for features that need not be kept."""
 
 
+class Part:
+    """Real samples of one part of the data, and what is kept of them."""
+
+    def __init__(self, samples: Tensor, extract: Extract, cache: Path | None) -> None:
+        self._samples, self._extract, self._cache = samples, extract, cache
+
+    @cached_property
+    def features(self) -> Tensor:
+        """(n, d)."""
+        return self._kept("features", ["features"], lambda: {"features": self._extracted})["features"]
+
+    @cached_property
+    def gaussian(self) -> GaussianFit:
+        """Of the features, which the cache need not have for it."""
+        fit = self._kept("fid", GaussianFit._fields, lambda: fit_gaussian(self._extracted)._asdict())
+        return GaussianFit(**fit)
+
+    @cached_property
+    def _extracted(self) -> Tensor:
+        return self._extract(self._samples)
+
+    @cached_property
+    def _key(self) -> str | None:
+        return self._extract.key(self._samples)
+
+    def _kept(
+        self, what: str, names: Sequence[str], compute: Callable[[], Mapping[str, Tensor]]
+    ) -> dict[str, Tensor]:
+        """Tensors from the cache, which has them from now on."""
+        file = None
+        if self._cache is not None and self._key is not None:
+            file = self._cache / f"{what}-{self._key}.safetensors"
+        found = cached(file, names, compute)
+        return {name: found[name].to(self._extract.device) for name in names}
+
+
 class Real:
     """Real samples, with which others are compared. What metrics need of them is computed once."""
 
@@ -40,21 +77,24 @@ class Real:
         reference: Tensor,
         extract: Extract,
         *,
+        training: Callable[[], Tensor] | None = None,
         cache: Path | None = None,
         means: Tensor | None = None,
         std: float = 0.0,
     ) -> None:
-        """reference: (m, *shape), held-out samples, images in [-1, 1].
+        """reference: (m, *shape), images in [-1, 1].
 
+        training: gives the samples (N, *shape) of training; None where the reference is of them.
         cache: a folder, shared safely between processes. means, std: (M, D) the modes of points, if known.
         """
         self.extract = extract
-        self._reference, self._cache = reference, cache
         self.means, self.std = means, std
+        self._reference, self._cache, self._training = Part(reference, extract, cache), cache, training
+        self._count = len(reference)
         self._made: dict[Any, Any] = {}
 
     def __len__(self) -> int:
-        return len(self._reference)
+        return self._count
 
     def once(self, make: Callable[[Real], T]) -> T:
         """What several metrics make of it."""
@@ -63,32 +103,24 @@ class Real:
         made: T = self._made[make]
         return made
 
-    @cached_property
+    @property
     def features(self) -> Tensor:
         """Of the reference: (m, d)."""
-        file = self._file("features")
-        found = cached(file, ["features"], lambda: {"features": self._extracted})
-        return found["features"].to(self.extract.device)
+        return self._reference.features
 
-    @cached_property
+    @property
     def gaussian(self) -> GaussianFit:
-        """Of the features, which the cache need not have for it."""
-        file = self._file("fid")
-        fit = cached(file, GaussianFit._fields, lambda: fit_gaussian(self._extracted)._asdict())
-        return GaussianFit(fit["mean"].to(self.extract.device), fit["factor"].to(self.extract.device))
+        """Of the reference's features."""
+        return self._reference.gaussian
 
-    @cached_property
-    def _extracted(self) -> Tensor:
-        return self.extract(self._reference)
-
-    @cached_property
-    def _key(self) -> str | None:
-        return self.extract.key(self._reference)
-
-    def _file(self, what: str) -> Path | None:
-        if self._cache is None or self._key is None:
-            return None
-        return self._cache / f"{what}-{self._key}.safetensors"
+    def training_features(self) -> Tensor:
+        """Of the samples of training: (N, d). Raises UserError where the reference is of them."""
+        if self._training is None:
+            raise UserError(
+                "training samples are compared with held-out ones, and not with themselves\n"
+                "help: choose another split than train, or other metrics than memorization_gap"
+            )
+        return Part(self._training(), self.extract, self._cache).features
 
 
 class Generated:

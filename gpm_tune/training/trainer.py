@@ -372,7 +372,8 @@ def build_quality(
         return Quality(metrics, Real(points, Points(device), means=means, std=std))
     weights = experiment.evaluation.inception_weights
     extract = FeatureExtractor(experiment.features, weights, device)
-    return Quality(metrics, Real(to_float(reference), extract, cache=cache))
+    training = None if split == "train" else lambda: to_float(data.train)
+    return Quality(metrics, Real(to_float(reference), extract, training=training, cache=cache))
 
 
 class RunningMean(NamedTuple):
