@@ -7,9 +7,10 @@ import json
 import re
 from collections.abc import Mapping
 from functools import cached_property
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 from torch import Tensor
 
 from gpm_tune.config import INFERENCE_ONLY, Config, Seed, nearest
@@ -18,12 +19,14 @@ from gpm_tune.data.fingerprint import fingerprint
 from gpm_tune.documents import reason
 from gpm_tune.errors import UserError
 from gpm_tune.metrics import DEFAULTS, METRICS, Mode, available
+from gpm_tune.metrics.features import FEATURES_ADVICE, IN_FILES
 from gpm_tune.models import ModelConfig
 from gpm_tune.models.configuration import TeacherConfig
 from gpm_tune.paths import LocalPath
 from gpm_tune.training.objectives import WORDS, Named, Objective, Reference
 
 POINTS_EVALUATED = 10_000
+NETWORKS = ("small", "inception")
 LONGEST_LABEL = 40  # in the name of a folder
 DATA_DIGITS = 4  # of a training's digest: its last ones
 
@@ -96,14 +99,23 @@ class EvaluationConfig(Config):
         description="What is measured of samples; the first is the objective where a study names none. "
         "null for fid, and for points all of theirs.",
     )
-    features: Literal["small", "inception"] | None = Field(
+    features: Literal["small", "inception"] | LocalPath | None = Field(
         None,
-        description="Network whose activations FID compares: the standard Inception-v3, or the "
-        "small bundled one, which was trained on MNIST; null for Inception, and for points.",
+        description="Network whose activations FID and others compare: the standard Inception-v3; the "
+        "small bundled one, which was trained on MNIST; or that in a local file, DINOv2's weights as "
+        ".safetensors or a TorchScript module; null for Inception, and for points.",
     )
     inception_weights: LocalPath | None = Field(
         None, description="Local file of Inception's weights; null to download them, once."
     )
+
+    @field_validator("features", mode="before")
+    @classmethod
+    def _refuse_other_files(cls, value: Any) -> Any:
+        if isinstance(value, str) and value not in NETWORKS and Path(value).suffix not in IN_FILES:
+            raise ValueError(f"'{value}': {nearest(value, NETWORKS)}, or a file: {FEATURES_ADVICE}")
+        return value
+
     reference: Reference | None = Field(
         None, description="Worst corner of the curve METRIC/hypervolume; null where it is not wanted."
     )
@@ -247,10 +259,16 @@ class Experiment(Config):
         return str(getattr(self.data, "label", self.data.name))
 
     @property
-    def features(self) -> Literal["small", "inception"] | None:
-        """The network whose activations FID compares; None for points, which have no FID."""
+    def feature_network(self) -> str | Path | None:
+        """The network whose activations are compared: its name or file; None for points, which have none."""
         is_image = len(self.data.shape) == 3
         return (self.evaluation.features or "inception") if is_image else None
+
+    @property
+    def features(self) -> str | None:
+        """What that network is called beside a number."""
+        network = self.feature_network
+        return network.name if isinstance(network, Path) else network
 
     @property
     def metrics(self) -> dict[str, Mode]:

@@ -366,12 +366,13 @@ def build_quality(
     Raises UserError where the feature network cannot be had, or the split has too few samples.
     """
     reference = getattr(data, split)
-    if experiment.features is None:
+    network = experiment.feature_network
+    if network is None:
         means, std = experiment.modes
         points = reference[: experiment.evaluated_samples]
         return Quality(metrics, Real(points, Points(device), means=means, std=std))
     weights = experiment.evaluation.inception_weights
-    extract = FeatureExtractor(experiment.features, weights, device)
+    extract = FeatureExtractor(network, weights, device)
     training = None if split == "train" else lambda: to_float(data.train)
     return Quality(metrics, Real(to_float(reference), extract, training=training, cache=cache))
 
