@@ -185,8 +185,10 @@ def hypervolume(curve: Mapping[int, float], better: Mode, reference: Reference) 
 
 
 def metric_label(metric: str, features: str | None) -> str:
-    """A metric's name as it is shown: FID never without its feature network."""
-    return f"FID ({features})" if metric == "fid" else metric
+    """A metric's name as it is shown: one of features never without their network."""
+    if features is None or Quantity.parse(metric).metric not in MODES:
+        return metric
+    return f"{'FID' if metric == 'fid' else metric} ({features})"
 
 
 def shown(value: float, digits: int = 4) -> str:
