@@ -45,7 +45,7 @@ def main(
     frame = measure(
         subjects,
         place,
-        Conditions(split, samples, seed, resamples),
+        Conditions(split, samples, seed, resamples, (metric,) if metric else ()),
         choose_device(device),
         nfe=nfe_curves.stops(subjects, every, steps),
         one_grid=True,

@@ -47,7 +47,7 @@ def main(
     place = common.home_at(home)
     subjects = find_subjects(place, runs, replicates=True)
     refuse_different(subjects, samples)
-    conditions = Conditions(split, samples, seed, resamples)
+    conditions = Conditions(split, samples, seed, resamples, (metric,) if metric else ())
     frame = measure(
         subjects,
         place,

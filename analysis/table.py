@@ -42,7 +42,7 @@ def main(
     subjects = find_subjects(place, runs, replicates=True)
     for data in {subject.experiment.data_label: None for subject in subjects}:
         refuse_different([subject for subject in subjects if subject.experiment.data_label == data], samples)
-    conditions = Conditions(split, samples, seed, resamples)
+    conditions = Conditions(split, samples, seed, resamples, (metric,) if metric else ())
     frame = measure(subjects, place, conditions, choose_device(device))
     table = quality_table(points_of(frame, subjects, metric))
     files = [output.with_name(f"{output.name}.{ending}") for ending in ("csv", "md", "tex")]

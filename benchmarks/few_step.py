@@ -22,7 +22,7 @@ from benchmarks.machine import RESULTS
 from benchmarks.table import markdown, origin
 from gpm_tune.data import to_float
 from gpm_tune.data.mnist import MNISTConfig
-from gpm_tune.metrics import ImageMetrics
+from gpm_tune.metrics import FeatureExtractor, Quality, Real
 from gpm_tune.models import EDMConfig, FreeParticleModel, SamplingOptions
 from gpm_tune.models.flow import per_sample
 from gpm_tune.models.flows.score import DataScore, TrainingNoise
@@ -86,7 +86,8 @@ def measure(seeds: list[int]) -> pd.DataFrame:
     images = to_float(MNISTConfig(name="mnist").load(0).train[:IMAGES])
     rng = torch.Generator().manual_seed(1)
     drawn = images[torch.randint(IMAGES, (REFERENCE,), generator=rng)]
-    fid = ImageMetrics(drawn + BANDWIDTH * torch.randn(drawn.shape, generator=rng), "small")
+    reference = drawn + BANDWIDTH * torch.randn(drawn.shape, generator=rng)
+    fid = Quality(["fid"], Real(reference, FeatureExtractor("small", None, "cpu")))
     density, shape = KernelDensity(images), tuple(images.shape[1:])
     exact = model_of(density, shape)
     noises = {seed: exact.noise(SAMPLES, torch.Generator().manual_seed(seed)) for seed in seeds}

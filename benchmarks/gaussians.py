@@ -18,7 +18,7 @@ import pandas as pd
 import torch
 
 from gpm_tune.documents import Document
-from gpm_tune.metrics import PointMetrics
+from gpm_tune.metrics import Points, Quality, Real
 from gpm_tune.study.definition.specification import find_file, include_teacher, load_experiment
 from gpm_tune.training import Experiment, Trainer
 from gpm_tune.training.loop import Asker, train_teacher
@@ -50,7 +50,8 @@ def measure(experiment: Experiment, cache: Path) -> list[dict[str, object]]:
     asker = Asker("benchmarks", f"benchmark of {experiment.model.name}")
     teacher = train_teacher(experiment, Runs(str(cache / "runs"), cache), asker, "cpu")
     data = experiment.data.load(experiment.seed)
-    metrics = PointMetrics(data.test[:SAMPLES], experiment.data.means, experiment.data.std)
+    means, std = experiment.modes
+    metrics = Quality(experiment.metrics, Real(data.test[:SAMPLES], Points("cpu"), means=means, std=std))
     trainer = Trainer(experiment, cache=cache, teacher=teacher)
     started = time.perf_counter()
     while not trainer.done:

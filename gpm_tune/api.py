@@ -37,7 +37,7 @@ class Trial:
     number: int
     value: float  # the best that the first objective reached
     values: dict[str, Any]  # of the search space's paths
-    metrics: dict[str, float]  # of the evaluation where it was reached
+    curve: dict[int, dict[str, float]]  # of the evaluation where it was reached: NFE -> metric -> value
     experiment: Experiment  # the base experiment with these values
     saved: SavedModel  # its checkpoint, and which of its weights
 
@@ -153,9 +153,8 @@ class Study:
         found = best_trial(record)
         saved = model_of(f"{self.name}/{found.number}", self.home)
         assert found.value is not None, "it is ranked by it"
-        return Trial(
-            self.name, found.number, found.value, found.values, found.metrics, saved.experiment, saved
-        )
+        curve = found.measured.curve if found.measured else {}
+        return Trial(self.name, found.number, found.value, found.values, curve, saved.experiment, saved)
 
     def __repr__(self) -> str:
         try:

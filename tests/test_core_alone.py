@@ -17,7 +17,7 @@ sys.meta_path.insert(0, Blocked())
 from gpm_tune.training import Experiment, Trainer, loop
 
 trainer = Trainer(Experiment.model_validate_json(sys.argv[1]))
-print(sorted(trainer.run_interval().metrics))
+print(sorted(trainer.run_interval().measured.metrics))
 """
 
 

@@ -62,10 +62,8 @@ def test_it_is_trained_and_measured_at_its_counted_nfe(
     trained = json.loads(run(place, tmp_path, "train", f"{write_experiment(tmp_path, model)}", "--json"))
     assert trained["finished"]
     latest = max((Path(trained["folder"]) / "checkpoints").iterdir())
-    metrics = json.loads((latest / "checkpoint.json").read_text())["best"]["metrics"]
-    assert {key for key in metrics if key.startswith("frechet/")} == {
-        f"frechet/nfe_{found}" for found in (met, nfe)
-    }
+    curve = json.loads((latest / "checkpoint.json").read_text())["best"]["curve"]
+    assert set(curve) == {str(met), str(nfe)}
     run(place, tmp_path, "sample", str(latest), "-o", "samples.npz", "--n", "10")
     described = json.loads(run(place, tmp_path, "describe", f"{model}.yaml", "--json"))
     assert described["nfe"] == nfe

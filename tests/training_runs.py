@@ -55,7 +55,7 @@ def values(metrics: dict[str, float]) -> dict[str, float]:
 
 def scores(records: Iterable[EvaluationRecord]) -> dict[int, dict[str, float]]:
     """What was measured, by step."""
-    return {record.step: values(record.metrics) for record in records}
+    return {record.step: values(record.as_text()) for record in records}
 
 
 def content(run: TrainingRun) -> dict[str, Any]:
@@ -71,8 +71,8 @@ def _content(file: Path) -> Any:
     for key in ("time", "machine", "user", "seconds", "joules"):
         plain.pop(key, None)
     for part in (plain, plain.get("best")):
-        if part and "metrics" in part:
-            part["metrics"] = values(part["metrics"])
+        if part and "scalars" in part:
+            part["scalars"] = values(part["scalars"])
     return plain
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import random
 import shutil
 import time
@@ -14,6 +13,7 @@ from typing import Any
 
 from benchmarks.scaling.cases import Case
 from gpm_tune.training import Evaluation, Experiment, Trainer
+from gpm_tune.training.objectives import Measured
 
 PING_EVERY = 0.5  # seconds between a trial's looks at the stop signal
 START = 5.0  # seconds that the process of a trial takes to start
@@ -39,9 +39,10 @@ class StandIn:
         """The next evaluation."""
         self.step += self._experiment.evaluation.every
         self.evaluated_step = self.step
-        measured = json.loads((self.template / "measured.json").read_text())
+        found = Measured.model_validate_json((self.template / "measured.json").read_text())
         picture = (self.template / "samples.png").read_bytes()
-        return Evaluation(self.step, {k: v * random.uniform(0.9, 1.1) for k, v in measured.items()}, picture)
+        curve = {nfe: _perturbed(values) for nfe, values in found.curve.items()}
+        return Evaluation(self.step, Measured(curve=curve, scalars=_perturbed(found.scalars)), picture)
 
     def save(self, folder: Path) -> None:
         """The checkpoint of a real trainer."""
@@ -53,13 +54,17 @@ class StandIn:
         return True
 
 
+def _perturbed(values: dict[str, float]) -> dict[str, float]:
+    return {name: value * random.uniform(0.9, 1.1) for name, value in values.items()}
+
+
 def make_template(folder: Path, experiment: Experiment) -> Path:
     """What a stand-in measures and saves."""
     folder.mkdir()
     trainer = Trainer(experiment)
     evaluation = trainer.run_interval()
     assert evaluation is not None
-    (folder / "measured.json").write_text(json.dumps(evaluation.metrics))
+    (folder / "measured.json").write_text(evaluation.measured.model_dump_json())
     (folder / "samples.png").write_bytes(evaluation.picture)
     trainer.save(folder / "checkpoint")
     return folder

@@ -63,8 +63,8 @@ def _of_study(data: StudyData, metric: str) -> pd.DataFrame:
             **origin_of(data, trial),
             "step": found.step,
             "value": found.metrics[metric],
-            "seconds": found.metrics["seconds"],
-            "joules": found.metrics.get(ENERGY, float("nan")),
+            "seconds": found.scalars["seconds"],
+            "joules": found.scalars.get(ENERGY, float("nan")),
         }
         for trial in sorted(data.record.ranked(), key=lambda trial: trial.number)
         for found in data.evaluations[trial.number]

@@ -16,8 +16,8 @@ from gpm_tune.analysis.figures import look, new_figure
 from gpm_tune.analysis.pictures import REAL, Shown
 from gpm_tune.data import DataConfig, GaussiansConfig
 from gpm_tune.data.dataset import to_float
-from gpm_tune.metrics.distances import nearest_modes
 from gpm_tune.metrics.features import small_features
+from gpm_tune.metrics.modes import nearest_modes
 
 DIGITS = ("mnist", "digits")  # what the bundled classifier knows
 UNCLEAR = 0.5  # no class is as probable as this

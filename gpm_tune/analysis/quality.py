@@ -10,8 +10,6 @@ import pandas as pd
 
 from gpm_tune.analysis.figures import refuse_mixed
 from gpm_tune.analysis.subjects import Subject
-from gpm_tune.config import nearest
-from gpm_tune.errors import UserError
 from gpm_tune.study.storage.home import Home
 from gpm_tune.training.generation import takes_solver
 from gpm_tune.training.sweep import Conditions, Measurement, evaluate
@@ -108,19 +106,9 @@ def over_seeds(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
 
 
 def points_of(frame: pd.DataFrame, subjects: Sequence[Subject], metric: str | None) -> pd.DataFrame:
-    """Of what was measured one metric, over seeds: the one asked for, or of every data set its own.
-
-    Raises UserError where it was not measured.
-    """
+    """Of what was measured one metric, over seeds: the one asked for, or of every data set its own."""
     defaults = {s.experiment.data_label: s.experiment.default_objective.metric for s in subjects}
-    parts = []
-    for data, rows in frame.groupby("data", sort=False):
-        measured = rows.dropna(axis="columns", how="all")
-        chosen = metric or defaults[data]
-        if chosen not in measured:
-            known = [name.removesuffix("_error") for name in measured if str(name).endswith("_error")]
-            raise UserError(f"--metric {chosen}: not measured; {nearest(chosen, known)}")
-        parts.append(over_seeds(rows, chosen))
+    parts = [over_seeds(rows, metric or defaults[data]) for data, rows in frame.groupby("data", sort=False)]
     return pd.concat(parts, ignore_index=True)
 
 

@@ -111,7 +111,7 @@ def _best(data: StudyData) -> dict[str, Any] | None:
     trial = data.best
     if trial is None:
         return None
-    picture = data.picture
+    picture, measured = data.picture, trial.measured.as_text() if trial.measured else {}
     return {
         "number": trial.number,
         "state": trial.state,
@@ -121,7 +121,7 @@ def _best(data: StudyData) -> dict[str, Any] | None:
             for goal, score in zip(data.record.objectives, trial.scores or (), strict=True)
         ],
         "searched": [(path, _cell(value)) for path, value in trial.values.items()],
-        "metrics": [(name, _cell(value)) for name, value in sorted(trial.metrics.items())],
+        "metrics": [(name, _cell(value)) for name, value in sorted(measured.items())],
         "training_run": trial.run,
         "picture": None if picture is None else base64.b64encode(picture).decode(),
     }

@@ -23,7 +23,6 @@ from gpm_tune.analysis.retraining import Origin, start, train_to
 from gpm_tune.config import nearest
 from gpm_tune.errors import DivergedError, UserError
 from gpm_tune.interrupts import interruptible
-from gpm_tune.metrics import ImageMetrics, PointMetrics
 from gpm_tune.study.accounts.trained import Trained, read_trained
 from gpm_tune.study.storage.home import Home
 from gpm_tune.study.storage.locks import only_once
@@ -185,7 +184,7 @@ def best_by_run(home: Home, names: Sequence[str], metric: str | None) -> pd.Data
         _log.warning("left out: %d runs that are not finished score_gans", len(known) - len(runs))
     frame = pd.DataFrame(map(_row, runs))
     refuse_mixed(frame, "quality against K", ["data", "data_fingerprint", "features", "samples"])
-    modes = PointMetrics.modes if frame["features"].isna().all() else ImageMetrics.modes
+    modes = runs[0].experiment.metrics
     chosen = metric or next(iter(modes))
     if chosen not in modes:
         raise UserError(f"--metric {chosen}; {nearest(chosen, modes)}")

@@ -14,7 +14,6 @@ from gpm_tune.metrics import MODES
 from gpm_tune.study.accounts.confirmation import confirmed
 from gpm_tune.study.accounts.records import TrialRecord
 from gpm_tune.study.definition.distributions import Choice
-from gpm_tune.training.objectives import AT_NFE, curve_of
 
 FEWEST = 4  # complete trials from which importance can be said at all
 SECONDS_PER_HOUR = 3600
@@ -32,7 +31,7 @@ def trials(data: StudyData) -> pd.DataFrame:
             **origin_of(data, trial),
             **{path: _shown(trial.values.get(path)) for path in record.search},
             **dict(zip((goal.metric for goal in record.objectives), trial.scores or (), strict=False)),
-            "nfe": trial.metrics.get("nfe"),
+            "nfe": trial.measured and trial.measured.nfe,
             "best_step": trial.best_step,
             "steps": trial.step,
             "seconds": seconds[trial.number],
@@ -87,7 +86,7 @@ def value_by_nfe(data: StudyData) -> pd.DataFrame:
         }
         for trial in data.record.trials
         if metric and trial.feasible
-        for nfe, value in curve_of(metric, trial.metrics)
+        for nfe, value in (trial.measured.along_nfe(metric) if trial.measured else {}).items()
     ]
     frame = pd.DataFrame(rows, columns=[*ORIGIN, "step", *MEASURE, "nfe", "value"])
     ascending = MODES.get(metric, "min") == "min"
@@ -99,14 +98,9 @@ def value_by_nfe(data: StudyData) -> pd.DataFrame:
 
 def _metric_by_nfe(data: StudyData) -> str:
     """The metric that is drawn against NFE: the first objective's, if it is one that has a curve."""
-    known = {
-        match["metric"]
-        for trial in data.record.trials
-        for match in map(AT_NFE.fullmatch, trial.metrics)
-        if match
-    }
-    wanted = data.record.objective.metric.partition("/")[0]
-    return wanted if wanted in known else next((name for name in MODES if name in known), "")
+    known = [name for trial in data.record.trials if trial.measured for name in trial.measured.metrics]
+    wanted = data.record.objective.quantity.metric
+    return wanted if wanted in known else next(iter(known), "")
 
 
 def objectives(data: StudyData) -> pd.DataFrame:

@@ -159,6 +159,10 @@ def evaluate(
     samples: SamplesOption = None,
     steps: StepsOption = None,
     resamples: ResamplesOption = 0,
+    metric: Annotated[
+        list[str] | None,
+        typer.Option("--metric", help="Metrics, one or several (`--metric fid kid`); else the experiment's."),
+    ] = None,
     seed: SeedOption = 0,
     device: DeviceOption = None,
     home: HomeOption = None,
@@ -178,7 +182,7 @@ def evaluate(
         nfe=nfe or (),
         solvers=solver or (),
         steps=steps,
-        conditions=Conditions(split, samples, seed, resamples),
+        conditions=Conditions(split, samples, seed, resamples, tuple(metric or ())),
         cache=place.cache,
         device=choose_device(device),
     )

@@ -1,19 +1,43 @@
-"""Metrics of generated samples against real ones: FID and others for images, distances for points."""
+"""Metrics of generated samples against real ones, one file each: FID and others for images and points."""
 
-from gpm_tune.metrics.distances import PointMetrics
-from gpm_tune.metrics.features import check_features
-from gpm_tune.metrics.fid import ImageMetrics
-from gpm_tune.metrics.quality import ImageQuality, PointQuality, Quality
+from importlib import import_module
+from pkgutil import iter_modules
 
-# Of every metric, whichever kind of data it is for: whether less or more is better.
-MODES = ImageQuality.modes | PointQuality.modes
+from gpm_tune.metrics.features import FeatureExtractor, check_features
+from gpm_tune.metrics.metric import METRICS, Metric, Mode, Real
+from gpm_tune.metrics.quality import Points, Quality
+
+for _module in iter_modules(__path__):  # whichever define metrics; one is a program
+    if _module.name != "train_small_features":
+        import_module(f"{__name__}.{_module.name}")
+
+MODES = {name: metric.mode for name, metric in METRICS.items()}
+"""Of every metric: whether less or more is better."""
+DEFAULTS = {
+    "images": ("fid",),
+    "points": ("sliced_wasserstein", "energy_distance", "frechet", "modes_covered"),
+}
+"""What is measured where an experiment does not say, of each kind of data; the first is the objective."""
+
+
+def available(*, images: bool, modes_known: bool) -> dict[str, Mode]:
+    """The metrics of a kind of data, defaults first, each with its mode."""
+    kind = "images" if images else "points"
+    names = dict.fromkeys([*DEFAULTS[kind], *sorted(METRICS)])
+    found = {name: METRICS[name] for name in names if getattr(METRICS[name], kind)}
+    return {name: metric.mode for name, metric in found.items() if modes_known or not metric.needs_modes}
+
 
 __all__ = [
+    "DEFAULTS",
+    "METRICS",
     "MODES",
-    "ImageMetrics",
-    "ImageQuality",
-    "PointMetrics",
-    "PointQuality",
+    "FeatureExtractor",
+    "Metric",
+    "Mode",
+    "Points",
     "Quality",
+    "Real",
+    "available",
     "check_features",
 ]

@@ -1,8 +1,9 @@
-"""Feature networks whose activations FID compares: Inception-v3, or a small one that needs no download."""
+"""Feature networks whose activations FID compares: Inception-v3, a small one, or one in a local file."""
 
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,11 +15,18 @@ from torch.nn.functional import interpolate, relu
 
 from gpm_tune.data.dataset import default_root
 from gpm_tune.errors import DivergedError, UserError, escaped, first_line
+from gpm_tune.metrics.dinov2 import DinoV2
 from gpm_tune.paths import expand
 
 SMALL_WEIGHTS = Path(__file__).with_name("small_features.safetensors")
 SIDE = 32
 BATCH = 500
+BATCH_OF_LARGE = 50  # for networks in files, which may enlarge images
+IN_FILES = (".safetensors", ".pt", ".pth", ".ts")  # endings of files that hold a feature network
+FEATURES_ADVICE = (
+    "give the path of DINOv2's weights as .safetensors, or of a TorchScript module (.pt, .pth, .ts) that "
+    "makes features (B, d) of images (B, 3, H, W) in [0, 1]; or choose small, or inception"
+)
 INCEPTION_FEATURES = 2048
 INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
 
@@ -131,10 +139,48 @@ def download_inception(file: Path) -> None:
             torch.hub.download_url_to_file(URL_INCEPTION_V3, str(file), digest, progress=False)
 
 
-def check_features(features: str, weights: Path | None) -> None:
+def features_file(file: Path) -> tuple[nn.Module, str]:
+    """The feature network in a local file, and a hash of it.
+
+    DINOv2 from safetensors, any other one as TorchScript: it takes images (B, 3, H, W) in [0, 1], and gives
+    features (B, d). Raises UserError where the file has no such network.
+    """
+    file = expand(file)
+    if not file.is_file():
+        raise UserError(f"evaluation.features: {file} is not a file\nhelp: {FEATURES_ADVICE}")
+    try:
+        is_tensors = file.suffix == ".safetensors"
+        network = DinoV2.of(load_file(file)) if is_tensors else _torchscript(file)
+        found = network(torch.zeros(2, 3, SIDE, SIDE))
+        if not (isinstance(found, Tensor) and found.ndim == 2 and len(found) == 2):
+            shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+            raise ValueError(f"for 2 images it gives {shape}, not features of shape (2, d)")
+    except Exception as error:  # whatever another file, or another network, leads to
+        reason = escaped(first_line(error)).rstrip(":.") or type(error).__name__
+        raise UserError(
+            f"evaluation.features: no feature network is in {file}: {reason}\nhelp: {FEATURES_ADVICE}"
+        ) from error
+    return network, hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def _torchscript(file: Path) -> nn.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # what others publish stays in this format
+        network: nn.Module = torch.jit.load(str(file), "cpu").eval()
+    return network
+
+
+def weights_file(features: str | Path, inception_weights: Path | None) -> Path | None:
+    """The local file that a feature network is read from; None for the one that comes with the program."""
+    if isinstance(features, Path):
+        return expand(features)
+    return inception_file(inception_weights) if features == "inception" else None
+
+
+def check_features(features: str | Path, inception_weights: Path | None) -> None:
     """Raise UserError unless the feature network can be had; so that training need not find out."""
-    if features == "inception":
-        inception_features(weights)
+    if features != "small":
+        FeatureExtractor(features, inception_weights, "cpu")
 
 
 def fingerprint(network: nn.Module) -> str:
@@ -149,26 +195,33 @@ def fingerprint(network: nn.Module) -> str:
 class FeatureExtractor:
     """A feature network, and the form in which it takes images."""
 
-    def __init__(self, features: str, weights: Path | None, device: torch.device | str) -> None:
-        """features: "small" or "inception", whose local weights file may be given.
+    def __init__(
+        self, features: str | Path, inception_weights: Path | None, device: torch.device | str
+    ) -> None:
+        """features: "small", "inception", whose local weights file may be given, or a network's own file.
 
-        Raises UserError where Inception's weights cannot be had.
+        Raises UserError where the network cannot be had.
         """
-        network = small_features() if features == "small" else inception_features(weights)
-        self.network = network.to(device)
-        self._features, self._device = features, device
+        self.name = features.name if isinstance(features, Path) else features
+        self._batch, self._convert = BATCH, _to_unit
+        if isinstance(features, Path):
+            network, self._hash = features_file(features)
+            self._batch, self._convert = BATCH_OF_LARGE, _to_colours
+        elif features == "small":
+            network = small_features()
+            self._hash = fingerprint(network)
+        else:
+            network = inception_features(inception_weights)
+            self._hash, self._convert = fingerprint(network), _to_bytes
+        self.network, self.device = network.to(device), torch.device(device)
 
     def batches(self, images: Tensor) -> Iterator[Tensor]:
         """Images (N, C, H, W) in [-1, 1] as the network takes them, on its device.
 
-        Inception takes bytes in three channels, the small network [0, 1].
+        Inception takes bytes in three channels, the small network [0, 1]; one in a file [0, 1] in three.
         """
-        for batch in images.split(BATCH):
-            on_device = batch.to(self._device)
-            if self._features == "inception":
-                yield _to_bytes(on_device).expand(-1, 3, -1, -1)
-            else:
-                yield on_device.clamp(-1, 1) / 2 + 0.5
+        for batch in images.split(self._batch):
+            yield self._convert(batch.to(self.device))
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
@@ -183,18 +236,13 @@ class FeatureExtractor:
         found: Tensor = self.network(batch.repeat(2, 1, 1, 1) if len(batch) == 1 else batch)
         return found[: len(batch)]
 
-    def file(self, cache: Path | None, what: str, images: Tensor) -> Path | None:
-        """Where a cache, if there is one, keeps what was computed from the features of these images.
-
-        Its name goes by the network, its weights, and the images as the network sees them.
-        """
-        if cache is None:
-            return None
-        digest = hashlib.sha256(self._features.encode() + fingerprint(self.network).encode())
+    def key(self, images: Tensor) -> str:
+        """Identifies images (N, C, H, W) as the network sees them, the network, and its weights."""
+        digest = hashlib.sha256(self.name.encode() + self._hash.encode())
         digest.update(str(tuple(images.shape)).encode())
         for batch in self.batches(images):
             digest.update(batch.cpu().numpy().tobytes())
-        return cache / f"{what}-{self._features}-{digest.hexdigest()[:32]}.safetensors"
+        return f"{self.name}-{digest.hexdigest()[:32]}"
 
 
 def finite(samples: Tensor) -> Tensor:
@@ -204,5 +252,13 @@ def finite(samples: Tensor) -> Tensor:
     return samples
 
 
+def _to_unit(images: Tensor) -> Tensor:
+    return images.clamp(-1, 1) / 2 + 0.5
+
+
+def _to_colours(images: Tensor) -> Tensor:
+    return _to_unit(images).expand(-1, 3, -1, -1)
+
+
 def _to_bytes(images: Tensor) -> Tensor:
-    return ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+    return ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).expand(-1, 3, -1, -1)

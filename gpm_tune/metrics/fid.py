@@ -1,43 +1,54 @@
-"""Fréchet Inception Distance, with the statistics of the real images cached on disk."""
+"""FID, the Fréchet distance of features, and FID∞; of points themselves, `frechet`."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import ClassVar, Literal
-
 import torch
-from torch import Tensor
 
-from gpm_tune.metrics.cache import cached
-from gpm_tune.metrics.features import FeatureExtractor
-from gpm_tune.metrics.frechet import FrechetDistance, GaussianFit, fit_gaussian
+from gpm_tune.metrics.frechet import FrechetDistance, block_weights, extrapolate
+from gpm_tune.metrics.metric import Generated, Metric, Real
 
 
-class ImageMetrics:
-    """FID of images in [-1, 1] against a reference set (Heusel et al. 2017)."""
+def _distance_from(real: Real) -> FrechetDistance:
+    return FrechetDistance(real.gaussian)
 
-    modes: ClassVar[dict[str, Literal["min", "max"]]] = {"fid": "min"}
 
-    def __init__(
-        self,
-        reference: Tensor,
-        features: str,
-        *,
-        weights: Path | None = None,
-        cache: Path | None = None,
-        device: torch.device | str = "cpu",
-    ) -> None:
-        """Compute the statistics of the reference, or find them in the cache.
+class Fid(Metric):
+    """Fréchet Inception Distance (Heusel et al. 2017), of whatever network's features.
 
-        reference: (N, C, H, W) in [-1, 1]. features: "small" or "inception", whose local weights
-        file may be given. cache: a folder, shared safely between processes.
-        Raises UserError where Inception's weights cannot be had.
-        """
-        self._extractor = extract = FeatureExtractor(features, weights, device)
-        file = extract.file(cache, "fid", reference)
-        fit = cached(file, GaussianFit._fields, lambda: fit_gaussian(extract(reference))._asdict())
-        self._distance = FrechetDistance(GaussianFit(fit["mean"].to(device), fit["factor"].to(device)))
+    Its standard error is too large where FID is mostly bias (n is small for so many features, or the
+    distributions are the same): four times at 500 samples of 128 features.
+    """
 
-    def __call__(self, samples: Tensor) -> dict[str, float]:
-        """{"fid": …} of at least two samples (n, C, H, W); raises DivergedError if not finite."""
-        return {"fid": self._distance(self._extractor(samples)).item()}
+    name, mode, images = "fid", "min", True
+
+    def __init__(self, real: Real) -> None:
+        self._distance = real.once(_distance_from)
+
+    def measure(self, generated: Generated) -> float:
+        """Of at least two samples."""
+        return generated.once(self._distance).item()
+
+    def error(self, generated: Generated) -> float:
+        """By bootstrap."""
+        return generated.resampled(self._distance).std().item()
+
+
+class FidInfinity(Fid):
+    """FID of infinitely many samples, by extrapolation (Chong and Forsyth 2020).
+
+    It takes about five times as many samples as there are features to be meaningful: with fewer it may be too
+    small, as FID then grows less than with 1/N. It moves with FID, whose standard error is given for it.
+    """
+
+    name, min_samples = "fid_infinity", 10
+
+    def measure(self, generated: Generated) -> float:
+        """From the FID of all samples, and of their parts."""
+        parts = self._distance(generated.x, block_weights(len(generated.x))[1:])
+        return extrapolate(torch.cat([generated.once(self._distance), parts]))
+
+
+class Frechet(Fid):
+    """Squared Wasserstein-2 between Gaussian fits, of points."""
+
+    name, images, points = "frechet", False, True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from gpm_tune.metrics.metric import Generated, Metric, Real
 from gpm_tune.metrics.resampling import mean_over_pairs, means_between
 
 
@@ -34,3 +35,20 @@ def _kernel(x: Tensor, y: Tensor) -> Tensor:
 
 def _once(x: Tensor) -> Tensor:
     return torch.ones(1, len(x)).to(x)
+
+
+class Kid(Metric):
+    """Kernel Inception Distance: MMD² of features, without bias."""
+
+    name, mode, images = "kid", "min", True
+
+    def __init__(self, real: Real) -> None:
+        self._distance = KernelDistance(real.features)
+
+    def measure(self, generated: Generated) -> float:
+        """Negative as often as not where the distributions are the same."""
+        return self._distance(generated.x).item()
+
+    def error(self, generated: Generated) -> float:
+        """By bootstrap."""
+        return self._distance(generated.x, generated.weights).std().item()

@@ -7,10 +7,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from gpm_tune.metrics.distances import CHUNK, pairwise_distances
+from gpm_tune.metrics.distances import CHUNK, neighbour_distances, pairwise_distances
+from gpm_tune.metrics.metric import Generated, Metric, Real
+from gpm_tune.metrics.resampling import jackknife_error
 
 NEIGHBOURS = 3
-ROUNDING = 1e-8  # relative, more than that of distances
 
 
 class Overlap(NamedTuple):
@@ -36,9 +37,7 @@ class Overlap(NamedTuple):
 
         Repeated samples have no distance, so that a bootstrap's balls would be too small.
         """
-        n, m = len(self.precise), len(self.recalled)
-        left_out = self.alone.double() / m
-        return ((n - 1) * left_out.var(correction=0)).sqrt().item()
+        return jackknife_error(self.alone / len(self.recalled))
 
 
 class Manifold:
@@ -47,12 +46,12 @@ class Manifold:
     def __init__(self, reference: Tensor) -> None:
         """reference: (m, D), of more than three points."""
         self._reference = reference.double()
-        self._radii = _radii(self._reference)
+        self._radii = neighbour_distances(self._reference, NEIGHBOURS)
 
     def __call__(self, x: Tensor) -> Overlap:
         """The overlap with samples x (n, D), of which there have to be more than three."""
         x = x.double()
-        radii = _radii(x)
+        radii = neighbour_distances(x, NEIGHBOURS)
         precise = torch.zeros(len(x), dtype=torch.bool, device=x.device)
         alone = torch.zeros(len(x), dtype=torch.long, device=x.device)
         recalled = []
@@ -66,7 +65,40 @@ class Manifold:
         return Overlap(precise, torch.cat(recalled), alone)
 
 
-def _radii(x: Tensor) -> Tensor:
-    """The distance (n,) of each of x (n, D) from its third neighbour, which is within whatever is rounded."""
-    chunks = [pairwise_distances(part, x).kthvalue(NEIGHBOURS + 1).values for part in x.split(CHUNK)]
-    return torch.cat(chunks) * (1 + ROUNDING)
+def _manifold_of(real: Real) -> Manifold:
+    return Manifold(real.features)
+
+
+class Precision(Metric):
+    """Fraction of the samples that look like the reference."""
+
+    name, mode, images, min_samples = "precision", "max", True, 10
+
+    def __init__(self, real: Real) -> None:
+        self._manifold = real.once(_manifold_of)
+
+    def measure(self, generated: Generated) -> float:
+        """Within third neighbours' balls."""
+        return generated.once(self._manifold).precision
+
+    def error(self, generated: Generated) -> float:
+        """By bootstrap."""
+        precise = generated.once(self._manifold).precise.to(generated.weights)
+        return (generated.weights @ precise / len(precise)).std().item()
+
+
+class Recall(Metric):
+    """Fraction of the reference that the samples could have produced."""
+
+    name, mode, images, min_samples = "recall", "max", True, 10
+
+    def __init__(self, real: Real) -> None:
+        self._manifold = real.once(_manifold_of)
+
+    def measure(self, generated: Generated) -> float:
+        """Within third neighbours' balls."""
+        return generated.once(self._manifold).recall
+
+    def error(self, generated: Generated) -> float:
+        """By jackknife."""
+        return generated.once(self._manifold).recall_error

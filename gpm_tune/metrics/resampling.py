@@ -47,3 +47,8 @@ def mean_over_pairs(pairwise: Callable[[Tensor, Tensor], Tensor], x: Tensor, wei
 def means_between(pairwise: Callable[[Tensor, Tensor], Tensor], x: Tensor, y: Tensor) -> Tensor:
     """The mean (n,) of a function over all y (m, D), for each of x (n, D)."""
     return torch.cat([pairwise(chunk, y).mean(1) for chunk in x.split(CHUNK)])
+
+
+def jackknife_error(losses: Tensor) -> float:
+    """The standard error of a statistic by how much it loses (n,) where each of n samples is left out."""
+    return ((len(losses) - 1) * losses.double().var(correction=0)).sqrt().item()

@@ -11,7 +11,6 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn.functional import affine_grid, cross_entropy, grid_sample, pad
-from torchvision.datasets import MNIST
 
 from gpm_tune.metrics.features import SMALL_WEIGHTS, SmallFeatures
 
@@ -21,6 +20,8 @@ LEARNING_RATE = 3e-3
 
 def images(root: str, *, train: bool) -> tuple[Tensor, Tensor]:
     """MNIST in [0, 1], padded to 32x32, and its labels."""
+    from torchvision.datasets import MNIST
+
     data = MNIST(root, train=train)
     return pad(data.data.unsqueeze(1).float() / 255, (2, 2, 2, 2)), data.targets
 

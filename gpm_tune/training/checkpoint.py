@@ -29,6 +29,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from gpm_tune.errors import DISK_FAILS, MIGRATE, UserError, is_full
+from gpm_tune.training.objectives import Measured
 
 FORMAT = 4  # raised by what changes the meaning of weights, too, as 3 did: of U-Nets that pool first
 VOUCHED = ("weights.safetensors", "state.pt")
@@ -47,11 +48,10 @@ class Fingerprint(_Part):
     crc32: NonNegativeInt
 
 
-class Best(_Part):
+class Best(Measured):
     """The best evaluation so far."""
 
     step: NonNegativeInt
-    metrics: dict[str, float]
 
 
 class Record(_Part):

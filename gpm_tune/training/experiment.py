@@ -7,23 +7,26 @@ import json
 import re
 from collections.abc import Mapping
 from functools import cached_property
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 from torch import Tensor
 
-from gpm_tune.config import INFERENCE_ONLY, Config, Seed
+from gpm_tune.config import INFERENCE_ONLY, Config, Seed, nearest
 from gpm_tune.data import DataConfig
 from gpm_tune.data.fingerprint import fingerprint
 from gpm_tune.documents import reason
 from gpm_tune.errors import UserError
-from gpm_tune.metrics import ImageMetrics, PointMetrics
+from gpm_tune.metrics import DEFAULTS, METRICS, Mode, available
+from gpm_tune.metrics.features import FEATURES_ADVICE, IN_FILES
 from gpm_tune.models import ModelConfig
 from gpm_tune.models.configuration import TeacherConfig
 from gpm_tune.paths import LocalPath
-from gpm_tune.training.objectives import WORDS, Mode, Objective, Reference, derive, mode_of
+from gpm_tune.training.objectives import WORDS, Named, Objective, Reference
 
 POINTS_EVALUATED = 10_000
+NETWORKS = ("small", "inception")
 LONGEST_LABEL = 40  # in the name of a folder
 DATA_DIGITS = 4  # of a training's digest: its last ones
 
@@ -91,14 +94,28 @@ class EvaluationConfig(Config):
         description="Generated samples; null for as many as the validation set has, 10,000 for points.",
     )
     batch_size: int = Field(500, ge=1, description="Samples generated at a time: bounds the memory.")
-    features: Literal["small", "inception"] | None = Field(
+    metrics: Annotated[tuple[str, ...], Field(min_length=1)] | None = Field(
         None,
-        description="Network whose activations FID compares: the standard Inception-v3, or the "
-        "small bundled one, which was trained on MNIST; null for Inception, and for points.",
+        description="What is measured of samples; the first is the objective where a study names none. "
+        "null for fid, and for points all of theirs.",
+    )
+    features: Literal["small", "inception"] | LocalPath | None = Field(
+        None,
+        description="Network whose activations FID and others compare: the standard Inception-v3; the "
+        "small bundled one, which was trained on MNIST; or that in a local file, DINOv2's weights as "
+        ".safetensors or a TorchScript module; null for Inception, and for points.",
     )
     inception_weights: LocalPath | None = Field(
         None, description="Local file of Inception's weights; null to download them, once."
     )
+
+    @field_validator("features", mode="before")
+    @classmethod
+    def _refuse_other_files(cls, value: Any) -> Any:
+        if isinstance(value, str) and value not in NETWORKS and Path(value).suffix not in IN_FILES:
+            raise ValueError(f"'{value}': {nearest(value, NETWORKS)}, or a file: {FEATURES_ADVICE}")
+        return value
+
     reference: Reference | None = Field(
         None, description="Worst corner of the curve METRIC/hypervolume; null where it is not wanted."
     )
@@ -124,9 +141,20 @@ class Experiment(Config):
         if self.features is None and self.evaluation.features is not None:
             raise ValueError(
                 f"evaluation.features is for images; data '{self.data.name}' gives points, which "
-                f"are compared in data space: {', '.join(PointMetrics.modes)}"
+                f"are compared in data space: {', '.join(DEFAULTS['points'])}"
             )
+        self._check_metrics()
         return self
+
+    def _check_metrics(self) -> None:
+        samples = self.evaluation.samples
+        for name in self.evaluation.metrics or ():
+            if name not in self.available_metrics:
+                raise ValueError(
+                    f"evaluation.metrics: unknown metric '{name}'; {nearest(name, self.available_metrics)}"
+                )
+            if samples is not None and samples < (least := METRICS[name].min_samples):
+                raise ValueError(f"evaluation.samples is {samples}, but {name} needs at least {least}")
 
     def _check_what_is_trained(self) -> None:
         if self.training.generator_optimizer and not self.model.has_generator:
@@ -231,18 +259,28 @@ class Experiment(Config):
         return str(getattr(self.data, "label", self.data.name))
 
     @property
-    def features(self) -> Literal["small", "inception"] | None:
-        """The network whose activations FID compares; None for points, which have no FID."""
+    def feature_network(self) -> str | Path | None:
+        """The network whose activations are compared: its name or file; None for points, which have none."""
         is_image = len(self.data.shape) == 3
         return (self.evaluation.features or "inception") if is_image else None
 
     @property
+    def features(self) -> str | None:
+        """What that network is called beside a number."""
+        network = self.feature_network
+        return network.name if isinstance(network, Path) else network
+
+    @property
     def metrics(self) -> dict[str, Mode]:
-        """The metrics that an evaluation reports, each with its mode, default first."""
-        if self.features:
-            return ImageMetrics.modes
-        left_out = set() if self.modes[0] is not None else {"modes_covered"}
-        return {name: mode for name, mode in PointMetrics.modes.items() if name not in left_out}
+        """The metrics that an evaluation measures, each with its mode, default first."""
+        known = self.available_metrics
+        names = self.evaluation.metrics or DEFAULTS["images" if self.features else "points"]
+        return {name: known[name] for name in names if name in known}
+
+    @property
+    def available_metrics(self) -> dict[str, Mode]:
+        """The metrics that an evaluation could measure, each with its mode."""
+        return available(images=self.features is not None, modes_known=self.modes[0] is not None)
 
     @property
     def modes(self) -> tuple[Tensor | None, float]:
@@ -254,8 +292,11 @@ class Experiment(Config):
         """How many samples an evaluation generates. Raises UserError where only missing files could tell."""
         if self.evaluation.samples is not None:
             return self.evaluation.samples
-        held_out = self.data.validation_samples
-        return held_out if self.features else min(held_out, POINTS_EVALUATED)
+        return self.samples_beside(self.data.validation_samples)
+
+    def samples_beside(self, real: int) -> int:
+        """How many samples are generated to be measured against so many real ones."""
+        return self.evaluation.samples or (real if self.features else min(real, POINTS_EVALUATED))
 
     @property
     def evaluated_steps(self) -> list[int]:
@@ -271,7 +312,7 @@ class Experiment(Config):
 
     def check_objective(self, objective: Objective) -> None:
         """Raise ValueError unless evaluations can tell what is asked for, in its own mode."""
-        better = self.mode_of(objective.metric)
+        better = self.mode_of(objective)
         if objective.mode != better:
             raise ValueError(f"{objective.metric} is the better the {WORDS[better]}: set mode: {better}")
 
@@ -290,22 +331,18 @@ class Experiment(Config):
                     f"{key} is {needed}, but data '{self.data_label}' has {count} training samples: lower it"
                 )
 
-    def mode_of(self, name: str) -> Mode:
+    def mode_of(self, named: Named) -> Mode:
         """The mode, min or max, of what an objective or constraint names.
 
         Raises ValueError where evaluations do not tell it.
         """
-        return mode_of(name, self.metrics, self.evaluation.nfe, self.evaluation.reference)
-
-    def derived(self, metrics: Mapping[str, float], name: str) -> float:
-        """The value that an objective or constraint names, from what an evaluation measured.
-
-        Raises UserError where it was not measured.
-        """
-        value = derive(name, metrics, self.metrics, self.evaluation.reference)
-        if value is None:
-            raise UserError(f"{name} is not measured: the model's full NFE is {metrics['nfe']:g}")
-        return value
+        metric = named.quantity.metric
+        if metric in self.available_metrics and metric not in self.metrics:
+            measured = ", ".join([*self.metrics, metric])
+            raise ValueError(
+                f"{metric} is not measured\nhelp: set experiment.evaluation.metrics: [{measured}]"
+            )
+        return named.mode_in(self.metrics, self.evaluation.nfe, self.evaluation.reference)
 
 
 def digest(plain: Any, digits: int) -> str:

@@ -25,7 +25,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, NonNegativeInt, ValidationError
+from pydantic import NonNegativeInt, ValidationError
 
 from gpm_tune import locations
 from gpm_tune.data.fingerprint import described
@@ -34,7 +34,7 @@ from gpm_tune.errors import UserError
 from gpm_tune.training import checkpoint
 from gpm_tune.training.checkpoint import Record
 from gpm_tune.training.experiment import DATA_DIGITS, Experiment, digest
-from gpm_tune.training.objectives import Objective
+from gpm_tune.training.objectives import Measured, Objective
 from gpm_tune.training.saved import SavedModel
 from gpm_tune.training.trainer import Evaluation, Trainer
 from gpm_tune.version import __version__
@@ -45,10 +45,8 @@ _STEP = re.compile(r"step_\d{9,}")
 _log = logging.getLogger("gpm_tune")
 
 
-class EvaluationRecord(BaseModel):
+class EvaluationRecord(Measured):
     """What was measured at a step, as the run's folder keeps it."""
-
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
     step: NonNegativeInt
     judge: str
@@ -56,7 +54,6 @@ class EvaluationRecord(BaseModel):
     machine: str
     user: str  # for whom it was measured, as `users/` has it
     version: str  # of the program
-    metrics: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -171,7 +168,8 @@ class TrainingRun:
             machine=f"{platform.node()}, {device}",
             user=user,
             version=__version__,
-            metrics=evaluation.metrics,
+            curve=evaluation.measured.curve,
+            scalars=evaluation.measured.scalars,
         )
         return self.keep_record(record, evaluation.picture)
 
@@ -293,7 +291,7 @@ class TrainingRun:
         objective = experiment.default_objective
         choose = min if objective.mode == "min" else max  # of equal ones the first, as training does
         own = self._own(experiment)
-        return choose(own, key=lambda record: record.metrics[objective.metric], default=None)
+        return choose(own, key=objective.value_of, default=None)
 
     def _own(self, experiment: Experiment) -> list[EvaluationRecord]:
         """The evaluations that an experiment asks for, of all that the run has."""

@@ -16,16 +16,15 @@ from torch import Tensor
 
 from gpm_tune import locations
 from gpm_tune.config import nearest
-from gpm_tune.data import to_float
 from gpm_tune.data.fingerprint import described, fingerprint, read
 from gpm_tune.errors import OtherDataError, UserError
-from gpm_tune.metrics import ImageQuality, PointQuality, Quality
+from gpm_tune.metrics import Quality
 from gpm_tune.models.flow import evaluating
 from gpm_tune.models.particle_model import last_within
 from gpm_tune.training.experiment import Experiment
 from gpm_tune.training.generation import ModelSampler
 from gpm_tune.training.saved import SavedModel
-from gpm_tune.training.trainer import SAMPLED_AT_ONCE
+from gpm_tune.training.trainer import SAMPLED_AT_ONCE, build_quality
 from gpm_tune.version import __version__
 
 _log = logging.getLogger("gpm_tune")
@@ -70,6 +69,7 @@ class Conditions:
     samples: int | None  # generated; None for the experiment's
     seed: int
     resamples: int  # of the bootstrap; 0 for no standard errors
+    metrics: tuple[str, ...] = ()  # none for the experiment's
 
 
 @dataclass(frozen=True)
@@ -108,6 +108,10 @@ def evaluate(
     if conditions.resamples == 1:
         raise UserError("--resamples 1: a standard error needs at least 2 resamples; 0 leaves it out")
     check_split(conditions.split)
+    known = saved.experiment.available_metrics
+    for name in conditions.metrics:
+        if name not in known:
+            raise UserError(f"--metric {name}: unknown metric; {nearest(name, known)}")
     experiment, model = saved.experiment, saved.load(device)
     wanted = [(solver, n) for solver in (solvers or (None,)) for n in (nfe or (None,))]
     samplers = [ModelSampler(experiment, model, n, solver, steps, saved) for solver, n in wanted]
@@ -154,12 +158,9 @@ def _load_quality(
     data, found = read(experiment.data, experiment.seed)
     if found != fingerprint:
         raise OtherDataError(f"{described(experiment.data)} have just changed\nhelp: evaluate again")
-    reference = getattr(data, conditions.split)
-    default = experiment.evaluation.samples or (
-        len(reference) if experiment.features else experiment.evaluated_samples
-    )
-    quality = build_quality(experiment, reference, cache, torch.device(device))
-    return quality, conditions.samples or default
+    metrics = conditions.metrics or tuple(experiment.metrics)
+    quality = build_quality(experiment, metrics, data, conditions.split, cache, torch.device(device))
+    return quality, conditions.samples or experiment.samples_beside(len(getattr(data, conditions.split)))
 
 
 def _measure(
@@ -193,25 +194,6 @@ def _measure(
         measurement.check_finite()
         found.append(measurement)
     return found
-
-
-def build_quality(
-    experiment: Experiment, reference: Tensor, cache: Path | None, device: torch.device
-) -> Quality:
-    """All metrics of the experiment's kind of data, against reference samples.
-
-    Raises UserError where Inception's weights cannot be had.
-    """
-    if experiment.features is None:
-        real = reference[: experiment.evaluated_samples].to(device)
-        return PointQuality(real, *experiment.modes)
-    return ImageQuality(
-        to_float(reference),
-        experiment.features,
-        weights=experiment.evaluation.inception_weights,
-        cache=cache,
-        device=device,
-    )
 
 
 def _key(saved: SavedModel, conditions: Conditions, simulation: Simulation, data: str) -> str:

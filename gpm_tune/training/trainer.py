@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -17,14 +17,14 @@ from gpm_tune.data import Dataset, to_float
 from gpm_tune.data.dataset import Batches
 from gpm_tune.data.fingerprint import read
 from gpm_tune.errors import DivergedError
-from gpm_tune.metrics import ImageMetrics, PointMetrics
+from gpm_tune.metrics import FeatureExtractor, Points, Quality, Real
 from gpm_tune.models import ParticleModel, SamplingOptions, to_device
 from gpm_tune.models.flow import Denoise, FlowInputs, Terms, evaluating
 from gpm_tune.models.particle_model import DEFAULT_SAMPLING
 from gpm_tune.training import checkpoint, fitting
 from gpm_tune.training.experiment import Experiment
 from gpm_tune.training.machine import Machine, has_bfloat16, keep_freed_memory, limit_threads
-from gpm_tune.training.objectives import Objective
+from gpm_tune.training.objectives import Measured, Objective, hypervolume
 from gpm_tune.training.pictures import picture
 from gpm_tune.training.saved import SavedModel, refuse_other_data
 from gpm_tune.training.teacher import load_teacher
@@ -37,10 +37,10 @@ FRAMING = 1000  # points of the data that set the frame of all pictures of a run
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What was measured at a training step. Metrics at a given NFE are named `metric/nfe_n`."""
+    """What was measured at a training step."""
 
     step: int
-    metrics: dict[str, float]
+    measured: Measured
     picture: bytes  # PNG of the first samples
 
 
@@ -79,7 +79,8 @@ class Trainer:
         experiment.check_samples(len(data.train))
         self._batches = Batches(len(data.train), experiment.training.batch_size, experiment.seed, self.device)
         self._framing = None if experiment.features else data.validation[:FRAMING]
-        self._metrics, self._samples = build_metrics(experiment, data.validation, cache, self.device)
+        self._quality = build_quality(experiment, experiment.metrics, data, "validation", cache, self.device)
+        self._samples = experiment.samples_beside(len(data.validation))
         self.model = self._build_model(teacher)
         self._optimizers = self._build_optimizers()
         self._average = self._build_average() if experiment.training.ema else None
@@ -215,22 +216,28 @@ class Trainer:
         options = SamplingOptions(nfe=asked.nfe)
         self.evaluated_model.weights_changed()
         sets = draw(self.evaluated_model, self._samples, rng, options, at_once=asked.batch_size)
-        metrics: dict[str, float] = {}
-        for nfe, samples in sets.items():
-            for name, value in self._metrics(samples).items():
-                metrics[f"{name}/nfe_{nfe}"] = value
-        full = max(sets)
-        metrics |= {name: metrics[f"{name}/nfe_{full}"] for name in self.experiment.metrics}
-        losses = {f"loss/{name}": mean.total.item() / mean.terms for name, mean in self._means.items()}
-        metrics |= losses | {"nfe": full, "seconds": self.seconds, "parameters": self._trained_parameters()}
-        metrics |= self._throughput() | self._machine.measure() | {"system/bfloat16": float(self._bfloat16)}
-        for name, value in metrics.items():
+        curve = {nfe: self._quality(samples) for nfe, samples in sets.items()}
+        scalars = {f"loss/{name}": mean.total.item() / mean.terms for name, mean in self._means.items()}
+        scalars |= {"seconds": self.seconds, "parameters": float(self._trained_parameters())}
+        scalars |= self._throughput() | self._machine.measure() | {"system/bfloat16": float(self._bfloat16)}
+        # Not validated yet: numbers that are not finite are to be named.
+        measured = Measured.model_construct(curve=curve, scalars=scalars)
+        for name, value in measured.as_text().items():
             if not math.isfinite(value):
                 raise DivergedError(f"{name} was {value} at step {self.step}")
+        scalars |= self._hypervolumes(measured)
         self._means, self.evaluated_step = {}, self.step
-        shown = picture(sets[full][:PICTURED].cpu(), real=self._framing)
-        self._keep_best(checkpoint.Best(step=self.step, metrics=metrics))
-        return Evaluation(self.step, metrics, shown)
+        shown = picture(sets[measured.nfe][:PICTURED].cpu(), real=self._framing)
+        self._keep_best(checkpoint.Best(step=self.step, curve=curve, scalars=scalars))
+        return Evaluation(self.step, Measured(curve=curve, scalars=scalars), shown)
+
+    def _hypervolumes(self, measured: Measured) -> dict[str, float]:
+        """Of each metric's curve, where the experiment has a corner for them."""
+        corner, modes = self.experiment.evaluation.reference, self.experiment.metrics
+        if corner is None:
+            return {}
+        volumes = {name: hypervolume(measured.along_nfe(name), mode, corner) for name, mode in modes.items()}
+        return {f"{name}/hypervolume": volume for name, volume in volumes.items()}
 
     def _throughput(self) -> dict[str, float]:
         """Steps per second since the last evaluation."""
@@ -245,13 +252,10 @@ class Trainer:
         return sum(parameter.numel() for parameter in trained)
 
     def _keep_best(self, found: checkpoint.Best) -> None:
-        before = self._score(self.best) if self.best else self.objective.worst
-        if self.objective.better(self._score(found), before):
+        before = self.objective.value_of(self.best) if self.best else self.objective.worst
+        if self.objective.better(self.objective.value_of(found), before):
             self.best = found
             self._best_weights = {k: v.clone() for k, v in self.evaluated_model.state_dict().items()}
-
-    def _score(self, found: checkpoint.Best) -> float:
-        return self.experiment.derived(found.metrics, self.objective.metric)
 
     @property
     def judge(self) -> str:
@@ -348,26 +352,29 @@ class Trainer:
             self.reseed(self.experiment.seed + self.step)
 
 
-def build_metrics(
-    experiment: Experiment, reference: Tensor, cache: Path | None, device: torch.device
-) -> tuple[ImageMetrics | PointMetrics, int]:
-    """The experiment's metrics against reference samples, and how many samples to generate for them.
+def build_quality(
+    experiment: Experiment,
+    metrics: Iterable[str],
+    data: Dataset,
+    split: str,
+    cache: Path | None,
+    device: torch.device,
+) -> Quality:
+    """These metrics of an experiment's samples, against a split of its data.
 
-    Raises UserError where Inception's weights cannot be had.
+    cache: a folder for what is computed of real images, shared between processes.
+    Raises UserError where the feature network cannot be had, or the split has too few samples.
     """
-    evaluation = experiment.evaluation
-    if experiment.features is None:
-        samples = min(experiment.evaluated_samples, len(reference))
-        points = reference[:samples].to(device)
-        return PointMetrics(points, *experiment.modes), samples
-    metrics = ImageMetrics(
-        to_float(reference),
-        experiment.features,
-        weights=evaluation.inception_weights,
-        cache=cache,
-        device=device,
-    )
-    return metrics, evaluation.samples or len(reference)
+    reference = getattr(data, split)
+    network = experiment.feature_network
+    if network is None:
+        means, std = experiment.modes
+        points = reference[: experiment.evaluated_samples]
+        return Quality(metrics, Real(points, Points(device), means=means, std=std))
+    weights = experiment.evaluation.inception_weights
+    extract = FeatureExtractor(network, weights, device)
+    training = None if split == "train" else lambda: to_float(data.train)
+    return Quality(metrics, Real(to_float(reference), extract, training=training, cache=cache))
 
 
 class RunningMean(NamedTuple):

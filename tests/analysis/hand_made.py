@@ -20,6 +20,7 @@ from gpm_tune.study.running.controller import StudyController
 from gpm_tune.study.running.progress import StudyProgress
 from gpm_tune.study.running.publishing import StudyViews
 from gpm_tune.study.storage.home import Home
+from gpm_tune.training.objectives import Measured
 from gpm_tune.training.run import TrainingRun
 from gpm_tune.training.trainer import Evaluation
 
@@ -95,7 +96,7 @@ def tell(
         step = index * EVERY
         measured = Evaluation(step, evaluation(step, value, nfe), png(number))
         run.keep_evaluation(measured, judge, "cpu", user)
-        if controller.measured(number, step, measured.metrics):
+        if controller.measured(number, step, measured.measured):
             break
     controller.ended(number, failure)
 
@@ -107,16 +108,10 @@ def open_run(home: Home, spec: TrialSpec, user: str = "study") -> TrainingRun:
     return run
 
 
-def evaluation(step: int, value: float, nfe: int, metric: str = "fid") -> dict[str, float]:
+def evaluation(step: int, value: float, nfe: int, metric: str = "fid") -> Measured:
     """What an evaluation at a step reports: half the NFE gives twice the value."""
-    return {
-        metric: value,
-        f"{metric}/nfe_{nfe}": value,
-        f"{metric}/nfe_1": 2 * value,
-        "nfe": float(nfe),
-        "seconds": step * SECONDS_A_STEP,
-        "system/energy": step * JOULES_A_STEP,
-    }
+    scalars = {"seconds": step * SECONDS_A_STEP, "system/energy": step * JOULES_A_STEP}
+    return Measured(curve={1: {metric: 2 * value}, nfe: {metric: value}}, scalars=scalars)
 
 
 def png(number: int) -> bytes:

@@ -116,7 +116,7 @@ def test_the_table_has_models_by_data_sets(
     points = f"Discriminator Flow={models['points']}"
     words = [*runs, points, *QUICK, "--resamples", "3", "-o", tmp_path / "t", "--home", tmp_path]
     assert run_script("table.py", *words, "--metric", "fid") == 2, "points have no FID"
-    assert "--metric fid: not measured" in capsys.readouterr().err
+    assert "--metric fid: unknown metric; valid: energy_distance" in capsys.readouterr().err
     assert run_script("table.py", *words) == 0
     shown = (tmp_path / "t.md").read_text()
     head = "| model | digits: FID (small features, 20 samples, test split) | "

@@ -93,7 +93,7 @@ def test_a_run_of_mlflow_is_sampled_by_its_id(best: Path, finished: Path, tmp_pa
 
 
 def test_evaluate_takes_several_values_of_an_option(best: Path, finished: Path) -> None:
-    words = ["--nfe", "1", "2", "--solver", "euler", "--samples", "50", "--json"]
+    words = ["--nfe", "1", "2", "--solver", "euler", "--samples", "50", "--metric", "fid", "kid", "--json"]
     result = gpm_tune("evaluate", best, *words, home=finished)
     assert result.returncode == 0, result.stderr
     found = json.loads(result.stdout)
@@ -102,6 +102,7 @@ def test_evaluate_takes_several_values_of_an_option(best: Path, finished: Path) 
         ("euler", 2, 50),
     ]
     assert all(row["metrics"]["fid"] > 0 and row["features"] == "small" for row in found)
+    assert all(list(row["metrics"]) == ["fid", "kid"] for row in found)
     table = gpm_tune("evaluate", best, "--samples", "50", "--split", "test", home=finished).stdout
     assert "50 samples, test set, seed 0" in table
     assert "FID (small)" in table

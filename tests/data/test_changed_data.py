@@ -30,6 +30,7 @@ from gpm_tune.study.storage.inputs import prepare
 from gpm_tune.study.views.results import comparison
 from gpm_tune.training import Experiment, Trainer
 from gpm_tune.training.loop import Asker, resume, train_teacher
+from gpm_tune.training.objectives import Measured
 from gpm_tune.training.saved import SavedModel
 from gpm_tune.training.sweep import Conditions, Measurement, evaluate
 
@@ -65,7 +66,7 @@ def finish(manager: TrialManager, value: float) -> None:
     """Let the next trial of a study end with this FID."""
     spec = manager.next()
     assert spec is not None
-    manager.report(spec.number, 4, {"fid": value, "nfe": 3.0, "seconds": 1.0})
+    manager.report(spec.number, 4, Measured(curve={3: {"fid": value}}, scalars={"seconds": 1.0}))
     manager.complete(spec.number)
 
 

@@ -10,15 +10,12 @@ from torch import Tensor
 
 from gpm_tune.data import GaussiansConfig
 from gpm_tune.errors import DivergedError
-from gpm_tune.metrics import PointMetrics
-from gpm_tune.metrics.distances import (
-    energy_distance,
-    frechet_distance,
-    modes_covered,
-    nearest_modes,
-    pairwise_distances,
-    sliced_wasserstein,
-)
+from gpm_tune.metrics import DEFAULTS, Points, Quality, Real
+from gpm_tune.metrics.distances import pairwise_distances
+from gpm_tune.metrics.energy import energy_distance
+from gpm_tune.metrics.frechet import FrechetDistance, fit_gaussian
+from gpm_tune.metrics.modes import modes_covered, nearest_modes
+from gpm_tune.metrics.sliced_wasserstein import SlicedDistance
 
 
 def normal(n: int, dimensions: int = 2, seed: int = 0) -> Tensor:
@@ -51,6 +48,14 @@ def test_equal_points_have_no_distance_however_many(dimensions: int) -> None:
     assert energy_distance(x, x) == 0
 
 
+def sliced_wasserstein(x: Tensor, y: Tensor) -> float:
+    return SlicedDistance(y)(x).item()
+
+
+def frechet_distance(x: Tensor, y: Tensor) -> float:
+    return FrechetDistance(fit_gaussian(y))(x).item()
+
+
 def test_samples_in_a_mode_belong_to_it_however_many_modes() -> None:
     means = 1e4 + normal(40)
     assert nearest_modes(means, means, 1e-9).tolist() == list(range(40))
@@ -74,6 +79,24 @@ def test_sliced_wasserstein_of_different_counts() -> None:
     line = torch.arange(6.0)[:, None]
     assert sliced_wasserstein(line, line.repeat_interleave(3, 0)) == 0
     assert sliced_wasserstein(line, line[::2] + 0.5) == pytest.approx(0.5)
+
+
+def test_sliced_wasserstein_of_resamples_is_that_of_the_repeated_samples() -> None:
+    x, y = normal(60, 20), 1 + normal(80, 20, seed=1)
+    weights = torch.stack([torch.ones(60), torch.arange(60) % 3]).double()
+    found = SlicedDistance(y).resampled(x, weights)
+    repeated = x[torch.arange(60).repeat_interleave(weights[1].long())]
+    for distance, samples in zip(found, (x, repeated), strict=True):
+        assert distance.item() == pytest.approx(sliced_wasserstein(samples, y), rel=0.1), "fewer directions"
+
+
+def test_sliced_wasserstein_of_a_shift_in_many_dimensions() -> None:
+    """Along a random direction a unit vector moves by |u|, with E|u| = Γ(D/2) / (√π Γ((D+1)/2))."""
+    dimensions = 128
+    x = normal(200, dimensions)
+    shift = 3 / math.sqrt(dimensions) * torch.ones(dimensions)
+    mean = math.exp(math.lgamma(dimensions / 2) - math.lgamma((dimensions + 1) / 2)) / math.sqrt(math.pi)
+    assert sliced_wasserstein(x, x + shift) == pytest.approx(3 * mean, rel=0.05)
 
 
 def test_energy_distance_of_gaussians() -> None:
@@ -115,8 +138,9 @@ def test_modes_covered_counts_modes_with_half_their_share() -> None:
 def test_data_against_data_is_close_to_nothing() -> None:
     config = GaussiansConfig(name="gaussians", samples=5000)
     data = config.load(0)
-    metrics = PointMetrics(data.validation, config.means, config.std)(data.test)
-    assert list(metrics) == list(PointMetrics.modes)
+    real = Real(data.validation, Points("cpu"), means=config.means, std=config.std)
+    metrics = Quality(DEFAULTS["points"], real)(data.test)
+    assert list(metrics) == list(DEFAULTS["points"])
     assert metrics["sliced_wasserstein"] < 0.1
     assert abs(metrics["energy_distance"]) < 0.005
     assert metrics["frechet"] < 0.02
@@ -124,6 +148,6 @@ def test_data_against_data_is_close_to_nothing() -> None:
 
 
 def test_non_finite_samples_are_a_divergence() -> None:
-    metrics = PointMetrics(normal(10), torch.zeros(1, 2), 1.0)
+    metrics = Quality(["frechet"], Real(normal(10), Points("cpu")))
     with pytest.raises(DivergedError):
         metrics(torch.tensor([[1.0, math.inf]]))

@@ -14,7 +14,7 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 
 from gpm_tune.data import DigitsConfig, MNISTConfig, to_float
 from gpm_tune.errors import DivergedError, UserError
-from gpm_tune.metrics import ImageMetrics, check_features
+from gpm_tune.metrics import Quality, Real, check_features
 from gpm_tune.metrics.features import (
     SMALL_WEIGHTS,
     FeatureExtractor,
@@ -31,8 +31,12 @@ def digits() -> Tensor:
     return to_float(DigitsConfig(name="digits").load(0).train)
 
 
+def fid_from(reference: Tensor, cache: Path | None = None) -> Quality:
+    return Quality(["fid"], Real(reference, FeatureExtractor("small", None, "cpu"), cache=cache))
+
+
 def fid(reference: Tensor, samples: Tensor, cache: Path | None = None) -> float:
-    return ImageMetrics(reference, "small", cache=cache)(samples)["fid"]
+    return fid_from(reference, cache)(samples)["fid"]
 
 
 def test_a_set_has_no_distance_from_itself(digits: Tensor) -> None:
@@ -97,10 +101,10 @@ def test_images_that_differ_by_less_than_a_byte_have_files_of_their_own(little: 
     """The small network sees the difference."""
     images = torch.zeros(3, 1, 8, 8)
     small = FeatureExtractor("small", None, "cpu")
-    names = {small.file(Path("cache"), "fid", images + shift) for shift in (0.0, little)}
+    names = {small.key(images + shift) for shift in (0.0, little)}
     assert len(names) == 2
     assert not torch.equal(small(images), small(images + little))
-    assert small.file(Path("cache"), "fid", images.clone()) in names
+    assert small.key(images.clone()) in names
 
 
 def test_a_damaged_cache_is_made_anew(digits: Tensor, tmp_path: Path) -> None:
@@ -113,7 +117,7 @@ def test_a_damaged_cache_is_made_anew(digits: Tensor, tmp_path: Path) -> None:
 
 
 def test_evaluating_again_gives_the_same_value(digits: Tensor) -> None:
-    metrics = ImageMetrics(digits, "small")
+    metrics = fid_from(digits)
     first = metrics(digits[:200])
     metrics(digits[200:300])
     assert metrics(digits[:200]) == first
@@ -123,7 +127,7 @@ def test_non_finite_samples_are_a_divergence(digits: Tensor) -> None:
     broken = digits[:10].clone()
     broken[3, 0, 0, 0] = float("nan")
     with pytest.raises(DivergedError):
-        ImageMetrics(digits, "small")(broken)
+        fid_from(digits)(broken)
 
 
 def test_the_small_network_takes_any_size_and_colour() -> None:
@@ -154,7 +158,7 @@ def test_the_small_network_has_the_recorded_accuracy() -> None:
 def test_fid_tells_mnists_own_test_images_from_worse_ones() -> None:
     data = MNISTConfig(name="mnist").load(0)
     reference, test = to_float(data.validation[:2000]), to_float(data.test[:2000])
-    metrics = ImageMetrics(reference, "small")
+    metrics = fid_from(reference)
     blurred = torch.nn.functional.avg_pool2d(test, 5, stride=1, padding=2)
     assert 5 * metrics(test)["fid"] < metrics(blurred)["fid"]
 
@@ -173,7 +177,8 @@ def test_inception_from_a_local_file(tmp_path: Path) -> None:
     torch.save(network.state_dict(), weights)
     for channels in (1, 3):
         images = torch.rand(12, channels, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
-        metrics = ImageMetrics(images, "inception", weights=weights, cache=tmp_path / "cache")
+        extract = FeatureExtractor("inception", weights, "cpu")
+        metrics = Quality(["fid"], Real(images, extract, cache=tmp_path / "cache"))
         assert metrics(images)["fid"] == pytest.approx(0, abs=0.1)
         assert metrics(images * 0.1)["fid"] > 0.2
     assert len(list((tmp_path / "cache").glob("*.safetensors"))) == 2

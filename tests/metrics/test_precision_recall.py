@@ -7,9 +7,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch_fidelity.metric_prc import calculate_precision_recall_full
 
-from gpm_tune.metrics import precision_recall
+from gpm_tune.metrics import FeatureExtractor, Quality, Real, precision_recall
 from gpm_tune.metrics.precision_recall import Manifold
-from gpm_tune.metrics.quality import ImageQuality
 
 
 def normal(n: int, dimensions: int = 8, seed: int = 0) -> Tensor:
@@ -39,7 +38,8 @@ def test_sets_with_duplicates_have_all_of_themselves(
 def test_one_picture_repeated_is_that_picture() -> None:
     """Through the feature network, in batches of whatever sizes."""
     one = torch.rand(1, 1, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    quality = ImageQuality(one.repeat(40, 1, 1, 1), "small")
+    real = Real(one.repeat(40, 1, 1, 1), FeatureExtractor("small", None, "cpu"))
+    quality = Quality(["precision", "recall"], real)
     for n in (12, 40, 501):
         images = one.repeat(n, 1, 1, 1)
         for size in (1, 7, n):

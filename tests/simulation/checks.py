@@ -53,7 +53,7 @@ def outcomes(simulation: Simulation) -> dict[str, Any]:
             run = (
                 trial.run if trial.forked_from is None else trial.forked_from
             )  # a fork's is of its study's id
-            found[key] = [trial.state, trial.values, trial.scores, trial.metrics, trial.best_step, run]
+            found[key] = [trial.state, trial.values, trial.scores, trial.measured, trial.best_step, run]
     return found
 
 
@@ -185,7 +185,7 @@ def _of_trial(
     if trial.forked_from is None:
         for step, evaluation in kept.items():
             weights = trained(experiment, step, _teacher_of(experiment))
-            if evaluation.metrics != measured(experiment, weights, step):
+            if evaluation != evaluation.model_copy(update=dict(measured(experiment, weights, step))):
                 yield f"{what}: its evaluation at step {step} is not of its training"
     if run_user(read_study(home.optuna_uri, record.name).id) not in _users(simulation, run.location):
         yield f"{what} is no user of its training run"

@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 from gpm_tune.data.fingerprint import fingerprint
 from gpm_tune.errors import DivergedError, UserError
 from gpm_tune.training import Experiment, Objective, checkpoint
+from gpm_tune.training.objectives import Measured
 from gpm_tune.training.saved import SavedModel
 from gpm_tune.training.trainer import Evaluation
 from simulation.world import World
@@ -64,16 +65,13 @@ class Trainer:
         return self._evaluate() if self.step == end else None
 
     def _evaluate(self) -> Evaluation:
-        metrics = measured(self.experiment, self._weights, self.step)
+        found = measured(self.experiment, self._weights, self.step)
         self.evaluated_step = self.step
-        found = checkpoint.Best(step=self.step, metrics=metrics)
-        before = self._score(self.best) if self.best else self.objective.worst
-        if self.objective.better(self._score(found), before):
-            self.best, self._best_weights = found, self._weights
-        return Evaluation(self.step, metrics, b"a picture")
-
-    def _score(self, found: checkpoint.Best) -> float:
-        return self.experiment.derived(found.metrics, self.objective.metric)
+        before = self.objective.value_of(self.best) if self.best else self.objective.worst
+        if self.objective.better(self.objective.value_of(found), before):
+            self.best = checkpoint.Best(step=self.step, curve=found.curve, scalars=found.scalars)
+            self._best_weights = self._weights
+        return Evaluation(self.step, found, b"a picture")
 
     def judge_anew(self) -> Iterator[Evaluation]:
         kept, step, evaluated_step, last = self.best, self.step, self.evaluated_step, self._weights
@@ -96,7 +94,7 @@ class Trainer:
             "seconds": float(self.step),
             "is_end": self.done,
             "judge": self.judge,
-            "best": self.best and self.best.model_dump(),
+            "best": self.best and self.best.model_dump(mode="json"),
         }
         for name in checkpoint.VOUCHED:
             (folder / name).write_bytes(weights)
@@ -127,14 +125,12 @@ def load(model: SavedModel, _device: object = "cpu") -> str:
     return read_weights(model.folder)
 
 
-def measured(experiment: Experiment, weights: str, step: int) -> dict[str, float]:
+def measured(experiment: Experiment, weights: str, step: int) -> Measured:
     """What an evaluation gives."""
     how = json.dumps(experiment.inference_part(), sort_keys=True)
-    metrics: dict[str, float] = {}
-    for name in experiment.metrics:
-        value = (1 + _share(_number(weights, how, name))) / (2 + step)
-        metrics |= {name: value, f"{name}/nfe_4": value, f"{name}/nfe_2": value + 0.1}
-    return metrics | {"nfe": 4.0, "seconds": float(step), "parameters": 10.0}
+    full = {n: (1 + _share(_number(weights, how, n))) / (2 + step) for n in experiment.metrics}
+    curve = {2: {name: value + 0.1 for name, value in full.items()}, 4: full}
+    return Measured(curve=curve, scalars={"seconds": float(step), "parameters": 10.0})
 
 
 def trained(experiment: Experiment, step: int, teacher: str | None = None) -> str:

@@ -34,7 +34,7 @@ def train(
     training = Training(spec.experiment, run, asker, objective=study.objective)
     manager.keep_run(number, training.run.name)
     for record in training.evaluations(after=spec.known_step):
-        manager.report(number, record.step, record.metrics)
+        manager.report(number, record.step, record)
     if training.is_done:
         manager.complete(number)
     else:

@@ -48,6 +48,7 @@ OTHERS: dict[str, Any] = {
     "evaluation.nfe": [1],
     "evaluation.samples": 30,
     "evaluation.batch_size": 7,
+    "evaluation.metrics": ["sliced_wasserstein"],
     "evaluation.inception_weights": "/nowhere",  # read for Inception only
     "evaluation.reference": {"nfe": 4, "value": 1.0},
 }

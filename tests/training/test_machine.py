@@ -79,14 +79,14 @@ def test_energy_adds_up_and_survives_a_restart(tmp_path: Path) -> None:
     for _ in range(2):
         evaluation = trainer.run_interval()
         assert evaluation is not None
-        spent.append(evaluation.metrics["system/energy"])
+        spent.append(evaluation.measured.scalars["system/energy"])
     assert spent == [7.0, 14.0]
     trainer.save(tmp_path)
     again = Trainer(experiment_of())
     again.restore(tmp_path)
     evaluation = again.run_interval()
     assert evaluation is not None
-    assert evaluation.metrics["system/energy"] == 21.0
+    assert evaluation.measured.scalars["system/energy"] == 21.0
 
 
 def test_a_cpu_has_no_counter() -> None:

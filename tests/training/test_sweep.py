@@ -10,19 +10,19 @@ from typing import Any
 
 import pytest
 import torch
-from examples import MODELS, experiment_of
+from examples import IMAGE_MODELS, IMAGES, MODELS, experiment_of
 
 from gpm_tune.errors import UserError
-from gpm_tune.metrics import PointMetrics
+from gpm_tune.metrics import DEFAULTS, Points, Quality, Real
 from gpm_tune.models import Samples
-from gpm_tune.training import Trainer, sweep
+from gpm_tune.training import Experiment, Trainer, sweep
 from gpm_tune.training.generation import ModelSampler, load_sampler
 from gpm_tune.training.saved import SavedModel
 from gpm_tune.training.sweep import Conditions, Measurement, evaluate, last_within, plan
 
 
 def measure(saved: SavedModel, cache: Path, **changes: Any) -> list[Measurement]:
-    how = {"split": "test", "samples": 300, "seed": 0, "resamples": 0}
+    how = {"split": "test", "samples": 300, "seed": 0, "resamples": 0, "metrics": ()}
     conditions = Conditions(**{**how, **{key: changes.pop(key) for key in how if key in changes}})
     keys: dict[str, Any] = {"nfe": (), "solvers": (), "cache": cache, "device": "cpu", **changes}
     return evaluate(saved, conditions=conditions, **keys)
@@ -73,7 +73,9 @@ def test_samples_are_those_that_the_sampler_draws(runs: dict[str, SavedModel], t
     (found,) = measure(runs["discr_flow"], tmp_path, nfe=[4], samples=1200)
     sampler = load_sampler(runs["discr_flow"], nfe=4)
     data = sampler.experiment.data.load(sampler.experiment.seed)
-    expected = PointMetrics(data.test[:200], sampler.experiment.data.means, sampler.experiment.data.std)
+    means, std = sampler.experiment.modes
+    real = Real(data.test[:200], Points("cpu"), means=means, std=std)
+    expected = Quality(DEFAULTS["points"], real)
     assert found.metrics == pytest.approx(expected(sampler.draw(1200, seed=0)[1]))
 
 
@@ -97,8 +99,12 @@ def test_a_damaged_record_is_measured_again(runs: dict[str, SavedModel], tmp_pat
 
 
 def test_errors_come_with_resamples(runs: dict[str, SavedModel], tmp_path: Path) -> None:
-    (found,) = measure(runs["images"], tmp_path, samples=40, resamples=5)
-    assert set(found.errors) == set(found.metrics) >= {"fid", "kid", "precision", "recall", "fid_infinity"}
+    (plain,) = measure(runs["images"], tmp_path, samples=40, resamples=5)
+    assert set(plain.errors) == set(plain.metrics) == {"fid"}
+    names = ("recall", "fid", "kid")
+    (found,) = measure(runs["images"], tmp_path, samples=40, resamples=5, metrics=names)
+    assert tuple(found.errors) == tuple(found.metrics) == names
+    assert found.metrics["fid"] == plain.metrics["fid"]
     assert found.errors["fid"] > 0
     assert (found.solver, found.sampling_steps, found.features) == ("heun", 2, "small")
     with pytest.raises(UserError, match="needs at least 2 resamples"):
@@ -139,14 +145,25 @@ def test_an_evaluation_measures_every_solver_at_every_nfe(
     assert {(m.samples, m.split, m.seed, m.features) for m in found} == {(300, "test", 0, None)}
 
 
-def test_an_evaluation_reproduces_what_training_measured(tmp_path: Path) -> None:
-    trainer = Trainer(experiment_of(model=MODELS["gan"]))
+@pytest.mark.parametrize(
+    "experiment",
+    [
+        experiment_of(model=MODELS["gan"]),
+        experiment_of(
+            **{**IMAGES, "model": IMAGE_MODELS["gan"]},
+            evaluation__metrics=["fid_infinity", "fid", "precision"],
+        ),
+    ],
+    ids=["points", "images"],
+)
+def test_an_evaluation_reproduces_what_training_measured(experiment: Experiment, tmp_path: Path) -> None:
+    trainer = Trainer(experiment)
     measured = trainer.run_interval()
     assert measured is not None
     trainer.save(tmp_path)
     (found,) = measure(SavedModel.at(tmp_path), tmp_path, split="validation", samples=None)
-    for name, value in found.metrics.items():
-        assert value == pytest.approx(measured.metrics[name])
+    assert found.metrics == pytest.approx(measured.measured.metrics)
+    assert list(found.metrics) == list(experiment.metrics)
 
 
 def test_unknown_splits_are_refused(runs: dict[str, SavedModel], tmp_path: Path) -> None:

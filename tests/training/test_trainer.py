@@ -48,7 +48,7 @@ def values(metrics: dict[str, float]) -> dict[str, float]:
 
 def measured(evaluation: Evaluation) -> tuple[int, dict[str, float], bytes]:
     """All of an evaluation but what it took of the machine."""
-    return evaluation.step, values(evaluation.metrics), evaluation.picture
+    return evaluation.step, values(evaluation.measured.as_text()), evaluation.picture
 
 
 def check_exact_resume(changes: dict[str, Any], stop: int, folder: Path) -> None:
@@ -74,7 +74,7 @@ def check_exact_resume(changes: dict[str, Any], stop: int, folder: Path) -> None
     assert resumed.best is not None
     assert straight.best is not None
     assert resumed.best.step == straight.best.step
-    assert values(resumed.best.metrics) == values(straight.best.metrics)
+    assert values(resumed.best.as_text()) == values(straight.best.as_text())
     for name, weights in straight._best_weights.items():
         assert torch.equal(weights, resumed._best_weights[name])
 
@@ -146,7 +146,7 @@ def test_what_is_frozen_is_neither_trained_nor_counted(name: str, precision: str
     for module in trainer.model.modules():
         assert module.training == (module not in backbones)
     learning = sum(p.numel() for p in trainer.model.parameters() if id(p) not in own)
-    assert evaluation.metrics["parameters"] == learning
+    assert evaluation.measured.scalars["parameters"] == learning
 
 
 def test_a_run_is_a_function_of_experiment_and_seed() -> None:
@@ -162,13 +162,13 @@ def test_evaluations_come_every_so_many_steps_and_at_the_end() -> None:
 
 def test_every_metric_is_reported_at_every_nfe_and_plainly_at_the_full_one() -> None:
     evaluation = finish(Trainer(experiment_of(evaluation__nfe=[1, 2, 64])))[-1]
-    metrics = evaluation.metrics
-    assert metrics["nfe"] == 4
-    for name in ("sliced_wasserstein", "energy_distance", "frechet", "modes_covered"):
-        assert metrics[name] == metrics[f"{name}/nfe_4"]
-        assert {f"{name}/nfe_1", f"{name}/nfe_2"} <= set(metrics)
-        assert f"{name}/nfe_64" not in metrics, "beyond the sampling steps"
-    assert {"loss/fake", "loss/real", "seconds", "system/cores", "system/memory"} <= set(metrics)
+    measured = evaluation.measured
+    assert (list(measured.curve), measured.nfe) == ([1, 2, 4], 4), "64 is beyond the sampling steps"
+    names = ["sliced_wasserstein", "energy_distance", "frechet", "modes_covered"]
+    assert [list(values) for values in measured.curve.values()] == [names] * 3
+    for name in names:
+        assert measured.as_text()[name] == measured.as_text()[f"{name}/nfe_4"] == measured.curve[4][name]
+    assert {"loss/fake", "loss/real", "seconds", "system/cores", "system/memory"} <= set(measured.scalars)
     assert evaluation.picture.startswith(b"\x89PNG")
 
 
@@ -201,12 +201,21 @@ def test_generator_and_flow_have_optimisers_of_their_own() -> None:
     assert max(moved[name] for name in moved if name.startswith("generator.")) > 0.05
 
 
+def test_what_is_asked_for_is_measured_and_the_first_is_the_objective() -> None:
+    evaluation = {**IMAGES["evaluation"], "metrics": ["recall", "fid", "kid"]}
+    trainer = Trainer(experiment_of(**{**IMAGES, "evaluation": evaluation, "model": IMAGE_MODELS["gan"]}))
+    assert (trainer.objective.metric, trainer.objective.mode) == ("recall", "max")
+    found = trainer.run_interval()
+    assert found is not None
+    assert [list(values) for values in found.measured.curve.values()] == [["recall", "fid", "kid"]]
+
+
 def test_losses_are_means_over_the_steps_that_had_them() -> None:
     """A generator's loss counts in the steps in which the generator moved."""
     trainer = Trainer(experiment_of(model=MODELS["gan"]))
     trainer.train_until(4)
     assert (trainer._means["fake"].terms, trainer._means["generator"].terms) == (4, 2)
-    assert {"loss/fake", "loss/real", "loss/generator"} <= set(trainer.run_interval().metrics)
+    assert {"loss/fake", "loss/real", "loss/generator"} <= set(trainer.run_interval().measured.scalars)
 
 
 def test_samples_are_drawn_in_evaluation_mode() -> None:
@@ -223,8 +232,9 @@ def test_a_flow_without_anything_to_train_is_evaluated_once(tmp_path: Path) -> N
     assert not trainer.done
     (evaluation,) = finish(trainer)
     assert evaluation.step == 0
-    assert evaluation.metrics["sliced_wasserstein"] < evaluation.metrics["sliced_wasserstein/nfe_5"]
-    assert not any(name.startswith("loss/") for name in evaluation.metrics)
+    curve = evaluation.measured.along_nfe("sliced_wasserstein")
+    assert curve[evaluation.measured.nfe] < curve[5]
+    assert not any(name.startswith("loss/") for name in evaluation.measured.scalars)
     trainer.save(tmp_path)
     again = Trainer(Experiment.model_validate(KERNEL_FLOW))
     again.restore(tmp_path)
@@ -241,7 +251,7 @@ def test_the_best_is_kept_by_the_objective() -> None:
     for mode, choose in (("min", min), ("max", max)):
         objective = Objective.model_validate({"metric": "frechet", "mode": mode})
         trainer = Trainer(experiment_of(training__optimizer__lr=0.05), objective=objective)
-        values = [evaluation.metrics["frechet"] for evaluation in finish(trainer)]
+        values = [evaluation.measured.metrics["frechet"] for evaluation in finish(trainer)]
         assert trainer.best is not None
         assert trainer.best.metrics["frechet"] == choose(values)
 
@@ -252,7 +262,7 @@ def test_training_makes_the_flow_better() -> None:
     learn = {"training__optimizer__lr": 3e-3, "model__discriminator__width": 64, "training__batch_size": 64}
     init = {"model__discriminator__init": {"name": "default"}, "model__sampling_steps": 8}
     evaluations = finish(Trainer(experiment_of(**long, **learn, **init)))
-    assert min(e.metrics["sliced_wasserstein"] for e in evaluations) < 0.8
+    assert min(e.measured.metrics["sliced_wasserstein"] for e in evaluations) < 0.8
 
 
 def test_divergence_ends_training_with_a_reason() -> None:

@@ -21,6 +21,8 @@ from gpm_tune.study.accounts.database import read_storage
 from gpm_tune.study.definition import space
 from gpm_tune.study.definition.specification import CONFIRMATION
 from gpm_tune.training import Constraint, Experiment, Objective
+from gpm_tune.training.checkpoint import Best
+from gpm_tune.training.objectives import Measured
 
 SCORES = "scores:"
 """Begins the names of attributes that hold a step's values of several objectives."""
@@ -40,7 +42,7 @@ class TrialRecord:
     state: str  # "complete", "pruned", "fail", "infeasible", "running", "interrupted"
     values: dict[str, Any]
     scores: list[float] | None  # of the objectives, at the evaluation where the first was best
-    metrics: dict[str, float]  # of that evaluation
+    measured: Measured | None  # at that evaluation; None where there is none, or it is version 0.1's
     best_step: int | None
     feasible: bool  # keeps all constraints there; others are no results
     step: int
@@ -50,7 +52,7 @@ class TrialRecord:
     confirms: int | None  # in a confirmation: the trial of the search that is trained again
     gpus: Sequence[str] = ()  # the kinds on which it was trained
     run: str | None = None  # the name of its training run's folder
-    inherited: Mapping[str, Any] | None = None  # a fork's best evaluation when it began: step and metrics
+    inherited: Best | None = None  # a fork's best evaluation when it began
     is_drawn: bool = True  # its values are complete; who drew them may have been ended in between
     told: Sequence[int] = ()  # the steps of its evaluations; its run may have others' besides
     note: str | None = None  # where it went on, if its latest checkpoint was damaged
@@ -133,9 +135,14 @@ def as_costs(objectives: Iterable[Objective], scores: Sequence[float]) -> list[f
     return [sign * score for sign, score in zip(signs, scores, strict=True)]
 
 
-def is_feasible(constraints: Iterable[Constraint], metrics: Mapping[str, float]) -> bool:
+def measured_of(best: Mapping[str, Any]) -> Best:
+    """The evaluation that the storage has as plain data."""
+    return Best(step=best["step"], curve=best["curve"], scalars=best["scalars"])
+
+
+def is_feasible(constraints: Iterable[Constraint], measured: Measured) -> bool:
     """Whether an evaluation keeps all constraints."""
-    return all(constraint.violation(metrics[constraint.metric]) <= 0 for constraint in constraints)
+    return all(constraint.violation(constraint.value_of(measured)) <= 0 for constraint in constraints)
 
 
 def measure_of(
@@ -298,16 +305,18 @@ def _record(trial: FrozenTrial, constraints: list[Constraint]) -> TrialRecord:
     attributes = trial.user_attrs
     progress = attributes.get("progress", {})
     best = progress.get("best") or {}
-    forked = attributes.get("forked_from")
+    measured = measured_of(best) if "curve" in best else None
+    forked = attributes.get("forked_from") or {}
+    left = forked.get("best")
     state, is_over = _state(trial), trial.state.is_finished()
     return TrialRecord(
         number=trial.number,
         state=state,
         values=attributes.get("values", trial.params),
         scores=best.get("scores"),
-        metrics=best.get("metrics", {}),
+        measured=measured,
         best_step=best.get("step"),
-        feasible=state != "infeasible" and is_feasible(constraints if best else (), best.get("metrics", {})),
+        feasible=state != "infeasible" and (measured is None or is_feasible(constraints, measured)),
         step=progress.get("step", 0),
         seconds=progress.get("seconds", 0.0),
         reason=attributes.get("reason"),
@@ -315,7 +324,7 @@ def _record(trial: FrozenTrial, constraints: list[Constraint]) -> TrialRecord:
         confirms=attributes.get("confirms"),
         gpus=attributes.get("gpus", ()),
         run=attributes.get("run"),
-        inherited=forked.get("best") if forked else None,
+        inherited=measured_of(left) if left else None,
         is_drawn="values" in attributes,
         told=sorted(step for step in _told(trial) if step <= progress.get("step", 0)),
         note=attributes.get("note"),

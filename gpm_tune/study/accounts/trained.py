@@ -47,18 +47,11 @@ def evaluations_of(
 ) -> list[EvaluationRecord]:
     """A trial's evaluations, of all that its training run has: by its judge, as far as it was told of.
 
-    A fork's are those after the step where it left another trial. Metrics include those that the study's
-    objectives and constraints are derived from. experiment: the trial's.
+    A fork's are those after the step where it left another trial. experiment: the trial's.
     """
     _, begun = trial.fork_point or (None, -1)
     found = run.evaluations(experiment.judge(study.objective), after=begun)
-    wanted = [goal.metric for goal in study.objectives] + [bound.metric for bound in study.constraints]
-    return [_with_derived(record, experiment, wanted) for record in found if record.step in trial.told]
-
-
-def _with_derived(record: EvaluationRecord, experiment: Experiment, names: list[str]) -> EvaluationRecord:
-    derived = {name: experiment.derived(record.metrics, name) for name in names}
-    return record.model_copy(update={"metrics": record.metrics | derived})
+    return [record for record in found if record.step in trial.told]
 
 
 def seconds_of_others(run: TrainingRun, user: str, until: float) -> float:
@@ -67,7 +60,7 @@ def seconds_of_others(run: TrainingRun, user: str, until: float) -> float:
     What was trained between two evaluations is of whom the later one was measured for.
     """
     reached = found = 0.0
-    known = [(record.metrics.get("seconds", 0.0), record.time, record.user) for record in run.evaluations()]
+    known = [(record.scalars.get("seconds", 0.0), record.time, record.user) for record in run.evaluations()]
     for seconds, _, of in sorted(known):
         more = max(0.0, min(seconds, until) - reached)
         reached += more

@@ -23,11 +23,12 @@ from gpm_tune.config import SEEDS
 from gpm_tune.patience import Patience
 from gpm_tune.study.accounts.budget_tracker import BudgetTracker
 from gpm_tune.study.accounts.creation import create_or_load_study
-from gpm_tune.study.accounts.records import SCORES, as_costs, is_feasible, is_own
+from gpm_tune.study.accounts.records import SCORES, as_costs, is_feasible, is_own, measured_of
 from gpm_tune.study.definition import space
 from gpm_tune.study.definition.specification import StudyConfig
 from gpm_tune.training import Experiment
 from gpm_tune.training.description import known_costs
+from gpm_tune.training.objectives import Measured
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,7 @@ class TrialManager:
         )
 
     def best_of(self, number: int) -> dict[str, Any] | None:
-        """Step, scores and metrics of the evaluation by which a trial is judged; None while there is none."""
+        """The evaluation by which a trial is judged, with its step and scores; None while there is none."""
         return self._bests.get(number)
 
     @property
@@ -150,7 +151,7 @@ class TrialManager:
     def is_feasible(self, number: int) -> bool:
         """Whether a trial keeps the constraints at its best evaluation, if it has one."""
         best = self._bests.get(number)
-        return best is None or is_feasible(self.study.constraints, best["metrics"])
+        return best is None or is_feasible(self.study.constraints, measured_of(best))
 
     @property
     def unfinished(self) -> set[int]:
@@ -277,7 +278,7 @@ class TrialManager:
         self._tell(number, TrialState.PRUNED)
         return False
 
-    def report(self, number: int, step: int, metrics: Mapping[str, float]) -> Decision:
+    def report(self, number: int, step: int, measured: Measured) -> Decision:
         """Record an evaluation. Returns what the trial does next.
 
         An evaluation that is reported again, after a lost worker, changes nothing.
@@ -288,15 +289,16 @@ class TrialManager:
         if best is not None and step <= progress["step"]:
             return Decision.CONTINUE
         objective = self.study.objective
-        scores = [metrics[goal.metric] for goal in self.study.goals]
+        scores = [goal.value_of(measured) for goal in self.study.goals]
         if best is None or objective.better(scores[0], best["scores"][0]):
-            best = self._bests[number] = {"step": step, "scores": scores, "metrics": dict(metrics)}
+            known = measured.model_dump(mode="json", include={"curve", "scalars"})
+            best = self._bests[number] = {"step": step, "scores": scores, **known}
         if len(scores) == 1:
             trial.report(scores[0], step)
         else:  # Optuna takes intermediate values of one objective only
             trial.set_user_attr(f"{SCORES}{step}", scores)
         # Last, and in one piece: what it vouches for is in the storage by now.
-        trial.set_user_attr("progress", {"step": step, "seconds": metrics["seconds"], "best": best})
+        trial.set_user_attr("progress", {"step": step, "seconds": measured.scalars["seconds"], "best": best})
         return self._judge(trial, scores, progress["step"], step)
 
     def _judge(self, trial: optuna.Trial, scores: list[float], before: int, step: int) -> Decision:  # noqa: ARG002
@@ -335,7 +337,7 @@ class TrialManager:
         trial = self._live[number]
         best = progress_of(trial)["best"]
         for constraint in self.study.constraints if best else ():
-            violation = constraint.violation(best["metrics"][constraint.metric])
+            violation = constraint.violation(constraint.value_of(measured_of(best)))
             trial.set_constraint(constraint.metric, violation)
 
     def fail(self, number: int, reason: str) -> None:

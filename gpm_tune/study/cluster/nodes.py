@@ -307,8 +307,8 @@ def _make_ready(plain: Mapping[str, Any], storage: str | None) -> tuple[str, str
         for needed in filter(None, (experiment, experiment.teacher)):
             prepare_data(needed, storage)
         fingerprint = ", ".join(experiment.fingerprints.values())
-        if experiment.features:
-            check_features(experiment.features, experiment.evaluation.inception_weights)
+        if experiment.feature_network:
+            check_features(experiment.feature_network, experiment.evaluation.inception_weights)
     except UserError as error:
         return "", " ".join(str(error).split())
     except OSError as error:

@@ -165,9 +165,9 @@ class StudyConfig(Config):
         return self.goals[0]
 
     @property
-    def wanted(self) -> list[str]:
-        """What evaluations must report for objectives and constraints."""
-        return [goal.metric for goal in self.goals] + [bound.metric for bound in self.constraints]
+    def wanted(self) -> set[str]:
+        """What objectives and constraints name."""
+        return {named.metric for named in (*self.goals, *self.constraints)}
 
     @property
     def base(self) -> dict[str, Any]:
@@ -223,14 +223,14 @@ def _problems(study: StudyConfig) -> Iterator[tuple[Location, str]]:
     for index, constraint in enumerate(study.constraints):
         location = ("constraints", index)
         try:
-            experiment.mode_of(constraint.metric)
+            experiment.mode_of(constraint)
         except ValueError as error:
             yield (*location, "metric"), str(error)
         if constraint.min is None and constraint.max is None:
             yield location, "a constraint has a max, a min, or both"
         elif constraint.min is not None and constraint.max is not None and constraint.min > constraint.max:
             yield location, f"the min {constraint.min:g} is above the max {constraint.max:g}"
-    if "system/gpu_memory" in study.wanted and not study.resources.gpu:
+    if not study.resources.gpu and "system/gpu_memory" in study.wanted:
         yield ("resources",), "system/gpu_memory is measured on GPUs: trials have none (resources.gpu)"
     misfits = [(("search", path), problem) for path, problem in space.problems(study.base, study.search)]
     yield from misfits

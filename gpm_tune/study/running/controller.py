@@ -8,12 +8,13 @@ from __future__ import annotations
 import logging
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import wraps
 from typing import Any, NamedTuple, Protocol
 
 from gpm_tune.errors import ScarcityError
 from gpm_tune.study.accounts.trial_manager import Decision, TrialManager, TrialSpec
+from gpm_tune.training.objectives import Measured
 
 PROCESS_LOSSES = 10  # of one trial: a node may vanish, but not for ever
 SICK_TRIALS = 3  # that a node could not run, before it gets no more
@@ -34,7 +35,7 @@ class Observer(Protocol):
     """Something that shows a person how the trials fare."""
 
     def started(self, spec: TrialSpec) -> None: ...
-    def measured(self, number: int, step: int, metrics: Mapping[str, float]) -> None: ...
+    def measured(self, number: int, step: int, measured: Measured) -> None: ...
     def noted(self, number: int, note: str) -> None: ...
     def ended(self, number: int, state: str, reason: str | None) -> None: ...
     def led(self, value: float) -> None: ...
@@ -151,7 +152,7 @@ class StudyController:
         self._touch(self._manager.run_key(number))
 
     @_scarce(False)
-    def measured(self, number: int, step: int, metrics: Mapping[str, float]) -> bool:
+    def measured(self, number: int, step: int, measured: Measured) -> bool:
         """Record an evaluation. Returns whether the trial should be stopped here.
 
         An evaluation that is measured again, after a lost worker, changes nothing.
@@ -160,8 +161,8 @@ class StudyController:
             return False
         self._steps[number] = step
         self._has_results = True
-        self._observer.measured(number, step, metrics)
-        decision = self._manager.report(number, step, metrics)
+        self._observer.measured(number, step, measured)
+        decision = self._manager.report(number, step, measured)
         self._changed(number)
         self._show_leader()
         if decision is Decision.CONTINUE:

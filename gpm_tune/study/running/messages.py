@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from gpm_tune.study.accounts.trial_manager import TrialSpec
 from gpm_tune.study.cluster.nodes import NodeReport
 from gpm_tune.training import Experiment, Objective
+from gpm_tune.training.objectives import Measured
 from gpm_tune.training.run import Runs
 
 
@@ -21,7 +22,6 @@ class Terms:
     base: Experiment
     data_fingerprint: str  # to which the study's results are bound
     objective: Objective
-    wanted: Sequence[str]  # what evaluations must tell, named as an objective's metric
     runs: Runs
     storage: str | None
     threads: int
@@ -55,7 +55,7 @@ class TrialResult:
 
     run: str | None = None  # the trial's training run
     step: int | None = None  # of an evaluation
-    metrics: dict[str, float] = field(default_factory=dict)
+    measured: Measured | None = None  # there
     is_end: bool = False  # all steps are trained and measured
     is_interrupted: bool = False
     failure: str | None = None

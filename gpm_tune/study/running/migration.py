@@ -15,8 +15,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import optuna
+from optuna.trial import FrozenTrial
 from pydantic import ValidationError
 
 from gpm_tune import locations
@@ -34,13 +36,15 @@ from gpm_tune.study.storage.home import STUDY_FILES, Home
 from gpm_tune.study.storage.locks import hold_study, is_held, only_once
 from gpm_tune.study.storage.mirror import snapshot
 from gpm_tune.training import Experiment, Objective, checkpoint
+from gpm_tune.training.objectives import Measured
 from gpm_tune.training.run import EvaluationRecord, TrainingRun, is_whole
 from gpm_tune.training.saved import refuse_other_data
 
 OLD_CHECKPOINTS = 3  # their format
 MIGRATED = "migrated"  # a file in the folder of an experiment alone that is converted
 
-Changes = list[tuple[optuna.Study, dict[int, str]]]  # training runs of trials by their ids in its database
+# What becomes of studies: by the ids of trials in the database, what each has as attributes from now on.
+Changes = list[tuple[optuna.Study, dict[int, dict[str, Any]]]]
 
 
 @dataclass
@@ -97,7 +101,7 @@ class _Old:
                 refuse_other_data(folder, record, self.experiment.data, data)
                 if record.best and (folder / "best.png").exists():  # of a teacher there is no more
                     time = int((folder / "best.png").stat().st_mtime * 1000)
-                    best = self._evaluation(record.best.step, time, record.best.metrics)
+                    best = self._evaluation(record.best.step, time, record.best)
                     measured.setdefault(best.step, (best, (folder / "best.png").read_bytes()))
             for evaluation in measured.values():
                 self.run.keep_record(*evaluation)
@@ -115,6 +119,9 @@ class _Old:
             plain = json.loads((folder / "checkpoint.json").read_bytes())
             if plain["format"] != OLD_CHECKPOINTS:
                 raise UserError(f"{folder}: checkpoint format {plain['format']} is older than version 0.1")
+            if best := plain["best"]:
+                curve, scalars = _curve_of(best["metrics"])
+                plain["best"] = {"step": best["step"], "curve": curve, "scalars": scalars}
             plain |= {
                 "format": checkpoint.FORMAT,
                 "is_end": plain["evaluated_step"] >= self.experiment.training.steps,
@@ -134,10 +141,12 @@ class _Old:
                 if event["kind"] == "metrics":
                     step, metrics = event["payload"]["step"], event["payload"]["values"]
                     picture = locations.read(f"{self.spool}/artifacts/samples/step_{step:07d}.png")
-                    found[step] = self._evaluation(step, event["time"], metrics), picture
+                    curve, scalars = _curve_of(metrics)
+                    measured = Measured(curve=curve, scalars=scalars)
+                    found[step] = self._evaluation(step, event["time"], measured), picture
         return found
 
-    def _evaluation(self, step: int, time: int, metrics: Mapping[str, float]) -> EvaluationRecord:
+    def _evaluation(self, step: int, time: int, measured: Measured) -> EvaluationRecord:
         judge = self.experiment.judge(self.objective)
         return EvaluationRecord(
             step=step,
@@ -146,7 +155,8 @@ class _Old:
             machine="unknown",
             user=self.user,
             version="0.1",
-            metrics=dict(metrics),
+            curve=measured.curve,
+            scalars=measured.scalars,
         )
 
 
@@ -180,13 +190,13 @@ def _migrate_study(name: str, home: Home, report: Report, *, dry_run: bool) -> N
         for stage in _old_stages(name, home):
             changes.append((stage, {}))
             for trial, training in _trainings(stage, home):
-                changes[-1][1][trial] = training.run.name
+                changes[-1][1][trial._trial_id] = _attributes(trial, training)
                 for old in (*_teachers(training, home), training) if not dry_run else ():
                     old.convert(report.left_out)
         if not dry_run:
             _add_requirements(str(home.study(name)))
             _note(name, changes, home)
-    trials = sum(len(runs) for _, runs in changes)
+    trials = sum(len(found) for _, found in changes)
     report.converted.append(f"study '{name}', " + (f"{trials} trials" if changes else "from the storage"))
     if home.is_tracked and not dry_run:
         try:
@@ -195,8 +205,30 @@ def _migrate_study(name: str, home: Home, report: Report, *, dry_run: bool) -> N
             report.left_out.append(f"{error}, or give `gpm-tune resume {name}`")
 
 
-def _trainings(stage: optuna.Study, home: Home) -> Iterator[tuple[int, _Old]]:
-    """The trials of a study: the id of each in Optuna's database, and its training."""
+def _attributes(trial: FrozenTrial, training: _Old) -> dict[str, Any]:
+    """What a trial is to have in Optuna's database: its training run, and its best evaluation."""
+    found = {"run": training.run.name}
+    progress = trial.user_attrs.get("progress", {})
+    if not progress.get("best"):
+        return found
+    best = dict(progress["best"])
+    curve, scalars = _curve_of(best.pop("metrics"))
+    return found | {"progress": progress | {"best": {**best, "curve": curve, "scalars": scalars}}}
+
+
+def _curve_of(metrics: Mapping[str, float]) -> tuple[dict[int, dict[str, float]], dict[str, float]]:
+    """A curve, and the scalars, of what version 0.1 named METRIC, METRIC/nfe_N, and other names."""
+    curve: dict[int, dict[str, float]] = {}
+    for name, value in metrics.items():
+        metric, _, nfe = name.partition("/nfe_")
+        if nfe.isdecimal():
+            curve.setdefault(int(nfe), {})[metric] = value
+    known = {"nfe", *(name for values in curve.values() for name in values)}
+    return curve, {k: v for k, v in metrics.items() if k not in known and "/nfe_" not in k}
+
+
+def _trainings(stage: optuna.Study, home: Home) -> Iterator[tuple[FrozenTrial, _Old]]:
+    """The trials of a study, each with its training."""
     name = stage.study_name.removesuffix(CONFIRMATION)
     record = read_study(home.optuna_uri, stage.study_name)
     base = Experiment.model_validate(record.experiment)
@@ -233,7 +265,7 @@ def _trainings(stage: optuna.Study, home: Home) -> Iterator[tuple[int, _Old]]:
             _spool(name, f"{record.id}/{trial.number:04d}", home),
         )
         if old.checkpoints or locations.exists(f"{old.spool}/events.jsonl"):  # else it was never trained
-            yield trials[trial.number]._trial_id, old
+            yield trials[trial.number], old
 
 
 def _checkpoints(place: str, number: int) -> list[str]:
@@ -264,8 +296,8 @@ def _teachers(of: _Old, home: Home) -> list[_Old]:
     teacher = of.experiment.teacher
     if teacher is None:
         return []
-    plain = hashlib.sha256(teacher.model_dump_json().encode()).hexdigest()[:12]
-    name = f"{plain}-{old_digest(teacher.fingerprints)[:8]}"
+    plain = teacher.model_dump_json(exclude={"evaluation": {"metrics"}})  # a key that came later
+    name = f"{hashlib.sha256(plain.encode()).hexdigest()[:12]}-{old_digest(teacher.fingerprints)[:8]}"
     places = [f"{home.cache}/teachers/{name}/checkpoints", f"{home.storage}/teachers/{name}"]
     found = [
         f"{at}/{step}"
@@ -304,10 +336,10 @@ def _note(name: str, changes: Changes, home: Home) -> None:
 def _note_in(file: Path, changes: Changes) -> None:
     """Without Optuna, which changes no trial that has ended; all at once."""
     with closing(sqlite3.connect(file)) as database, database:
-        for stage, runs in changes:
+        for stage, trials in changes:
             database.executemany(
-                "REPLACE INTO trial_user_attributes (trial_id, key, value_json) VALUES (?, 'run', ?)",
-                [(trial, json.dumps(run)) for trial, run in runs.items()],
+                "REPLACE INTO trial_user_attributes (trial_id, key, value_json) VALUES (?, ?, ?)",
+                [(trial, key, json.dumps(v)) for trial, found in trials.items() for key, v in found.items()],
             )
             identity = json.dumps(json.loads(stage.user_attrs["identity"]) | {"format": FORMAT})
             database.execute(

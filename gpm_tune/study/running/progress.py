@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from gpm_tune.console import has_bars
 from gpm_tune.study.accounts.trial_manager import TrialSpec
 from gpm_tune.study.definition.specification import StudyConfig
-from gpm_tune.training.objectives import metric_label, shown
+from gpm_tune.training.objectives import Measured, metric_label, shown
 
 
 class StudyProgress:
@@ -50,10 +48,9 @@ class StudyProgress:
             f"trial {number}", total=total, completed=max(spec.known_step, 0), note=""
         )
 
-    def measured(self, number: int, step: int, metrics: Mapping[str, float]) -> None:
+    def measured(self, number: int, step: int, measured: Measured) -> None:
         """A trial was evaluated."""
-        value = metrics[self._objective.metric]
-        note = f"{self._label} {shown(value)}"
+        note = f"{self._label} {shown(self._objective.value_of(measured))}"
         self._progress.update(self._bars[number], completed=step, note=note)
         self._line(f"trial {number}: step {step}/{self._totals[number]}, {note}")
 

@@ -168,4 +168,7 @@ def _tell(controller: StudyController, number: int, outcome: TrialResult) -> boo
         controller.trained_on(number, outcome.gpu)
     if outcome.run:
         controller.trains(number, outcome.run)
-    return outcome.step is not None and controller.measured(number, outcome.step, outcome.metrics)
+    if outcome.step is None or outcome.measured is None:
+        return False
+    stops: bool = controller.measured(number, outcome.step, outcome.measured)
+    return stops

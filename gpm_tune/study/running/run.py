@@ -221,7 +221,6 @@ def _run_trials(
             base=study.experiment,
             data_fingerprint=controller.data_fingerprint,
             objective=study.objective,
-            wanted=study.wanted,
             runs=home.runs,
             storage=home.storage,
             threads=study.resources.cpu,

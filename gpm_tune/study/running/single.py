@@ -165,8 +165,7 @@ def train(experiment: Experiment, name: str, home: Home, device: str, console: C
 
 def _line(experiment: Experiment, record: EvaluationRecord) -> str:
     values = [
-        f"{metric_label(name, experiment.features)} {shown(record.metrics[name])}"
-        for name in experiment.metrics
+        f"{metric_label(name, experiment.features)} {shown(value)}" for name, value in record.metrics.items()
     ]
     return f"step {record.step}/{experiment.training.steps}: {', '.join(values)}"
 
@@ -181,6 +180,6 @@ def _trained(training: Training) -> Trained:
         step=max(run.newest(experiment.training.steps), 0),
         metric=objective.metric,
         label=metric_label(objective.metric, experiment.features),
-        value=best.metrics[objective.metric] if best else None,
+        value=objective.value_of(best) if best else None,
         best_step=best.step if best else None,
     )

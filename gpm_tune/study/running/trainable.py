@@ -205,10 +205,9 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
             gpu=torch.cuda.get_device_name() if self._terms.device == "cuda" else None,
         )
         if record is not None:
-            experiment = self._order.trial.experiment
-            derived = {name: experiment.derived(record.metrics, name) for name in self._terms.wanted}
-            self._known_step, is_end = record.step, record.step >= experiment.training.steps
-            return replace(outcome, step=record.step, metrics=record.metrics | derived, is_end=is_end)
+            is_end = record.step >= self._order.trial.experiment.training.steps
+            self._known_step = record.step
+            return replace(outcome, step=record.step, measured=record, is_end=is_end)
         if self._known_step >= self._order.trial.experiment.training.steps:
             return replace(outcome, is_end=True)
         stopped = self._stopped()
@@ -245,9 +244,9 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
 
     def _has_taught(self, teacher: Experiment, record: EvaluationRecord) -> None:
         self._limit.restart()
-        metric = teacher.default_objective.metric
-        value = shown(record.metrics[metric])
-        self._say(f"teacher: step {record.step}/{teacher.training.steps}, {metric} {value}")
+        objective = teacher.default_objective
+        value = f"{objective.metric} {shown(objective.value_of(record))}"
+        self._say(f"teacher: step {record.step}/{teacher.training.steps}, {value}")
 
     def _take_note(self, text: str) -> None:
         self._note = text

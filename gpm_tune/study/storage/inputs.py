@@ -19,7 +19,7 @@ from gpm_tune.data.dataset import Packable, find_array
 from gpm_tune.data.fingerprint import fingerprint, list_files, load
 from gpm_tune.errors import UserError
 from gpm_tune.metrics import check_features
-from gpm_tune.metrics.features import inception_file
+from gpm_tune.metrics.features import weights_file
 from gpm_tune.study.storage.home import Home
 from gpm_tune.training import Experiment
 from gpm_tune.training.saved import refuse_other_data
@@ -38,8 +38,8 @@ def prepare(experiment: Experiment, home: Home) -> None:
     Raises UserError where they cannot, before any work has started.
     """
     prepare_data(experiment, home.storage)
-    if experiment.features:
-        check_features(experiment.features, experiment.evaluation.inception_weights)
+    if experiment.feature_network:
+        check_features(experiment.feature_network, experiment.evaluation.inception_weights)
     if experiment.teacher is not None:
         prepare(experiment.teacher, home)
         return
@@ -62,8 +62,8 @@ def prepare_data(experiment: Experiment, storage: str | None = None) -> None:
     if storage:
         try:
             _take(experiment.data, storage)
-            if experiment.features == "inception":
-                _take_weights(inception_file(experiment.evaluation.inception_weights), storage)
+            if file := _weights_of(experiment):
+                _take_weights(file, storage)
         except OSError as error:
             raise UserError(f"the data cannot be copied from {storage}: {error}") from None
     experiment.data.prepare()
@@ -76,9 +76,15 @@ def check_data_here(experiment: Experiment) -> None:
     for needed in filter(None, (experiment, experiment.teacher)):
         if _is_here(needed.data):
             prepare_data(needed)
-        weights = needed.evaluation.inception_weights
-        if needed.features and weights:
-            check_features(needed.features, weights)
+        weights, network = needed.evaluation.inception_weights, needed.feature_network
+        if network and (weights or isinstance(network, Path)):
+            check_features(network, weights)
+
+
+def _weights_of(experiment: Experiment) -> Path | None:
+    """The file of its feature network, which may be missing; None where that comes with the program."""
+    network = experiment.feature_network
+    return weights_file(network, experiment.evaluation.inception_weights) if network else None
 
 
 def _is_here(data: DataConfig) -> bool:
@@ -147,9 +153,8 @@ def share_inputs(experiment: Experiment, storage: str) -> None:
         for file, place in to_share(experiment, lambda name: read_current(f"{storage}/{PACKED}/{name}")):
             _log.info("copying %s to %s/%s/%s", file, storage, PACKED, place)
             locations.retry(partial(locations.send, file, f"{storage}/{PACKED}/{place}"))
-        if experiment.features == "inception":
-            file = inception_file(experiment.evaluation.inception_weights)
-            locations.retry(lambda: _share_weights(file, f"{storage}/weights/{file.name}"))
+        if weights := _weights_of(experiment):
+            locations.retry(lambda: _share_weights(weights, f"{storage}/weights/{weights.name}"))
     except OSError as error:
         raise UserError(
             f"the data cannot be copied to {storage}: {error}\n"

@@ -15,8 +15,8 @@ from typing import Any, Literal, cast
 from gpm_tune.documents import as_yaml
 from gpm_tune.study.accounts.records import StudyRecord, TrialRecord, as_costs, run_user
 from gpm_tune.study.tracking.provenance import run_tags
-from gpm_tune.training import Experiment, Objective
-from gpm_tune.training.objectives import curve_of
+from gpm_tune.training import Constraint, Experiment, Objective
+from gpm_tune.training.objectives import Measured
 from gpm_tune.training.run import EvaluationRecord
 
 BEST = "best/"
@@ -25,6 +25,8 @@ BY_NFE = "_by_nfe"
 """Ends the names of curves, whose steps are NFE."""
 CHANGING = frozenset({"study.yaml"})
 """The only files whose content may change."""
+
+NFE = Objective(metric="nfe")
 
 Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 STATUSES: Mapping[str, Status] = {
@@ -134,6 +136,7 @@ def trial_view(
         evaluations,
         files,
         (Version(study.name, version),) if is_registered else (),
+        constraints=study.constraints,
         inherited=_inherited(study, trial, experiment),
     )
 
@@ -143,13 +146,14 @@ def _inherited(study: StudyRecord, trial: TrialRecord, experiment: Experiment) -
     if trial.inherited is None:
         return None
     return EvaluationRecord(
-        step=trial.inherited["step"],
+        step=trial.inherited.step,
         judge=experiment.judge(study.objective),
         time=trial.started,
         machine="",
         user=run_user(study.id),
         version="",
-        metrics=trial.inherited["metrics"],
+        curve=trial.inherited.curve,
+        scalars=trial.inherited.scalars,
     )
 
 
@@ -231,8 +235,8 @@ def _leads(study: StudyRecord) -> Iterator[Point]:
     for count, trial in enumerate(sorted(having, key=lambda trial: (trial.ended, trial.number)), start=1):
         if trial.feasible and (leader is None or _rank(study, trial) < _rank(study, leader)):
             leader = trial
-        metrics = leader.metrics if leader else {}
-        yield from _best_points(study.objectives, metrics, cast("int", trial.ended), count)
+        measured = leader.measured if leader else None
+        yield from _best_points(study.objectives, measured, cast("int", trial.ended), count)
 
 
 def _is_result(trial: TrialRecord) -> bool:
@@ -257,11 +261,12 @@ def _view_of_training(
     files: Files,
     versions: Sequence[Version] = (),
     *,
+    constraints: Sequence[Constraint] = (),
     inherited: EvaluationRecord | None = None,
 ) -> View:
     version = evaluations[-1].version if evaluations else None
     plain, (started, ended) = experiment.model_dump(mode="json"), times
-    points, best = _course(objectives, evaluations, inherited)
+    points, best = _course(objectives, constraints, evaluations, inherited)
     if best and STATUSES[state] == "FINISHED":
         points += _curve(objectives[0], experiment, best)
     if ended is None and state != "running":
@@ -283,35 +288,37 @@ def _view_of_training(
 
 def _course(
     objectives: Sequence[Objective],
+    constraints: Sequence[Constraint],
     evaluations: Iterable[EvaluationRecord],
     inherited: EvaluationRecord | None,
 ) -> tuple[list[Point], EvaluationRecord | None]:
     """The points of evaluations, and the best one: that where the first objective was best."""
     first, points, best = objectives[0], list[Point](), inherited
     if best is not None:
-        points += _best_points(objectives, best.metrics, best.time, best.step)
+        points += _best_points(objectives, best, best.time, best.step)
     for found in evaluations:
-        points += (Point(name, y, found.time, found.step) for name, y in found.metrics.items())
-        value = found.metrics.get(first.metric, math.nan)
-        if not math.isnan(value) and (best is None or first.better(value, best.metrics[first.metric])):
+        derived = {named.metric: named.value_of(found) for named in (*objectives, *constraints)}
+        points += (Point(name, y, found.time, found.step) for name, y in (found.as_text() | derived).items())
+        if best is None or first.better(first.value_of(found), first.value_of(best)):
             best = found
-            points += _best_points(objectives, found.metrics, found.time, found.step)
+            points += _best_points(objectives, found, found.time, found.step)
     return points, best
 
 
 def _best_points(
-    objectives: Sequence[Objective], metrics: Mapping[str, float], time: int, step: int
+    objectives: Sequence[Objective], measured: Measured | None, time: int, step: int
 ) -> Iterator[Point]:
-    """What runs are sorted by: the objectives and the NFE of the best."""
-    for name in dict.fromkeys([*(goal.metric for goal in objectives), "nfe"]):
-        yield Point(f"{BEST}{name}", metrics.get(name, math.nan), time, step)
+    """What runs are sorted by: the objectives and the NFE of the best; NaN where there is none."""
+    for named in {goal.metric: goal for goal in (*objectives, NFE)}.values():
+        value = math.nan if measured is None else named.value_of(measured)
+        yield Point(f"{BEST}{named.metric}", value, time, step)
 
 
 def _curve(objective: Objective, experiment: Experiment, best: EvaluationRecord) -> list[Point]:
     """The objective's metric, or else the experiment's, against NFE at the best evaluation."""
-    for metric in (objective.metric.partition("/")[0], experiment.default_objective.metric):
-        if points := curve_of(metric, best.metrics):
-            return [Point(f"{metric}{BY_NFE}", value, best.time, nfe) for nfe, value in points]
+    for metric in (objective.quantity.metric, experiment.default_objective.metric):
+        if points := best.along_nfe(metric):
+            return [Point(f"{metric}{BY_NFE}", value, best.time, nfe) for nfe, value in points.items()]
     return []
 
 

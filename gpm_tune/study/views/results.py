@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -17,7 +16,7 @@ from gpm_tune.errors import UserError
 from gpm_tune.study.accounts.confirmation import Confirmed, confirmed, rank_agreement
 from gpm_tune.study.accounts.records import StudyRecord, TrialRecord, best_trial, read_confirmation
 from gpm_tune.study.definition import space
-from gpm_tune.training.objectives import TIMES, metric_label, shown
+from gpm_tune.training.objectives import TIMES, Measured, metric_label, shown
 
 COSTS = ["steps", "duration"]
 FREE = 10_000  # characters: a line that nothing limits
@@ -68,7 +67,7 @@ def _row(record: StudyRecord, trial: TrialRecord) -> list[str]:
         *(show_value(trial.values.get(path, "-")) for path in record.search),
         *(shown(score) for score in trial.scores or ()),
         *("-" for _ in record.objectives if not trial.scores),
-        f"{trial.metrics['nfe']:g}" if "nfe" in trial.metrics else "-",
+        str(trial.measured.nfe) if trial.measured else "-",
         str(trial.step),
         f"{trial.seconds:.1f} s",
     ]
@@ -197,7 +196,8 @@ def plain(record: StudyRecord) -> dict[str, Any]:
 
 
 def _plain_trial(trial: TrialRecord) -> dict[str, Any]:
-    return {**dataclasses.asdict(trial), "value": trial.value}
+    fields = {**vars(trial), "value": trial.value}
+    return {k: v.model_dump(mode="json") if isinstance(v, Measured) else v for k, v in fields.items()}
 
 
 def best_plain(record: StudyRecord) -> dict[str, Any]:
@@ -210,9 +210,10 @@ def best_plain(record: StudyRecord) -> dict[str, Any]:
 def best_yaml(record: StudyRecord) -> str:
     """The best trial's experiment as a YAML file that `gpm-tune train` runs."""
     best = best_plain(record)
+    nfe = max(map(int, best["measured"]["curve"]))
     origin = (
         f"# Trial {best['number']} of study {record.name}: {_objective_labels(record)[0]} "
-        f"{shown(best['scores'][0])} at step {best['best_step']}, NFE {best['metrics']['nfe']:g}.\n"
+        f"{shown(best['scores'][0])} at step {best['best_step']}, NFE {nfe}.\n"
     )
     return origin + as_yaml(best["experiment"])
 
@@ -226,7 +227,7 @@ def comparison(records: list[StudyRecord]) -> Table:
         scores = [shown(trial.scores[index]) if trial and trial.scores else "-" for trial in best]
         table.add_row(metric_label(objective.metric, records[0].features), *scores)
     table.add_row("best trial", *(str(trial.number) if trial else "-" for trial in best))
-    table.add_row("NFE", *(f"{trial.metrics['nfe']:g}" if trial else "-" for trial in best))
+    table.add_row("NFE", *(str(trial.measured.nfe) if trial and trial.measured else "-" for trial in best))
     table.add_row("at step", *(str(trial.best_step) if trial else "-" for trial in best))
     table.add_row("trials", *(states(record) for record in records))
     table.add_row("hours", *(f"{record.hours:.2f}" for record in records))

@@ -6,7 +6,7 @@ from typing import Any
 
 import optuna
 import pytest
-from examples import POINTS, study_of
+from examples import POINTS, measured, study_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from managers import PBT, keep_checkpoint, record, take
@@ -18,23 +18,20 @@ from gpm_tune.study.accounts.population import trial_manager
 from gpm_tune.study.accounts.records import read_study
 from gpm_tune.study.accounts.trial_manager import Decision, TrialManager, TrialSpec
 from gpm_tune.study.definition import space
+from gpm_tune.training.objectives import Measured
 from gpm_tune.training.run import Runs
 
 
-def measured(value: float, **more: float) -> dict[str, float]:
-    return {"sliced_wasserstein": value, "nfe": 4.0, "seconds": 1.0, **more}
-
-
-def run(manager: TrialManager, number: int, *evaluations: dict[str, float]) -> None:
-    for step, metrics in enumerate(evaluations, start=1):
-        manager.report(number, step, metrics)
+def run(manager: TrialManager, number: int, *evaluations: Measured) -> None:
+    for step, found in enumerate(evaluations, start=1):
+        manager.report(number, step, found)
     manager.complete(number)
 
 
 def test_the_pareto_front_is_optunas(storage: str) -> None:
     goals = [{"metric": "sliced_wasserstein"}, {"metric": "nfe"}]
     manager = TrialManager(study_of(objectives=goals), storage)
-    for value, nfe in [(3.0, 1.0), (1.0, 8.0), (2.0, 8.0), (2.0, 4.0)]:
+    for value, nfe in [(3.0, 1), (1.0, 8), (2.0, 8), (2.0, 4)]:
         run(manager, take(manager), measured(value, nfe=nfe))
     front = [trial.number for trial in record(storage).front()]
     assert front == [1, 3, 0]

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from examples import MODELS, POINTS, experiment_of, study_of
+from examples import MODELS, POINTS, experiment_of, measured, study_of
 from hands import run_trials
 from rich.console import Console
 
@@ -36,13 +36,13 @@ def home(tmp_path: Path) -> Home:
 
 
 def measure(run: TrainingRun, step: int, seconds: float, user: str, judge: str) -> None:
-    metrics = {METRIC: 1.0 / step, "nfe": 4.0, "seconds": seconds}
-    run.keep_evaluation(Evaluation(step, metrics, b"png"), judge, "cpu", user)
+    run.keep_evaluation(Evaluation(step, measured(1.0 / step, seconds=seconds), b"png"), judge, "cpu", user)
 
 
 def study_of_one(**changes: Any) -> tuple[StudyRecord, TrialRecord]:
-    fields: dict[str, Any] = dict.fromkeys(("scores", "best_step", "reason", "forked_from", "confirms"))
-    fields |= {"state": "complete", "values": {}, "metrics": {}, "feasible": True, "step": 12, "seconds": 6.0}
+    absent = ("scores", "measured", "best_step", "reason", "forked_from", "confirms")
+    fields: dict[str, Any] = dict.fromkeys(absent)
+    fields |= {"state": "complete", "values": {}, "feasible": True, "step": 12, "seconds": 6.0}
     trial = TrialRecord(number=0, **{**fields, **changes})
     goals = [Objective(metric=METRIC, mode="min")]
     return StudyRecord("small", "0" * 32, goals, None, POINTS, [], 0.0, 0.0, [trial]), trial
@@ -107,7 +107,7 @@ def test_trials_are_found_by_their_studys_name(home: Home) -> None:
     run = home.open_runs().of(spec.experiment)
     manager.keep_run(0, run.name)
     measure(run, 4, 2.0, "study", spec.experiment.judge(manager.study.objective))
-    manager.report(0, 4, {METRIC: 0.25, "nfe": 4.0, "seconds": 2.0})
+    manager.report(0, 4, measured(0.25, seconds=2.0))
     (found,) = read_trained(home, "small")
     fingerprint = read_study(home.optuna_uri, "small").data_fingerprint
     assert (found.stage, found.trial, found.state) == ("search", 0, "running")

@@ -4,7 +4,7 @@ from typing import Any
 
 import optuna
 import pytest
-from examples import MODELS, POINTS, study_of
+from examples import MODELS, POINTS, measured, study_of
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from managers import record, take
@@ -16,10 +16,6 @@ from gpm_tune.study.definition import space
 from gpm_tune.study.definition.specification import StudyConfig
 
 METRIC = "sliced_wasserstein"
-
-
-def measure(value: float) -> dict[str, float]:
-    return {METRIC: value, "nfe": 4, "seconds": 1.0}
 
 
 def test_the_first_trial_is_the_base_and_the_budget_is_kept(storage: str) -> None:
@@ -37,7 +33,7 @@ def test_each_ending_is_what_optuna_has(storage: str) -> None:
     for number, values in enumerate([[3.0, 1.0, 2.0], [5.0, 4.0], [7.0]]):
         assert take(manager) == number
         for step, value in enumerate(values, start=1):
-            manager.report(number, step, measure(value))
+            manager.report(number, step, measured(value))
     manager.complete(0)
     manager.prune(1)
     manager.fail(2, "loss was nan")
@@ -54,7 +50,7 @@ def test_a_restart_continues_unfinished_trials_first_and_repeats_no_draw(storage
     before = TrialManager(study, storage)
     for number in range(4):
         assert take(before) == number
-        before.report(number, 4, measure(1.0))
+        before.report(number, 4, measured(1.0))
     for number in (0, 1, 3):
         before.complete(number)
     values = {trial.number: trial.values for trial in record(storage).trials}
@@ -74,10 +70,10 @@ def test_a_restart_continues_unfinished_trials_first_and_repeats_no_draw(storage
 def test_a_replayed_report_changes_nothing(storage: str) -> None:
     manager = TrialManager(study_of(), storage)
     number = take(manager)
-    manager.report(number, 4, measure(2.0))
-    manager.report(number, 8, measure(1.0))
+    manager.report(number, 4, measured(2.0))
+    manager.report(number, 8, measured(1.0))
     before = record(storage)
-    assert manager.report(number, 4, measure(0.1)) is Decision.CONTINUE
+    assert manager.report(number, 4, measured(0.1)) is Decision.CONTINUE
     assert record(storage) == before
 
 
@@ -85,7 +81,7 @@ def test_a_larger_budget_adds_trials_to_a_finished_study(storage: str) -> None:
     for budget in (2, 5):
         manager = TrialManager(study_of(budget={"trials": budget}), storage)
         while (spec := manager.next()) is not None:
-            manager.report(spec.number, 12, measure(1.0))
+            manager.report(spec.number, 12, measured(1.0))
             manager.complete(spec.number)
         assert [trial.number for trial in record(storage).trials] == list(range(budget))
 
@@ -110,10 +106,10 @@ def test_asha_stops_the_worse_trials_at_their_rung() -> None:
     scheduler = {"name": "asha", "grace_steps": 4, "reduction_factor": 3}
     manager = TrialManager(study_of(scheduler=scheduler, budget={"trials": 9}), None)
     numbers = [take(manager) for _ in range(9)]
-    stopped = [manager.report(number, 4, measure(float(value))) for value, number in enumerate(numbers)]
+    stopped = [manager.report(number, 4, measured(float(value))) for value, number in enumerate(numbers)]
     assert stopped[0] is Decision.CONTINUE, "the best goes on"
     assert set(stopped[3:]) == {Decision.STOP}, "what is not in the best third is stopped"
-    assert all(manager.report(0, step, measure(0.0)) is Decision.CONTINUE for step in (8, 12))
+    assert all(manager.report(0, step, measured(0.0)) is Decision.CONTINUE for step in (8, 12))
 
 
 def test_maximised_objectives_keep_the_highest(storage: str) -> None:
@@ -121,7 +117,7 @@ def test_maximised_objectives_keep_the_highest(storage: str) -> None:
     for number, values in enumerate([[0.2, 0.8, 0.4], [0.6]]):
         take(manager)
         for step, value in enumerate(values, start=1):
-            manager.report(number, step, {**measure(1.0), "modes_covered": value})
+            manager.report(number, step, measured(1.0, modes_covered=value))
         manager.complete(number)
     assert [(t.number, t.value) for t in record(storage).ranked()] == [(0, 0.8), (1, 0.6)]
 
@@ -148,7 +144,7 @@ def test_trials_wait_at_a_place_for_the_one_that_trains_what_they_need(storage: 
     assert handed_out(manager, places=2) == [0]
     assert len(record(storage).trials) == 3, "two are held back, each at a place"
     assert manager.remaining == 2
-    manager.report(0, 12, measure(1.0))
+    manager.report(0, 12, measured(1.0))
     manager.complete(0)
     assert handed_out(manager) == [1, 2], "what is trained needs nobody's time"
     assert manager.remaining == 0
@@ -168,7 +164,7 @@ def test_a_training_of_fewer_steps_does_not_end_one_of_more(storage: str) -> Non
     while (spec := manager.next(6)) is not None:
         specs[spec.number] = spec
     (first,) = specs
-    manager.report(first, 4, measure(1.0))
+    manager.report(first, 4, measured(1.0))
     manager.complete(first)
     ended = specs[first].experiment.training.steps
     while (spec := manager.next(6)) is not None:
@@ -233,7 +229,7 @@ def test_trials_asked_are_trials_told(
 
     def evaluate(number: int) -> None:
         steps[number] = steps.get(number, 0) + 1
-        manager.report(number, steps[number], measure(random.random()))
+        manager.report(number, steps[number], measured(random.random()))
 
     def end(number: int, how: str) -> None:
         if how == "complete":

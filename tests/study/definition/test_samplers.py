@@ -5,7 +5,7 @@ from typing import Any
 
 import optuna
 import pytest
-from examples import POINTS, study_of
+from examples import POINTS, measured, study_of
 
 from gpm_tune.config import SEEDS
 from gpm_tune.study.accounts.records import read_study
@@ -13,7 +13,6 @@ from gpm_tune.study.accounts.trial_manager import TrialManager
 from gpm_tune.study.definition import space
 from gpm_tune.study.definition.specification import StudyConfig
 
-METRICS = {"sliced_wasserstein": 1.0, "frechet": 2.0, "nfe": 4, "seconds": 1.0}
 SAMPLERS = ["tpe", "gp", "cmaes", "nsga2", "nsga3", "random", "quasi_random", "grid", "brute_force"]
 FINITE: dict[str, Any] = {
     "model.loss": {"choice": ["ipm", "vanilla"]},
@@ -28,7 +27,7 @@ def run_to_the_end(study: StudyConfig, storage: str | None = None) -> list[dict[
     while (spec := manager.next()) is not None:
         drawn.append(spec.values)
         cost = spec.experiment.model.sampling_steps
-        manager.report(spec.number, 12, {**METRICS, "sliced_wasserstein": float(cost)})
+        manager.report(spec.number, 12, measured(float(cost), frechet=2.0))
         manager.complete(spec.number)
     return drawn
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import yaml
-from examples import MODELS, POINTS, TEACHER, study_data, study_of
+from examples import IMAGES, MODELS, POINTS, TEACHER, study_data, study_of
 
 from gpm_tune.documents import Document
 from gpm_tune.errors import UserError
@@ -19,6 +19,8 @@ from gpm_tune.study.definition.specification import (
 )
 
 SHIPPED = sorted(shipped_studies().glob("*.yaml"))
+
+ONLY_FRECHET = space.put(POINTS, {"evaluation.metrics": ["frechet"]})
 
 
 def refusal(folder: Path, **changes: Any) -> str:
@@ -89,6 +91,23 @@ def refusal(folder: Path, **changes: Any) -> str:
         ({"objectives": [{"metric": "frechet/nfe_3"}]}, "add 3 to evaluation.nfe [2]"),
         ({"objectives": [{"metric": "frechet/hypervolume", "mode": "max"}]}, "needs evaluation.reference"),
         ({"objectives": [{"metric": "fid/nfe_up_to_8"}]}, "unknown metric 'fid' in 'fid/nfe_up_to_8'"),
+        (
+            {"experiment": ONLY_FRECHET, "objectives": [{"metric": "energy_distance/nfe_2"}]},
+            "objectives.0.metric: energy_distance is not measured\n"
+            "help: set experiment.evaluation.metrics: [frechet, energy_distance]",
+        ),
+        (
+            {"experiment": ONLY_FRECHET, "constraints": [{"metric": "modes_covered", "min": 1}]},
+            "constraints.0.metric: modes_covered is not measured\nhelp: set experiment.evaluation.metrics: [",
+        ),
+        (
+            {"experiment": space.put(POINTS, {"evaluation.metrics": ["frechet", "fid"]})},
+            "evaluation.metrics: unknown metric 'fid'; valid: energy_distance, frechet",
+        ),
+        (
+            {"experiment": {**POINTS, **IMAGES, "evaluation": {"samples": 9, "metrics": ["fid", "recall"]}}},
+            "evaluation.samples is 9, but recall needs at least 10",
+        ),
         ({"constraints": [{"metric": "nfe"}]}, "a constraint has a max, a min, or both"),
         ({"constraints": [{"metric": "weight", "max": 1}]}, "unknown metric 'weight'"),
         ({"constraints": [{"metric": "system/gpu_memory", "max": 1}]}, "trials have none (resources.gpu)"),

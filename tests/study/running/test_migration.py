@@ -61,7 +61,7 @@ def go_on(home: Home) -> tuple[TrialSpec, dict[int, dict[str, float]]]:
     assert spec is not None
     asker, objective = Asker(f"study-{manager.id}", "tests"), manager.study.objective
     training = Training(spec.experiment, home.runs.of(spec.experiment), asker, objective=objective)
-    return spec, {record.step: values(record.metrics) for record in training.evaluations(spec.known_step)}
+    return spec, {record.step: values(record.as_text()) for record in training.evaluations(spec.known_step)}
 
 
 def contents(home: Home) -> dict[str, bytes]:

@@ -21,7 +21,7 @@ from pathlib import Path
 import optuna
 import pytest
 import yaml
-from examples import MODELS, POINTS, TEACHER, study_data, study_of
+from examples import MODELS, POINTS, TEACHER, measured, study_data, study_of
 from optuna.storages import RDBStorage
 from program import COMMAND, gpm_tune, write_study
 
@@ -99,8 +99,7 @@ def home(tmp_path: Path) -> Home:
     place.root.mkdir()
     manager = TrialManager(study_of(), place.optuna_uri)
     assert manager.next() is not None
-    metrics = {"sliced_wasserstein": 1.0, "nfe": 4.0, "seconds": 1.0}
-    manager.report(0, 4, metrics)
+    manager.report(0, 4, measured())
     manager.complete(0)
     disconnect(manager._optuna._storage)
     return place

@@ -19,32 +19,39 @@ from gpm_tune.study.accounts.records import StudyRecord, TrialRecord
 from gpm_tune.study.accounts.trial_manager import TrialManager
 from gpm_tune.study.tracking.views import STATUSES, Point, View, single_view, study_view, trial_view
 from gpm_tune.training import Experiment, Objective
+from gpm_tune.training.objectives import Measured
 from gpm_tune.training.run import EvaluationRecord
 
 METRIC = "sliced_wasserstein"
 EXPERIMENT = Experiment.model_validate(POINTS)
-MODES = {METRIC: "min", "nfe": "min", "diversity": "max"}
+MODES = {METRIC: "min", "nfe": "min", "modes_covered": "max"}
 ENDED = ("complete", "pruned", "infeasible", "fail")
 
 
-def measured_at(step: int, time: int, metrics: dict[str, float]) -> EvaluationRecord:
+def measured_at(step: int, time: int, curve: dict[int, float], **scalars: float) -> EvaluationRecord:
     return EvaluationRecord(
-        step=step, judge="", time=time, machine="", user="", version="1.2.3", metrics=metrics
+        step=step,
+        judge="",
+        time=time,
+        machine="",
+        user="",
+        version="1.2.3",
+        curve={nfe: {METRIC: value} for nfe, value in curve.items()},
+        scalars=scalars,
     )
 
 
-measured = st.floats(width=32) | st.sampled_from([0.0, 1.0, math.nan, math.inf, -math.inf])
+numbers = st.floats(width=32, allow_nan=False, allow_infinity=False)
 scored = st.floats(-4, 4, width=16)
 
 
 @st.composite
 def evaluations(draw: st.DrawFn) -> list[EvaluationRecord]:
     gaps = draw(st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), max_size=8))
-    names = [METRIC, "nfe", "loss", f"{METRIC}/nfe_2", f"{METRIC}/nfe_4"]
     found, step, time = [], 0, 1000
     for more_steps, later in gaps:
         step, time = step + more_steps, time + later
-        found.append(measured_at(step, time, {name: draw(measured) for name in names}))
+        found.append(measured_at(step, time, {2: draw(numbers), 4: draw(numbers)}, loss=draw(numbers)))
     return found
 
 
@@ -56,13 +63,15 @@ def studies(draw: st.DrawFn) -> StudyRecord:
     trials = []
     for number in range(draw(st.integers(0, 7))):
         state = draw(st.sampled_from([*ENDED, "running", "interrupted"]))
-        values = {name: draw(scored) for name in MODES} if draw(st.booleans()) else {}
+        values: dict[str, float] = {}
+        if draw(st.booleans()):
+            values = {name: draw(scored) for name in MODES} | {"nfe": draw(st.integers(1, 4))}
         trials.append(
             trial(
                 number,
                 state,
                 scores=[values[goal.metric] for goal in objectives] if values else None,
-                metrics=values,
+                measured=of(values) if values else None,
                 best_step=draw(st.integers(1, 9)) if values else None,
                 feasible=state != "infeasible" and draw(st.booleans()),
                 ended=100 + draw(st.integers(0, 5)) if state in ENDED else None,
@@ -73,11 +82,17 @@ def studies(draw: st.DrawFn) -> StudyRecord:
     )
 
 
+def of(values: dict[str, float]) -> Measured:
+    """What was measured, of these values by name."""
+    metrics = {name: value for name, value in values.items() if name != "nfe"}
+    return Measured(curve={int(values["nfe"]): metrics}, scalars={})
+
+
 def trial(number: int, state: str, **changes: Any) -> TrialRecord:
     fields: dict[str, Any] = {
         "values": {},
         "scores": None,
-        "metrics": {},
+        "measured": None,
         "best_step": None,
         "feasible": True,
         "step": 0,
@@ -136,12 +151,16 @@ def test_a_trial_shows_all_that_was_measured_its_best_and_that_ones_curve(
         at = [
             point for point in view.points if (point.time, point.step) == (evaluation.time, evaluation.step)
         ]
-        shown = {point.name: point.value for point in at if point.name in evaluation.metrics}
-        assert str(shown) == str(evaluation.metrics)
+        shown = {
+            point.name: point.value for point in at if not point.name.startswith(("best/", f"{METRIC}_"))
+        }
+        low, high = (evaluation.curve[nfe][METRIC] for nfe in (2, 4))
+        expected = {METRIC: high, f"{METRIC}/nfe_2": low, f"{METRIC}/nfe_4": high, "nfe": 4.0}
+        assert shown == expected | evaluation.scalars
     leading = []
     for evaluation in found:
         value = evaluation.metrics[METRIC]
-        if not math.isnan(value) and all(goal.better(value, other.metrics[METRIC]) for other in leading):
+        if all(goal.better(value, other.metrics[METRIC]) for other in leading):
             leading.append(evaluation)
     expected = [(e.metrics[METRIC], e.time, e.step) for e in leading]
     assert [(p.value, p.time, p.step) for p in named(view, f"best/{METRIC}")] == expected
@@ -151,7 +170,7 @@ def test_a_trial_shows_all_that_was_measured_its_best_and_that_ones_curve(
         best = leading[-1]
         assert [point.step for point in curve] == [2, 4]
         assert {point.time for point in curve} == {best.time}
-        assert repr([p.value for p in curve]) == repr([best.metrics[f"{METRIC}/nfe_{n}"] for n in (2, 4)])
+        assert repr([p.value for p in curve]) == repr([best.curve[nfe][METRIC] for nfe in (2, 4)])
     else:
         assert not curve
 
@@ -186,7 +205,8 @@ def test_a_study_shows_the_same_best_as_its_records(record: StudyRecord) -> None
         points = named(view, f"best/{name}")
         assert len(points) == sum(trial.scores is not None for trial in ended.trials)
         if points:
-            assert repr(points[-1].value) == repr(last.metrics[name] if last else math.nan)
+            expected = Objective(metric=name).value_of(last.measured) if last else math.nan
+            assert repr(points[-1].value) == repr(expected)
 
 
 @pytest.mark.parametrize(
@@ -224,7 +244,7 @@ def test_a_trials_run_has_its_records_as_tags_and_its_experiment_as_params_and_f
         best_step=8,
         ended=90,
     )
-    view = of_trial(pruned, [measured_at(4, 77, {METRIC: 2.0})], is_registered=True)
+    view = of_trial(pruned, [measured_at(4, 77, {4: 2.0})], is_registered=True)
     assert (
         view.tags.items()
         >= {
@@ -252,7 +272,7 @@ def test_a_trials_run_has_its_records_as_tags_and_its_experiment_as_params_and_f
 
 
 def test_a_run_that_was_interrupted_ended_at_its_last_evaluation() -> None:
-    found = [measured_at(4, 1004, {METRIC: 2.0}), measured_at(8, 1008, {METRIC: 3.0})]
+    found = [measured_at(4, 1004, {4: 2.0}), measured_at(8, 1008, {4: 3.0})]
     view = of_trial(trial(3, "interrupted"), found)
     assert (view.status, view.ended) == ("KILLED", 1008)
     assert of_trial(trial(3, "interrupted"), []).ended == 53
@@ -261,7 +281,7 @@ def test_a_run_that_was_interrupted_ended_at_its_last_evaluation() -> None:
 
 @pytest.mark.parametrize("state", ["running", "complete", "interrupted", "fail"])
 def test_an_experiment_alone_is_shown_as_a_trial_would_be(state: str) -> None:
-    found = [measured_at(4, 1004, {METRIC: 2.0, "nfe": 4.0, f"{METRIC}/nfe_2": 3.0})]
+    found = [measured_at(4, 1004, {2: 3.0, 4: 2.0})]
     options: Any = {"started": 53, "data_fingerprint": "abc", "run": "points-12", "note": "damaged"}
     view = single_view(EXPERIMENT, "points", "12", found, state, {}, **options)
     of_the_trial = of_trial(trial(3, state, run="points-12", note="damaged"), found)

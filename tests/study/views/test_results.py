@@ -22,6 +22,7 @@ from gpm_tune.study.views.results import (
     unlike_gpus,
 )
 from gpm_tune.training import Experiment, Objective
+from gpm_tune.training.objectives import Measured
 
 
 @pytest.fixture
@@ -33,7 +34,7 @@ def record(tmp_path: Path) -> StudyRecord:
     manager = TrialManager(study, storage)
     for number, value in enumerate([30.0, 20.0]):
         manager.next()
-        manager.report(number, 4, {"fid": value, "nfe": 3, "seconds": 2.0})
+        manager.report(number, 4, Measured(curve={3: {"fid": value}}, scalars={"seconds": 2.0}))
         manager.complete(number)
     manager.next()
     manager.fail(2, "out of memory")
