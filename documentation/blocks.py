@@ -4,11 +4,15 @@ python   runs in the page's namespace
 bash     runs with `bash -euo pipefail`; `gpm-tune` and `python` are those that run the tests
 yaml     is parsed; a study is validated; with title="FILE.yaml" it is written into the page's folder
 
+So that pages take seconds, the studies and experiments that they write, and those of QUICK that come with the
+program, are shortened in the page's folder: the commands are tested there, and not what comes out.
+
 A block that cannot run everywhere follows a comment with the reason: <!-- skip: next "needs a cluster" -->
 """
 
 from __future__ import annotations
 
+import copy
 import os
 import re
 import shutil
@@ -28,6 +32,8 @@ from sybil.parsers.markdown.lexers import RawFencedCodeBlockLexer
 
 INFO = re.compile(r'(?P<language>bash|python|yaml)\b(?:[^\n]*?\btitle="(?P<title>[^"\n]+)")?[^\n]*\n')
 LEAKS = ("GPM_TUNE_HOME", "GPM_TUNE_STORAGE", "MLFLOW_TRACKING_URI")  # would lead out of the page's folder
+QUICK = ("quickstart.yaml", "gan_gaussians.yaml")  # studies that pages run by their bare names
+COMMANDS = Path(__file__).parents[1] / "tests" / "commands"
 run_python = PythonEvaluator()
 
 
@@ -64,6 +70,34 @@ def check_yaml(example: Example) -> None:
     data = yaml.safe_load(example.parsed)
     if isinstance(data, dict) and {"name", "experiment"} <= data.keys():
         load_study(File.load(file))
+    if isinstance(data, dict) and {"data", "model"} <= data.get("experiment", data).keys():
+        file.write_text(yaml.safe_dump(shortened(data), sort_keys=False), encoding="utf-8")
+
+
+def shortened(data: dict[str, Any]) -> dict[str, Any]:
+    """A study or an experiment with a tenth of its steps and samples, small networks, and few trials."""
+    data = copy.deepcopy(data)
+    experiment = data.get("experiment", data)
+    training, evaluation = experiment.setdefault("training", {}), experiment.setdefault("evaluation", {})
+    for section, key in (
+        (training, "steps"),
+        (evaluation, "every"),
+        (evaluation, "samples"),
+        (data.get("scheduler", {}), "grace_steps"),
+    ):
+        if key in section:
+            section[key] = max(1, section[key] // 10)
+    evaluation.setdefault("samples", 50)
+    if "every" in evaluation and "steps" in training:
+        evaluation["every"] = max(evaluation["every"], training["steps"] // 4)
+    for network in ("discriminator", "generator"):
+        if "width" in experiment["model"].get(network, {}):
+            experiment["model"][network]["width"] = 8
+    if "trials" in data.get("budget", {}):
+        data["budget"]["trials"] = min(4, data["budget"]["trials"])
+    if "resources" in data:
+        data["resources"]["concurrent"] = 1  # or a second process would have its imports to do
+    return data
 
 
 EVALUATORS = {"bash": run_bash, "python": run_python, "yaml": check_yaml}
@@ -73,10 +107,16 @@ def enter(namespace: dict[str, Any]) -> None:
     """Give a page its folder, and one thread: pages run beside each other."""
     import torch
 
+    from gpm_tune.study.definition.specification import shipped_studies
+
     patch = pytest.MonkeyPatch()
     folder = tempfile.mkdtemp(prefix="page-")
     patch.chdir(folder)
-    patch.setenv("PATH", os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
+    for name in QUICK:
+        study = shortened(yaml.safe_load((shipped_studies() / name).read_text(encoding="utf-8")))
+        Path(name).write_text(yaml.safe_dump(study, sort_keys=False), encoding="utf-8")
+    programs = [str(COMMANDS), str(Path(sys.executable).parent), os.environ.get("PATH", "")]
+    patch.setenv("PATH", os.pathsep.join(programs))
     patch.setenv("OMP_NUM_THREADS", "1")
     for name in LEAKS:
         patch.delenv(name, raising=False)

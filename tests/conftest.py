@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.request import urlopen
 
 import pytest
 import yaml
 from examples import IMAGES, POINTS, STUDY
+from filelock import FileLock
 from hypothesis import settings
 from program import gpm_tune, write_study
 from xdist.scheduler.loadfile import LoadFileScheduling
@@ -19,6 +22,7 @@ settings.register_profile("shared machine", deadline=None)  # a pause of the mac
 settings.load_profile("shared machine")
 
 
+FINISHED = "home ?%20#{ü}'s"
 CLUSTERS = ("tests/chaos/", "tests/launcher/", "tests/deploy/test_slurm.py")
 
 
@@ -34,12 +38,17 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> OneCluste
     return OneClusterAtATime(config, log)
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files that may take longest go first: else one may be left to one process when the other is done."""
+    """Files that may take longest go first: else one may be left to one process when the other is done.
+
+    Pages run studies; of these the README's belong to the quick tests.
+    """
     limits: dict[Path, tuple[float, bool]] = {}
     for item in items:
+        if item.path.suffix == ".md" and item.path.name != "README.md":
+            item.add_marker(pytest.mark.slow)
         limit = item.get_closest_marker("timeout")
-        # Pages run studies.
         is_slow = item.get_closest_marker("slow") is not None or item.path.suffix == ".md"
         allowed = (float(limit.args[0]) if limit else 0.0, is_slow)
         limits[item.path] = max(limits.get(item.path, allowed), allowed)
@@ -54,22 +63,37 @@ def study_file(tmp_path: Path) -> Path:
     return path
 
 
+def made_once(tmp_path_factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """A folder that one of the processes that run tests makes for all of them; not to be changed."""
+    root = tmp_path_factory.getbasetemp()
+    folder = (root.parent if "PYTEST_XDIST_WORKER" in os.environ else root) / name
+    done = folder / "done"
+    with FileLock(f"{folder}.lock"):
+        if not done.exists():
+            shutil.rmtree(folder, ignore_errors=True)  # of a process that failed
+            folder.mkdir()
+            make(folder)
+            done.touch()
+    return folder
+
+
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The home of a small study of images that was run to its end; its file lies beside it.
 
-    Its name has characters that mean something in URLs, patterns and shells.
+    Not to be changed. Its name has characters that mean something in URLs, patterns and shells.
     """
-    folder = tmp_path_factory.mktemp("finished")
+    return made_once(tmp_path_factory, "finished", _finish) / FINISHED
+
+
+def _finish(folder: Path) -> None:
     search = {"model.eta": {"float": [1.0, 4.0]}, "model.sampling_steps": {"int": [2, 4]}}
     path = write_study(folder, name="digits", experiment=space.put(POINTS, IMAGES), search=search)
-    home = folder / "home ?%20#{ü}'s"
-    result = gpm_tune("run", path, home=home)
+    result = gpm_tune("run", path, home=folder / FINISHED)
     assert result.returncode == 0, result.stdout + result.stderr
     assert "study digits: 4 complete" in result.stdout
     assert "gpm-tune ui --home" in result.stdout
-    assert {file.name for file in folder.iterdir()} == {path.name, home.name}, "nothing is outside the home"
-    return home
+    assert {file.name for file in folder.iterdir()} == {path.name, FINISHED}, "nothing is outside the home"
 
 
 @pytest.fixture

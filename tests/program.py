@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import atexit
-import multiprocessing
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,15 +17,12 @@ import mlflow
 import yaml
 from examples import study_data
 from filelock import FileLock
+from preloaded import PROGRAM, Call
 
 from gpm_tune.study.tracking.sender import make_tables
 
-COMMAND = [sys.executable, "-c", "from gpm_tune.cli import main; main()"]
+COMMAND = [sys.executable, "-c", PROGRAM]  # with all its imports
 SECONDS = 500.0  # for one command
-
-# Its processes begin where all imports are done: these take most of the time of a short command.
-_warm = multiprocessing.get_context("forkserver")
-_warm.set_forkserver_preload(["gpm_tune.cli", "gpm_tune.api", "mlflow", "ray.tune", "torchvision"])
 
 
 def gpm_tune(*arguments: str | Path, home: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -42,33 +39,73 @@ def gpm_tune(*arguments: str | Path, home: Path | None = None) -> subprocess.Com
     return done
 
 
-def call(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    """Run the program in a folder."""
+def call(
+    folder: Path, *words: str, code: str = PROGRAM, imported: str = "program", **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Run the program, or other code, in a folder."""
     with tempfile.TemporaryDirectory() as place:
-        outputs = [Path(place, name) for name in ("stdout", "stderr")]
-        process = _warm.Process(target=_run, args=(folder, words, dict(os.environ), outputs))
-        process.start()
-        process.join(SECONDS)
-        if process.exitcode is None:
-            process.kill()
+        said, errors = Path(place, "stdout"), Path(place, "stderr")
+        with Path(os.devnull).open() as nothing, said.open("a") as out, errors.open("a") as err:
+            files = [file.fileno() for file in (nothing, out, err)]
+            process = Call(words, folder, {**os.environ, **environment}, files, code, imported)
+        code = process.ended(SECONDS)
+        if code is None:
+            os.kill(process.pid, signal.SIGKILL)
             raise subprocess.TimeoutExpired(words, SECONDS)
-        stdout, stderr = (file.read_text() for file in outputs)
-    return subprocess.CompletedProcess(list(words), process.exitcode, stdout, stderr)
+        return subprocess.CompletedProcess(list(words), code, said.read_text(), errors.read_text())
 
 
-def _run(folder: Path, words: tuple[str, ...], environment: dict[str, str], outputs: list[Path]) -> None:
-    os.chdir(folder)
-    os.environ.clear()
-    os.environ.update(environment)
-    for number, file in zip((1, 2), outputs, strict=True):
-        os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
-    sys.argv = ["gpm-tune", *words]
-    from gpm_tune.cli import main
+class Started:
+    """The program, or other code, in a process and a process group of its own; used as a `subprocess.Popen`.
 
-    try:
-        main()
-    finally:
-        atexit._run_exitfuncs()
+    What it says, errors included, is in `stdout`.
+    """
+
+    def __init__(
+        self, *words: object, folder: Path | None = None, code: str = PROGRAM, **environment: str
+    ) -> None:
+        said, saying = os.pipe()
+        with Path(os.devnull).open() as nothing, os.fdopen(saying, "w"):
+            files = [nothing.fileno(), saying, saying]
+            variables = {**os.environ, **environment}
+            self._call = Call([*map(str, words)], folder or Path.cwd(), variables, files, code)
+        self.pid = self._call.pid
+        self.stdout = os.fdopen(said)
+        self.returncode: int | None = None
+
+    def poll(self) -> int | None:
+        """Its exit code; None while it runs."""
+        return self._look(0)
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Its exit code, once it has ended."""
+        code = self._look(timeout)
+        if code is None:
+            raise subprocess.TimeoutExpired("gpm-tune", timeout or 0)
+        return code
+
+    def communicate(self, timeout: float = SECONDS) -> tuple[str, None]:
+        """Wait for its end; the rest of what it says."""
+        rest: list[str] = []
+        reader = threading.Thread(target=lambda: rest.append(self.stdout.read()), daemon=True)
+        reader.start()
+        self.wait(timeout)
+        reader.join(timeout)
+        return "".join(rest), None
+
+    def send_signal(self, number: int) -> None:
+        """Send it a signal, if it still runs."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """Kill it."""
+        self.send_signal(signal.SIGKILL)
+
+    def _look(self, seconds: float | None) -> int | None:
+        if self.returncode is None:
+            self.returncode = self._call.ended(seconds)
+        return self.returncode
 
 
 @cache

@@ -4,16 +4,16 @@ import csv
 import json
 import re
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
 from examples import POINTS
-from program import COMMAND
+from preloaded import PROGRAM
 from test_plugins import call
 
 HERE = Path(__file__).parent
+SCRIPT = "import runpy, sys; runpy.run_path(sys.argv.pop(1), None, '__main__')"
 MODELS = {
     "straight": "StraightConfig",
     "heuns_discriminator": "HeunsDiscriminatorConfig",
@@ -36,8 +36,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(place: Path, folder: Path, *words: str) -> str:
     """The output of a command of the program, or of a script, which has to succeed."""
-    command = [sys.executable, *words] if words[0].endswith(".py") else [*COMMAND, *words]
-    result = call(command, place, folder)
+    result = call(place, folder, *words, code=SCRIPT if words[0].endswith(".py") else PROGRAM)
     assert result.returncode == 0, result.stdout + result.stderr
     return result.stdout
 
@@ -82,7 +81,7 @@ def test_a_study_of_one_is_run_and_drawn(place: Path, tmp_path: Path) -> None:
         "experiment": experiment,
         "search": {"model.sampling_steps": {"int": [4, 8]}},
         "budget": {"trials": 2},
-        "resources": {"cpu": 1, "concurrent": 2},
+        "resources": {"cpu": 1, "concurrent": 1},
     }
     (tmp_path / "lines.yaml").write_text(yaml.safe_dump(study))
     home = ["--home", "home"]

@@ -7,10 +7,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import program
 import pytest
 import typer
 from examples import experiment_of
-from program import COMMAND
+from preloaded import PROGRAM
 
 from gpm_tune import plugins
 from gpm_tune.cli import run
@@ -23,20 +24,16 @@ from gpm_tune.study.running.trainable import reason_of
 from gpm_tune.study.starting.skeleton import KINDS, write_skeleton
 
 NAMES = {"dataset": "two_moons", "network": "wave", "flow": "inverse_multiquadric", "solver": "leapfrog"}
+PYTEST = "import sys, pytest; sys.exit(pytest.main(sys.argv[1:]))"
 PIP = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--no-build-isolation"]
 
 
-def call(command: list[str], place: Path, folder: Path) -> subprocess.CompletedProcess[str]:
-    """Run a command in a folder, with the packages that are installed in a place."""
-    return subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        cwd=folder,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(place), *sys.path]), "OMP_NUM_THREADS": "1"},
-        timeout=280,
-        check=False,
-    )
+def call(
+    place: Path, folder: Path, *words: str | Path, code: str = PROGRAM
+) -> subprocess.CompletedProcess[str]:
+    """Run the program, or other code, in a folder, with the packages that are installed in a place."""
+    paths = os.pathsep.join([str(place), *sys.path])
+    return program.call(folder, *map(str, words), code=code, imported="libraries", PYTHONPATH=paths)
 
 
 @pytest.fixture(scope="module")
@@ -50,8 +47,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def place(sources: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where the generated packages are installed."""
     folder = tmp_path_factory.mktemp("place")
-    for source in sources.values():
-        subprocess.run([*PIP, "--target", str(folder), str(source)], check=True, timeout=120)
+    subprocess.run([*PIP, "--target", folder, *sources.values()], check=True, timeout=120)
     return folder
 
 
@@ -59,14 +55,11 @@ def place(sources: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) ->
 def test_a_generated_package_passes_its_own_tests_and_style(
     kind: str, sources: dict[str, Path], place: Path
 ) -> None:
-    tests = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
-    ruff = [sys.executable, "-m", "ruff"]
-    for command in (
-        tests,
-        [*ruff, "check", "--no-cache", "."],
-        [*ruff, "format", "--no-cache", "--check", "."],
-    ):
-        result = call(command, place, sources[kind])
+    tested = call(place, sources[kind], "-q", "-p", "no:cacheprovider", code=PYTEST)
+    assert tested.returncode == 0, tested.stdout + tested.stderr
+    for words in (["check"], ["format", "--check"]):
+        ruff = [sys.executable, "-m", "ruff", *words, "--no-cache", "."]
+        result = subprocess.run(ruff, cwd=sources[kind], capture_output=True, text=True, check=False)
         assert result.returncode == 0, result.stdout + result.stderr
 
 
@@ -77,7 +70,7 @@ def test_a_generated_package_is_typed(
 ) -> None:
     cache = tmp_path_factory.getbasetemp() / "mypy"  # of gpm_tune, which all packages import
     mypy = [sys.executable, "-m", "mypy", "--cache-dir", str(cache)]
-    result = call(mypy, sources[kind], sources[kind])
+    result = subprocess.run(mypy, cwd=sources[kind], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
 
 
@@ -89,23 +82,23 @@ def test_the_program_trains_with_it(kind: str, sources: dict[str, Path], place: 
     few += [] if kind == "flow" else ["experiment.training.steps=4"]
     overrides = [word for change in few for word in ("--set", change)]
     study = sources[kind] / f"{name}.yaml"
-    trained = call([*COMMAND, "train", str(study), *overrides, "--home", "home"], place, tmp_path)
+    trained = call(place, tmp_path, "train", study, *overrides, "--home", "home")
     assert trained.returncode == 0, trained.stderr
     assert "best sliced_wasserstein" in trained.stdout
-    described = call([*COMMAND, "describe", str(study)], place, tmp_path)
+    described = call(place, tmp_path, "describe", study)
     assert described.returncode == 0, described.stderr
     mistyped = tmp_path / "mistyped.yaml"
     mistyped.write_text(study.read_text().replace(f"{{name: {name}", f"{{name: {name[:-1]}"))
-    refused = call([*COMMAND, "describe", str(mistyped)], place, tmp_path)
+    refused = call(place, tmp_path, "describe", mistyped)
     assert refused.returncode == 2
     assert f"did you mean '{name}'?" in refused.stderr
 
 
 def test_schema_and_init_know_them(place: Path, tmp_path: Path) -> None:
-    schema = call([*COMMAND, "schema"], place, tmp_path)
+    schema = call(place, tmp_path, "schema")
     assert schema.returncode == 0, schema.stderr
     assert all(f'"{name}"' in schema.stdout for name in NAMES.values())
-    begun = call([*COMMAND, "init", "x.yaml", "--model", "gan", "--data", "two_moons"], place, tmp_path)
+    begun = call(place, tmp_path, "init", "x.yaml", "--model", "gan", "--data", "two_moons")
     assert begun.returncode == 0, begun.stderr
     text = (tmp_path / "x.yaml").read_text()
     assert "turns: 1.5  # How often the spiral winds around its centre." in text
@@ -119,7 +112,7 @@ def test_it_may_be_imported_before_the_program(kind: str, place: Path, tmp_path:
         f"import gpm_tune_{NAMES[kind]}; from gpm_tune.study.definition.schema import study_schema; "
         f"assert '\"{NAMES[kind]}\"' in str(study_schema()).replace(\"'\", '\"')"
     )
-    result = call([sys.executable, "-c", script], place, tmp_path)
+    result = call(place, tmp_path, code=script)
     assert result.returncode == 0, result.stderr
 
 
@@ -188,7 +181,7 @@ def test_a_broken_plug_in_is_refused(case: str, tmp_path: Path, monkeypatch: pyt
 @pytest.mark.parametrize("case", ["exits at import", "is no Config", "has a taken name", "lacks methods"])
 def test_a_broken_plug_in_is_one_message_of_the_program(case: str, tmp_path: Path) -> None:
     write_broken(case, tmp_path)
-    result = call([*COMMAND, "describe", "quickstart.yaml"], tmp_path, tmp_path)
+    result = call(tmp_path, tmp_path, "describe", "quickstart.yaml")
     assert result.returncode == 2, result.stderr
     assert BROKEN[case][3] in result.stderr
     assert "broken" in result.stderr

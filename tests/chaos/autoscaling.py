@@ -23,7 +23,7 @@ HEAD, HEAD_TYPE = "f" * 51 + "00000", "ray.head.default"  # as Ray's fake provid
 NODE_TYPES = {
     HEAD_TYPE: {"resources": {"CPU": 0}, "node_config": {}},
     "spot": {
-        "resources": {"CPU": 2},
+        "resources": {"CPU": 1},
         "node_config": {},
         "min_workers": 0,
         "max_workers": 2,

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import psutil
-from program import COMMAND, give_tables
+from program import Started, give_tables
 
 MARK = "GPM_TUNE_TEST_PROCESS"
 
@@ -28,27 +28,21 @@ class Driver:
     def __init__(self, study: Path, home: Path, *options: str) -> None:
         if "--tracking-uri" not in options:
             give_tables(home)
-        self._command = [*COMMAND, "run", str(study), "--home", str(home), *options]
+        self._words = ["run", str(study), "--home", str(home), *options]
         self._folder = home.parent
-        self._mark = uuid.uuid4().hex  # in the environment of the driver and of all that it starts
+        self._mark = uuid.uuid4().hex  # in the environment of all that the driver starts
         self._seen: set[psutil.Process] = set()
-        self._process: subprocess.Popen[str] | None = None
+        self._process: Started | None = None
         self.lines: list[str] = []
 
     def start(self) -> None:
         """Start, or continue, the study."""
-        self._process = subprocess.Popen(
-            self._command,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            cwd=self._folder,
-            env={**os.environ, "PYTHONUNBUFFERED": "1", MARK: self._mark},
-        )
+        self._process = Started(*self._words, folder=self._folder, **{MARK: self._mark})
+        with contextlib.suppress(psutil.NoSuchProcess):
+            self._seen.add(psutil.Process(self._process.pid))
         threading.Thread(target=self._read, args=[self._process], daemon=True).start()
 
-    def _read(self, process: subprocess.Popen[str]) -> None:
-        assert process.stdout is not None
+    def _read(self, process: Started) -> None:
         for line in process.stdout:
             self.lines.append(line)
 
@@ -105,7 +99,7 @@ class Driver:
         Ray's workers overwrite their environment: they are known by their parents, while these live.
         """
         marked = [process for process in psutil.process_iter() if _mark_of(process) == self._mark]
-        for process in marked:
+        for process in [*marked, *self._seen]:
             with contextlib.suppress(psutil.NoSuchProcess):
                 self._seen |= {process, *process.children(recursive=True)}
         self._seen = {process for process in self._seen if _is_alive(process)}

@@ -40,7 +40,7 @@ class Plan:
 
 
 PLANS = {
-    "short": Plan(trials=6, trial_kills=3, driver_kills=1, outage=5, pause=3, seed=1),
+    "short": Plan(trials=4, trial_kills=2, driver_kills=1, outage=5, pause=3, seed=1),
     "full": Plan(trials=60, trial_kills=20, driver_kills=5, outage=60, pause=4, seed=2),
 }
 PLAN = PLANS[os.environ.get("GPM_TUNE_CHAOS", "short")]

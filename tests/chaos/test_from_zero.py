@@ -38,7 +38,7 @@ def test_a_fresh_cluster_is_sound_and_has_room(cluster: Autoscaling, tmp_path: P
     result = gpm_tune("doctor", study, "--address", cluster.address, home=tmp_path / "home")
     assert result.returncode == 0, result.stdout + result.stderr
     assert "it starts nodes when trials wait, 2 in all: up to 2 spot" in result.stdout
-    assert "a trial takes 1 CPU and 0 GPU; 4 can run at a time" in result.stdout
+    assert "a trial takes 1 CPU and 0 GPU; 2 can run at a time" in result.stdout
     assert cluster.workers() == 0, "to look costs nothing"
 
 
@@ -47,10 +47,10 @@ def test_a_trial_that_no_node_could_hold_is_refused_before_any_is_started(
 ) -> None:
     study = write(tmp_path, "large", trials=1)
     result = gpm_tune(
-        "run", study, "--address", cluster.address, "--set", "resources.cpu=3", home=tmp_path / "home"
+        "run", study, "--address", cluster.address, "--set", "resources.cpu=2", home=tmp_path / "home"
     )
     assert result.returncode == 2, result.stdout
-    assert "a trial asks for 3 CPU cores, the Ray cluster has 2 on one node" in result.stderr
+    assert "a trial asks for 2 CPU cores, the Ray cluster has 1 on one node" in result.stderr
     assert cluster.workers() == 0
 
 
@@ -58,7 +58,7 @@ def test_a_plan_starts_a_node_to_measure_on(cluster: Autoscaling, tmp_path: Path
     study = write(tmp_path, "planned", trials=4)
     result = gpm_tune("plan", study, "--address", cluster.address, home=tmp_path / "home")
     assert result.returncode == 0, result.stderr
-    assert "4 at a time" in result.stdout
+    assert "2 at a time" in result.stdout
     assert "nodes, US$" in result.stdout
     cluster.wait_for_workers(0)
 
@@ -66,7 +66,7 @@ def test_a_plan_starts_a_node_to_measure_on(cluster: Autoscaling, tmp_path: Path
 def test_two_studies_grow_a_cluster_from_nothing_and_leave_nothing(
     cluster: Autoscaling, tmp_path: Path
 ) -> None:
-    first, second = write(tmp_path, "first", trials=5), write(tmp_path, "second", trials=2)
+    first, second = write(tmp_path, "first", trials=3), write(tmp_path, "second", trials=1)
     home = tmp_path / "home"
     drivers = [Driver(study, home, "--address", cluster.address) for study in (first, second)]
     try:
@@ -79,7 +79,7 @@ def test_two_studies_grow_a_cluster_from_nothing_and_leave_nothing(
     finally:
         for driver in drivers:
             driver.clear()
-    for name, trials in (("first", 5), ("second", 2)):
+    for name, trials in (("first", 3), ("second", 1)):
         record = read_study(Home(home).optuna_uri, name)
         assert [trial.state for trial in record.trials] == ["complete"] * trials
         assert record.dollars is not None
@@ -90,11 +90,11 @@ def test_two_studies_grow_a_cluster_from_nothing_and_leave_nothing(
 
 
 def test_a_type_that_cannot_be_had_is_said_and_the_next_one_is_started(tmp_path: Path) -> None:
-    study = write(tmp_path, "second_choice", trials=2)
+    study = write(tmp_path, "second_choice", trials=1)
     scarce = {**NODE_TYPES["spot"], "priority": 1}
     with autoscaling("refusing.Provider", available_node_types={**NODE_TYPES, "scarce": scarce}) as cluster:
         result = gpm_tune("run", study, "--address", cluster.address, home=tmp_path / "home")
     assert result.returncode == 0, result.stdout + result.stderr
     assert "the cluster cannot start scarce: the cloud has none. help: wait" in result.stderr
     assert "the cluster is starting spot" in result.stderr
-    assert "study second_choice: 2 complete" in result.stdout
+    assert "study second_choice: 1 complete" in result.stdout

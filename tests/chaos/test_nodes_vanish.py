@@ -45,7 +45,7 @@ class Plan:
 
 
 PLANS = {
-    "short": Plan(4, removals=2, head_away=3, cut_off=8, storage_away=5, pause=2, seed=1),
+    "short": Plan(4, removals=1, head_away=3, cut_off=8, storage_away=5, pause=2, seed=13),
     "full": Plan(16, removals=5, head_away=30, cut_off=60, storage_away=20, pause=3, seed=2),
 }
 FORM = os.environ.get("GPM_TUNE_CHAOS", "short")

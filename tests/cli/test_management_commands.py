@@ -1,27 +1,28 @@
 """resume, list, status --watch, stop, compare, delete: as typed, on real studies."""
 
 import json
-import shutil
-import subprocess
 import time
 from pathlib import Path
 
 import pytest
-from examples import POINTS
+from examples import IMAGES, POINTS, study_of
+from hands import run_trials
 from mlflow import MlflowClient
-from program import COMMAND, gpm_tune, write_study
+from program import Started, give_tables, gpm_tune, write_study
 
 from gpm_tune.study.definition import space
 from gpm_tune.study.running.manage import is_running
+from gpm_tune.study.running.publishing import publish_study
 from gpm_tune.study.storage.home import Home
 
 
+@pytest.mark.slow
 def test_a_study_is_extended_compared_and_deleted(tmp_path: Path) -> None:
     home = tmp_path / "home"
-    for name in ("one", "two"):
-        path = write_study(tmp_path, name=name, budget={"trials": 2})
-        assert gpm_tune("run", path, home=home).returncode == 0
-    path.unlink()
+    give_tables(home)
+    for name, trials in (("one", 1), ("one", 2), ("two", 1), ("two", 2)):
+        run_trials(study_of(name=name, budget={"trials": trials}), Home(home))
+        publish_study(name, Home(home))
     result = gpm_tune("resume", "two", "--trials", "3", home=home)
     assert result.returncode == 0, result.stderr
     listed = {
@@ -48,15 +49,15 @@ def test_a_study_is_extended_compared_and_deleted(tmp_path: Path) -> None:
     deleted = gpm_tune("delete", "two", "--yes", home=home)
     assert deleted.returncode == 0, deleted.stderr
     assert {run.name for run in (home / "runs").iterdir()} == {trial["run"] for trial in listed["one"]}
-    assert "version 1, 2 is deleted" in deleted.stdout, "the best of two runs of the study"
+    assert "version 1, 2 is deleted" in deleted.stdout, "the best after one trial, and the best after two"
     assert "has a run that is not the study's" in deleted.stdout
     assert [v.run_id for v in client.search_model_versions("name = 'two'")] == [foreign]
     assert [run.info.run_id for run in client.search_runs([tracked.experiment_id])] == [foreign]
     client.delete_run(foreign)
     assert [s["name"] for s in json.loads(gpm_tune("list", "--json", home=home).stdout)] == ["one"]
     assert not (home / "studies" / "two").exists()
-    again = write_study(tmp_path, name="two", budget={"trials": 1})
-    assert gpm_tune("run", again, home=home).returncode == 0
+    run_trials(study_of(name="two", budget={"trials": 1}), Home(home))
+    publish_study("two", Home(home))
     experiment = client.get_experiment_by_name("two")
     assert experiment is not None
     assert len(client.search_runs([experiment.experiment_id])) == 2, "the study and its one trial"
@@ -70,9 +71,7 @@ def test_a_running_study_is_stopped_from_elsewhere(tmp_path: Path) -> None:
     home = tmp_path / "home"
     long = space.put(POINTS, {"training.steps": 100_000, "evaluation.every": 50_000})
     path = write_study(tmp_path, name="long", experiment=long, budget={"trials": 2})
-    running = subprocess.Popen(
-        [*COMMAND, "run", str(path), "--home", str(home)], cwd=tmp_path, stdout=subprocess.PIPE, text=True
-    )
+    running = Started("run", path, "--home", home, folder=tmp_path)
     deadline = time.monotonic() + 120
     while not list(home.glob("runs/*/lease.json")):
         assert running.poll() is None
@@ -102,13 +101,11 @@ def test_unknown_studies_are_refused(tmp_path: Path, words: list[str]) -> None:
     assert "Traceback" not in result.stderr
 
 
-def test_what_measured_different_things_is_not_compared(finished: Path, tmp_path: Path) -> None:
-    home = tmp_path / "home"
-    home.mkdir()
-    for file in finished.glob("optuna.db*"):  # the finished study stays as other tests expect it
-        shutil.copy(file, home)
-    path = write_study(tmp_path, name="points", budget={"trials": 1})
-    assert gpm_tune("run", path, home=home).returncode == 0
-    result = gpm_tune("compare", "digits", "points", home=home)
+def test_what_measured_different_things_is_not_compared(tmp_path: Path) -> None:
+    home = Home(tmp_path / "home")
+    search = {"model.eta": {"float": [1.0, 5.0]}}
+    for name, experiment in (("points", POINTS), ("digits", space.put(POINTS, IMAGES))):
+        run_trials(study_of(name=name, experiment=experiment, search=search), home, 1)
+    result = gpm_tune("compare", "digits", "points", home=home.root)
     assert result.returncode == 2
     assert "studies 'digits' and 'points' cannot be compared: they differ in objectives" in result.stderr

@@ -1,7 +1,6 @@
 """What is kept is bound to the data that were read: where they were replaced, it is refused or made anew."""
 
 import json
-import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,8 @@ import pytest
 import yaml
 from contents import Write, replace_unnoticed, write_celeba, write_mnist, write_pictures
 from examples import IMAGE_MODELS, IMAGES, MODELS, POINTS, experiment_of, study_data, study_of
-from program import COMMAND, gpm_tune
+from hands import run_trials
+from program import Started, gpm_tune
 
 import gpm_tune as package
 from gpm_tune.analysis.quality import refuse_different
@@ -70,10 +70,15 @@ def finish(manager: TrialManager, value: float) -> None:
     manager.complete(spec.number)
 
 
+@pytest.mark.slow
 def test_the_program_never_mixes_two_contents_of_a_folder(tmp_path: Path) -> None:
     home, experiment = tmp_path / "home", plain_experiment(tmp_path)
     study = study_data(
-        name="s", experiment=experiment, search={"model.eta": {"float": [1.0, 4.0]}}, budget={"trials": 1}
+        name="s",
+        experiment=experiment,
+        search={"model.eta": {"float": [1.0, 4.0]}},
+        budget={"trials": 1},
+        resources={"cpu": 1, "concurrent": 1},
     )
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(study))
     (tmp_path / "one.yaml").write_text(yaml.safe_dump(experiment))
@@ -84,7 +89,7 @@ def test_the_program_never_mixes_two_contents_of_a_folder(tmp_path: Path) -> Non
         return json.loads(done.stdout) if done.stdout else None, " ".join(done.stderr.split())
 
     first, _ = call("train", "one.yaml")
-    call("run", "study.yaml")
+    run_trials(study_of(**study), Home(home))
     before, said = call("evaluate", "s", "--nfe", "1")
     assert CHANGED not in said
 
@@ -111,6 +116,7 @@ def test_the_program_never_mixes_two_contents_of_a_folder(tmp_path: Path) -> Non
     assert record["data_fingerprint"] == before[0]["data_fingerprint"]
 
 
+@pytest.mark.slow
 def test_a_study_whose_data_are_replaced_while_it_runs_is_interrupted(tmp_path: Path) -> None:
     home = Home(tmp_path / "home")
     study = study_data(
@@ -121,13 +127,12 @@ def test_a_study_whose_data_are_replaced_while_it_runs_is_interrupted(tmp_path: 
         resources={"cpu": 1, "concurrent": 1},
     )
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(study))
-    command = [*COMMAND, "run", str(tmp_path / "study.yaml"), "--home", str(home.root)]
-    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    running = Started("run", tmp_path / "study.yaml", "--home", home.root)
     try:
         while running.poll() is None and not _has_complete(home):
             time.sleep(0.2)
         write_pictures(tmp_path, 3)
-        _, said = running.communicate(timeout=200)
+        said, _ = running.communicate(timeout=200)
     finally:
         running.kill()
     assert running.returncode == 2, said

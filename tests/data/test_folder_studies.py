@@ -38,6 +38,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         experiment=space.put(POINTS, changes),
         search={"model.eta": {"float": [1.0, 4.0]}},
         budget={"trials": 2},
+        resources={"cpu": 1, "concurrent": 1},
     )
     return folder
 
@@ -49,6 +50,7 @@ def _cache(folder: Path) -> object:
         yield
 
 
+@pytest.mark.slow
 def test_a_study_of_pictures_from_its_run_to_its_report(folder: Path) -> None:
     home = folder / "home"
     done = gpm_tune("run", folder / "study.yaml", home=home)

@@ -53,6 +53,7 @@ def loaded(site: Path) -> Iterator[tuple[Path, str]]:
         yield from ((sheet, first or second) for first, second in urls)
 
 
+@pytest.mark.slow
 def test_everything_that_a_page_loads_lies_beside_it(site: Path) -> None:
     seen = [(file, url) for file, url in loaded(site) if not url.startswith("data:")]
     assert seen
@@ -62,11 +63,13 @@ def test_everything_that_a_page_loads_lies_beside_it(site: Path) -> None:
             assert (file.parent / re.split("[?#]", url)[0]).exists(), f"{file.relative_to(site)}: no {url}"
 
 
+@pytest.mark.slow
 def test_links_to_what_only_the_repository_has_are_said_instead(site: Path) -> None:
     page = (site / "scaling.html").read_text(encoding="utf-8")
     assert "<code>benchmarks/results/scaling.md</code> in the repository" in page
 
 
+@pytest.mark.slow
 def test_the_references_are_in_the_site(site: Path) -> None:
     study = (site / "reference/study.html").read_text(encoding="utf-8")
     assert 'id="discrflow.eta"' in study

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from gpm_tune import cli
 
-EXAMPLES = int(os.environ.get("GPM_TUNE_FUZZ", "300"))
+EXAMPLES = int(os.environ.get("GPM_TUNE_FUZZ", "120"))
 GROUP: Any = typer.main.get_command(cli.app)
 # `doctor` looks at the machine, whatever it is told; its arguments are those of the others.
 COMMANDS = sorted(set(GROUP.commands) - {"doctor"})

@@ -56,7 +56,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     os.chdir(before)
 
 
-@budget(1000)
+@budget(400)
 @given(data=mutated_files)
 def test_a_mutated_file_is_a_study_or_a_message(folder: Path, data: bytes) -> None:
     path = folder / "study.yaml"
@@ -64,7 +64,7 @@ def test_a_mutated_file_is_a_study_or_a_message(folder: Path, data: bytes) -> No
     judge(path, [])
 
 
-@budget(500)
+@budget(200)
 @given(
     text=st.sampled_from(sorted(TEXTS.values())), assignments=st.lists(ASSIGNMENTS, min_size=1, max_size=2)
 )
@@ -137,7 +137,7 @@ COMMANDS = {
 }
 
 
-@budget(150)
+@budget(60)
 @given(data=mutated_files, command=st.sampled_from(sorted(COMMANDS)))
 def test_the_program_ends_with_the_message_and_starts_nothing(
     folder: Path, data: bytes, command: str

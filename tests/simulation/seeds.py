@@ -7,7 +7,7 @@ import os
 from simulation.checks import differences, independent, outcomes, problems
 from simulation.studies import Simulation
 
-SIMULATIONS = int(os.environ.get("GPM_TUNE_SIMULATIONS", "500"))
+SIMULATIONS = int(os.environ.get("GPM_TUNE_SIMULATIONS", "200"))
 AT_A_TIME = 50
 FIRSTS = range(0, SIMULATIONS, AT_A_TIME)
 

@@ -21,7 +21,7 @@ import ray
 from examples import IMAGES, POINTS, experiment_of
 from filelock import FileLock
 from PIL import Image
-from program import COMMAND, gpm_tune, write_study
+from program import Started, gpm_tune, write_study
 from ray.cluster_utils import Cluster
 
 import gpm_tune as package
@@ -403,12 +403,8 @@ def test_an_unlike_node_that_joins_later_interrupts_the_study(tmp_path: Path) ->
     path = write_study(tmp_path, name="late", experiment=long, budget={"trials": 2})
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     try:
-        command = [*COMMAND, "run", str(path), "--home", str(tmp_path / "home")]
-        command += ["--address", cluster.address]
-        study = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=tmp_path
-        )
-        assert study.stdout is not None
+        words = ["run", path, "--home", tmp_path / "home", "--address", cluster.address]
+        study = Started(*words, folder=tmp_path)
         lines = []
         for line in study.stdout:
             lines.append(line)

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from program import call
 
 from gpm_tune.study.starting.skeleton import write_skeleton
 
@@ -44,14 +45,9 @@ py-modules = ["gpm_tune_two_moons"]
 """
 
 
-def run(program: str, *arguments: Path, folder: Path, path: Path | None = None) -> str:
-    environment = os.environ | (
-        {"PYTHONPATH": f"{path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"} if path else {}
-    )
-    command = [sys.executable, "-c", program, *map(str, arguments)]
-    result = subprocess.run(
-        command, capture_output=True, text=True, cwd=folder, env=environment, timeout=120, check=False
-    )
+def run(code: str, *arguments: Path, folder: Path, path: Path | None = None) -> str:
+    paths = os.pathsep.join(filter(None, [str(path or ""), os.environ.get("PYTHONPATH")]))
+    result = call(folder, *map(str, arguments), code=code, imported="libraries", PYTHONPATH=paths)
     assert result.returncode == 0, result.stderr
     return result.stdout
 

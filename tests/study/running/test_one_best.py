@@ -38,6 +38,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
         search=SEARCH,
         sampler={"name": "brute_force"},
         budget={"trials": 2},
+        resources={"cpu": 1, "concurrent": 1},
     )
     for trials in ("2", "3"):  # the second time the study is continued
         result = gpm_tune("run", path, "--trials", trials, home=folder / "home")

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,35 +14,28 @@ import psutil
 import pytest
 import yaml
 from examples import MODELS, POINTS, TEACHER
+from hands import run_trials
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
-from program import COMMAND, give_tables, gpm_tune, write_study
+from program import Started, give_tables, gpm_tune, write_study
 
+from gpm_tune.documents import Document
 from gpm_tune.study.accounts.records import read_study, study_names
 from gpm_tune.study.definition import space
+from gpm_tune.study.definition.specification import load_study
 from gpm_tune.study.storage.home import Home
 
 pytestmark = pytest.mark.slow
 
 
-def start(*arguments: str | Path, home: Path) -> subprocess.Popen[str]:
+def start(*arguments: str | Path, home: Path) -> Started:
     """Start the program in a process group of its own, as a terminal does."""
     give_tables(home)
-    return subprocess.Popen(
-        [*COMMAND, *map(str, arguments), "--home", str(home)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        bufsize=1,
-        cwd=home.parent,
-        start_new_session=True,
-        env={**os.environ, "PYTHONUNBUFFERED": "1"},
-    )
+    return Started(*arguments, "--home", home, folder=home.parent)
 
 
-def read_until(process: subprocess.Popen[str], text: str) -> list[str]:
+def read_until(process: Started, text: str) -> list[str]:
     """The lines that a process prints, up to one that has the text."""
-    assert process.stdout is not None
     lines = []
     for line in process.stdout:
         lines.append(line)
@@ -112,39 +103,45 @@ def test_the_best_trial_is_exported_and_trained_again_to_the_same_value(
     assert len(runs("best", tmp_path / "home")[0]) == 1
 
 
-def test_running_again_changes_nothing_and_more_trials_are_added(finished: Path) -> None:
-    path = finished.parent / "study.yaml"
+def test_running_again_changes_nothing(finished: Path) -> None:
     before = status("digits", finished)
-    again = gpm_tune("run", path, home=finished)
+    again = gpm_tune("run", finished.parent / "study.yaml", home=finished)
     assert again.returncode == 0
     assert status("digits", finished) == before
-    extended = gpm_tune("run", path, "--trials", "5", home=finished)
+
+
+def test_more_trials_are_added(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    path = write_study(tmp_path, name="more", budget={"trials": 1})
+    run_trials(load_study(Document.load(path)), Home(home))
+    before = status("more", home)
+    extended = gpm_tune("run", path, "--trials", "2", home=home)
     assert extended.returncode == 0, extended.stdout + extended.stderr
-    after = status("digits", finished)
-    assert after["trials"][:4] == before["trials"]
-    assert len(after["trials"]) == 5
-    parents, children = runs("digits", finished)
-    assert (len(parents), len(children)) == (1, 5)
+    after = status("more", home)
+    assert after["trials"][:1] == before["trials"]
+    assert len(after["trials"]) == 2
+    parents, children = runs("more", home)
+    assert (len(parents), len(children)) == (1, 2)
 
 
-LONG = space.put(POINTS, {"training.steps": 4500, "evaluation.every": 1500, "evaluation.nfe": []})
+LONG = space.put(POINTS, {"training.steps": 3000, "evaluation.every": 1500, "evaluation.nfe": []})
 
 
 def test_ctrl_c_leaves_a_study_that_continues_where_it_stood(tmp_path: Path) -> None:
     home = tmp_path / "home"
     path = write_study(tmp_path, name="stopped", experiment=LONG, budget={"trials": 2})
     process = start("run", path, home=home)
-    read_until(process, "step 1500/4500")
+    read_until(process, "step 1500/3000")
     time.sleep(1)  # into the next interval
     os.killpg(process.pid, signal.SIGINT)
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 130, output
     assert "interrupted; continue with" in output
     before = [line for line in output.splitlines() if "step " in line]
-    assert not any("4500/4500" in line for line in before), "no trial ran on to its end"
+    assert not any("3000/3000" in line for line in before), "no trial ran on to its end"
     interrupted = [trial for trial in status("stopped", home)["trials"] if trial["state"] == "interrupted"]
     assert interrupted
-    stood = {trial["number"]: Home(home).runs.named(trial["run"]).newest(4500) for trial in interrupted}
+    stood = {trial["number"]: Home(home).runs.named(trial["run"]).newest(3000) for trial in interrupted}
     assert all(stood[trial["number"]] >= trial["step"] for trial in interrupted)
     in_the_middle = [step for step in stood.values() if step % 1500]
     assert in_the_middle, "trials checkpoint at once, not at their next evaluation"
@@ -159,7 +156,7 @@ def test_ctrl_c_leaves_a_study_that_continues_where_it_stood(tmp_path: Path) -> 
     client = MlflowClient(Home(home).tracking_uri.secret())
     for run in children:
         history = client.get_metric_history(run.info.run_id, "sliced_wasserstein")
-        assert [point.step for point in history] == [1500, 3000, 4500]
+        assert [point.step for point in history] == [1500, 3000]
         assert run.info.status == "FINISHED"
 
 
@@ -175,7 +172,7 @@ def test_a_diverging_trial_fails_alone_and_a_killed_worker_is_replaced(tmp_path:
         resources={"cpu": 1, "concurrent": 1},
     )
     process = start("run", path, home=home)
-    read_until(process, "step 1500/4500")
+    read_until(process, "step 1500/3000")
     workers = [
         child
         for child in psutil.Process(process.pid).children(recursive=True)
@@ -204,7 +201,7 @@ def test_training_alone_is_interrupted_and_continued_in_the_same_run(tmp_path: P
     home, path = tmp_path / "home", tmp_path / "alone.yaml"
     path.write_text(yaml.safe_dump(LONG))
     process = start("train", path, "--device", "cpu", home=home)
-    read_until(process, "step 1500/4500")
+    read_until(process, "step 1500/3000")
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 143, output
@@ -215,11 +212,11 @@ def test_training_alone_is_interrupted_and_continued_in_the_same_run(tmp_path: P
     (run,), children = runs("alone", home)
     assert not children
     history = MlflowClient(Home(home).tracking_uri.secret()).get_metric_history(run.info.run_id, "frechet")
-    assert [point.step for point in history] == [1500, 3000, 4500]
+    assert [point.step for point in history] == [1500, 3000]
     assert run.data.tags["gpm.state"] == "complete"
 
 
-def terminate(process: subprocess.Popen[str]) -> str:
+def terminate(process: Started) -> str:
     """SIGTERM to the program and all that it has started, twice, as of systemd or Slurm; what it prints."""
     for _ in range(2):
         for each in [process, *psutil.Process(process.pid).children(recursive=True)]:
@@ -319,7 +316,6 @@ def test_a_teacher_that_is_an_mlflow_run_is_found(tmp_path: Path) -> None:
 
 
 PENDING = """
-import sys
 from gpm_tune.cli import main
 from gpm_tune.study.cluster import connection
 from gpm_tune.study.cluster.capacity import Capacity, Node
@@ -332,15 +328,14 @@ main()
 
 def test_trials_that_wait_for_nodes_do_not_keep_an_interrupted_study_waiting(tmp_path: Path) -> None:
     path = write_study(tmp_path, name="waiting", budget={"trials": 2}, resources={"cpu": 500})
-    command = [sys.executable, "-c", PENDING, "run", str(path), "--home", str(tmp_path / "home")]
     storage = Home(tmp_path / "home").optuna_uri
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
-        try:
-            wait_until(lambda: asked(storage) == 2)
-            process.send_signal(signal.SIGINT)
-            output, _ = process.communicate(timeout=60)
-        finally:
-            process.kill()
+    process = Started("run", path, "--home", tmp_path / "home", code=PENDING)
+    try:
+        wait_until(lambda: asked(storage) == 2)
+        process.send_signal(signal.SIGINT)
+        output, _ = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == 130, output
     record = read_study(storage, "waiting")
     assert [trial.state for trial in record.trials] == ["interrupted", "interrupted"]

@@ -34,6 +34,7 @@ GRID: dict[str, Any] = {
     "sampler": {"name": "brute_force"},
     "budget": {"trials": 3},
     "start_from": [],
+    "resources": {"cpu": 1, "concurrent": 1},
 }
 
 

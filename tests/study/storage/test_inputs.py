@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -14,6 +13,7 @@ import pytest
 from examples import IMAGES, MODELS, POINTS, TEACHER, experiment_of
 from filelock import FileLock
 from PIL import Image
+from program import Started
 
 from gpm_tune import locations, patience
 from gpm_tune.config import Config
@@ -37,6 +37,7 @@ from gpm_tune.study.storage.inputs import prepare_data
 from gpm_tune.training import Experiment
 
 experiment = Experiment.model_validate(json.loads(sys.argv[1]))
+print("begun")
 prepare_data(experiment, sys.argv[2])
 print(fingerprint(experiment.data), experiment.data.validation_samples)
 """
@@ -62,15 +63,12 @@ def experiment_on(data: dict[str, Any]) -> Experiment:
     return Experiment.model_validate(space.put(PLAIN, {"data": data, **FEW}))
 
 
-def start_node(folder: Path, experiment: Experiment, storage: str) -> subprocess.Popen[str]:
+def start_node(folder: Path, experiment: Experiment, storage: str) -> Started:
     """A process of a machine whose data folder is this one."""
     text = json.dumps(experiment.model_dump(mode="json"))
-    return subprocess.Popen(
-        [sys.executable, "-c", NODE, text, storage],
-        env={**os.environ, "GPM_TUNE_DATA": str(folder)},
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    process = Started(text, storage, code=NODE, GPM_TUNE_DATA=str(folder))
+    assert process.stdout.readline() == "begun\n"
+    return process
 
 
 @pytest.fixture(autouse=True)
@@ -202,7 +200,7 @@ def test_one_process_of_a_node_copies_and_the_others_wait(
     with FileLock(f"{place / found}.lock"):
         process = start_node(node, experiment, str(storage))
         with pytest.raises(subprocess.TimeoutExpired):
-            process.communicate(timeout=15)
+            process.wait(timeout=3)
         shutil.copytree(array.parent, place / found)
         shutil.rmtree(storage / "data" / "packed" / place.name / found)  # nothing is left to be copied
     assert process.communicate(timeout=60)[0].split()[0] == found

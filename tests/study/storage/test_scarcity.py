@@ -23,7 +23,7 @@ import pytest
 import yaml
 from examples import MODELS, POINTS, TEACHER, measured, study_data, study_of
 from optuna.storages import RDBStorage
-from program import COMMAND, gpm_tune, write_study
+from program import Started, call, gpm_tune, write_study
 
 from gpm_tune import Study, patience
 from gpm_tune.cli import _judge
@@ -471,9 +471,7 @@ IMPATIENT = "import gpm_tune.patience as p; p.PATIENCE = 6; from gpm_tune.cli im
 def test_a_study_whose_database_stays_locked_stops_in_order(tmp_path: Path) -> None:
     study = write_study(tmp_path, budget={"trials": 2}, experiment={**POINTS, "training": {"steps": 4000}})
     home = tmp_path / "home"
-    command = [COMMAND[0], "-c", IMPATIENT, "run", str(study), "--home", str(home)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    assert process.stdout is not None
+    process = Started("run", study, "--home", home, code=IMPATIENT)
     output = ""
     for line in process.stdout:
         output += line
@@ -498,8 +496,7 @@ def test_a_training_on_a_full_disk_is_a_sentence_and_goes_on(full_disk: Path, tm
     filler = fill(full_disk)
     os.truncate(filler, 4 * 2**20 - 2**18)  # room for what is written before the first checkpoint
     options = ["--home", str(full_disk / "home"), "--tracking-uri", f"sqlite:///{tmp_path / 'mlflow.db'}"]
-    command = [COMMAND[0], "-c", IMPATIENT, "train", str(file), *options]
-    full = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    full = call(tmp_path, "train", str(file), *options, code=IMPATIENT)
     assert full.returncode == 1, full.stdout + full.stderr
     assert re.search(r"error: no space is left on the disk of .*runs.*\nhelp: ", full.stderr)
     assert full.stderr.count("waiting up to") == 1
@@ -548,8 +545,7 @@ def test_the_training_of_a_teacher_on_a_full_disk_is_a_sentence(full_disk: Path,
     (home / "runs").symlink_to(full_disk)
     filler = fill(full_disk)
     os.truncate(filler, 4 * 2**20 - 2**15)  # room for the experiment
-    command = [COMMAND[0], "-c", IMPATIENT, "train", str(file), "--home", str(home)]
-    full = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    full = call(tmp_path, "train", str(file), "--home", str(home), code=IMPATIENT)
     assert full.returncode == 1, full.stdout + full.stderr
     assert re.search(r"error: no space is left on the disk of .*runs.*\nhelp: ", full.stderr)
     assert "bug of gpm-tune" not in full.stderr

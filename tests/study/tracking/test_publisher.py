@@ -22,7 +22,7 @@ from typing import Any
 
 import pytest
 from mlflow.tracking import MlflowClient
-from program import empty_tables, give_tables
+from program import Started, call, empty_tables, give_tables
 from stores import CHILD, EXPERIMENT, OTHER, PARENT, Place, Records, points, study, view
 
 from gpm_tune.study.tracking.publisher import PUBLISHED_TAG, Publisher
@@ -30,6 +30,7 @@ from gpm_tune.study.tracking.views import View
 from gpm_tune.uris import URI
 
 Log = pytest.LogCaptureFixture
+HERE = str(Path(__file__).parent)
 LIMITS = 1500  # points, of which MLflow takes 1,000 at a time
 
 
@@ -236,7 +237,7 @@ def test_a_deleted_run_is_made_again(place: Place) -> None:
     check_study(place)
 
 
-def test_a_lost_database_is_filled_again(place: Place) -> None:
+def test_a_lost_database_is_filled_again(place: Place, tmp_path: Path) -> None:
     """By another process: this one has the lost file open."""
     place.publish()
     (place.root / "lost").mkdir()
@@ -245,8 +246,7 @@ def test_a_lost_database_is_filled_again(place: Place) -> None:
         (lost.root / "mlflow.db").unlink(missing_ok=True)
         give_tables(lost.root)
         shutil.rmtree(lost.root / "the artifacts", ignore_errors=True)
-        publishing = [sys.executable, "-c", AGAIN, str(lost.root)]
-        assert subprocess.run(publishing, env=environment(), check=False).returncode == 0
+        assert call(tmp_path, str(lost.root), code=AGAIN, PYTHONPATH=HERE).returncode == 0
     assert lost.shown() == place.shown()
 
 
@@ -256,12 +256,6 @@ from pathlib import Path
 from stores import Place
 sys.exit(Place(Path(sys.argv[1])).publish())
 """
-
-
-def environment() -> dict[str, str]:
-    here = Path(__file__).parent
-    paths = [str(here), str(here.parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
 
 
 def test_a_deleted_experiment_is_restored(place: Place) -> None:
@@ -361,9 +355,7 @@ def test_what_is_touched_while_it_is_sent_is_sent_again(place: Place) -> None:
 
 
 def test_two_publishers_at_once_in_a_fresh_store_make_one_of_each(tmp_path: Path) -> None:
-    processes = [
-        subprocess.Popen([sys.executable, "-c", AGAIN, str(tmp_path)], env=environment()) for _ in range(2)
-    ]
+    processes = [Started(tmp_path, code=AGAIN, PYTHONPATH=HERE) for _ in range(2)]
     assert [process.wait(120) for process in processes] == [0, 0]
     place = Place(tmp_path)
     assert place.publish() == 0
@@ -452,12 +444,7 @@ while is_killed:
 
 @pytest.mark.slow
 def test_a_process_that_is_killed_at_any_call_leaves_what_the_next_one_completes(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", KILLS, str(tmp_path), str(empty_tables())],
-        env=environment(),
-        check=False,
-        timeout=500,
-    )
+    done = call(tmp_path, str(tmp_path), str(empty_tables()), code=KILLS, PYTHONPATH=HERE)
     assert done.returncode == 0
     *disturbed, undisturbed = sorted(tmp_path.iterdir())
     assert len(disturbed) > 15, "the calls are counted"
