@@ -225,10 +225,10 @@ class Store:
         self._call(f"creates {key}", create)
         return self.find(key)
 
-    def log(self, run_id: str, kind: str, rows: Sequence[tuple[Any, ...]]) -> list[Any]:
+    def log(self, run_id: str, rows: Sequence[tuple[Any, ...]]) -> list[Any]:
         def log() -> None:
             data = self._server.runs[run_id].data
-            for name, value, *at in rows:
+            for kind, name, value, *at in rows:
                 if kind == "metrics":
                     values = self._server.points[run_id].setdefault((name, *at), [])
                     if value not in values:
@@ -238,8 +238,7 @@ class Store:
                 else:
                     data.tags[name] = value
 
-        if rows:
-            self._call(f"logs {len(rows)} {kind} of {run_id}", log)
+        self._call(f"logs {len(rows)} rows of {run_id}", log)
         return []
 
     def sizes(self, run_id: str, folders: Iterable[str]) -> dict[str, int]:

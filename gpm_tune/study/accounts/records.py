@@ -6,6 +6,7 @@ import json
 import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -249,22 +250,24 @@ def run_user(identifier: str) -> str:
 
 
 class StudyReader:
-    """Reads a study again and again; what has ended is read once."""
+    """Reads a study, and its stage of new seeds, again and again; what has ended is read once."""
 
     def __init__(self, storage: str, name: str) -> None:
         self._storage = storage
-        self._name = name
-        self._study: optuna.Study | None = None
+        self._opened: RDBStorage | None = None  # once: Optuna takes long to open it
+        self._stages: dict[str, optuna.Study | None] = {name: None, name + CONFIRMATION: None}
 
-    def read(self) -> StudyRecord | None:
-        """The study as it is now; None where there is none yet. Raises UserError where it cannot be read."""
-        if self._study is None:
-            opened = read_storage(self._storage)
-            if opened is None or self._name not in optuna.get_all_study_names(opened):
-                return None
-            self._study = optuna.load_study(study_name=self._name, storage=opened)
-        attributes = self._study.user_attrs
-        return _record_of(self._study, attributes) if "id" in attributes else None
+    def read(self) -> list[StudyRecord]:
+        """Both as they are now, as far as they are there. Raises UserError where one cannot be read."""
+        self._opened = self._opened or read_storage(self._storage)
+        if self._opened is None:
+            return []
+        for name, study in self._stages.items():
+            if study is None:
+                with suppress(KeyError):  # there is none yet
+                    self._stages[name] = optuna.load_study(study_name=name, storage=self._opened)
+        found = [(study, study.user_attrs) for study in self._stages.values() if study]
+        return [_record_of(study, attributes) for study, attributes in found if "id" in attributes]
 
 
 def best_trial(record: StudyRecord) -> TrialRecord:

@@ -90,7 +90,12 @@ class TrialManager:
         self._proposals = self._not_yet_asked(trials)
         self._live: dict[int, optuna.Trial] = {}
         self._trainings: dict[int, tuple[str, int]] = {}  # of live trials: which, and up to which step
-        self._bests = {t.number: best for t in own if (best := t.user_attrs.get("progress", {}).get("best"))}
+        self._goals = study.goals
+        self._bests: dict[int, dict[str, Any]] = {}
+        self._costs: dict[int, list[float]] = {}  # of those bests that keep the constraints
+        for trial in own:
+            if best := trial.user_attrs.get("progress", {}).get("best"):
+                self._keep_best(trial.number, best)
 
     @property
     def data_fingerprint(self) -> str:
@@ -122,22 +127,17 @@ class TrialManager:
         were up, in US dollars an hour.
         """
         self.spending.tick(training, price)
-        objective, target = self.study.objective, self.study.budget.target
+        target = self.study.budget.target
         leader = self.leader if target is not None else None
         best = None if leader is None else self._bests[leader]["scores"][0]
-        if target is not None and best is not None and not objective.better(target, best):
-            return f"{objective.metric} has reached {target:g} (budget.target)"
+        if target is not None and best is not None and not self._goals[0].better(target, best):
+            return f"{self._goals[0].metric} has reached {target:g} (budget.target)"
         return self.spending.used_up()
 
     @property
     def leader(self) -> int | None:
         """The best trial so far: feasible, by its best evaluation; None while there is none."""
-        bests = self._bests
-        return min(
-            filter(self.is_feasible, bests),
-            key=lambda n: (as_costs(self.study.goals, bests[n]["scores"]), n),
-            default=None,
-        )
+        return min(self._costs, key=lambda number: (self._costs[number], number), default=None)
 
     def best_of(self, number: int) -> dict[str, Any] | None:
         """The evaluation by which a trial is judged, with its step and scores; None while there is none."""
@@ -150,8 +150,13 @@ class TrialManager:
 
     def is_feasible(self, number: int) -> bool:
         """Whether a trial keeps the constraints at its best evaluation, if it has one."""
-        best = self._bests.get(number)
-        return best is None or is_feasible(self.study.constraints, measured_of(best))
+        return number not in self._bests or number in self._costs
+
+    def _keep_best(self, number: int, best: dict[str, Any]) -> None:
+        self._bests[number] = best
+        self._costs.pop(number, None)
+        if is_feasible(self.study.constraints, measured_of(best)):
+            self._costs[number] = as_costs(self._goals, best["scores"])
 
     @property
     def unfinished(self) -> set[int]:
@@ -241,7 +246,7 @@ class TrialManager:
             return None
         attributes = trial.user_attrs
         if best := progress_of(trial)["best"]:  # of a fork, too
-            self._bests[trial.number] = best
+            self._keep_best(trial.number, best)
         if "values" not in attributes:
             trial.set_user_attr("values", values)
             if not self._keeps_known_bounds(trial.number, experiment):
@@ -288,11 +293,11 @@ class TrialManager:
         best = progress["best"]
         if best is not None and step <= progress["step"]:
             return Decision.CONTINUE
-        objective = self.study.objective
-        scores = [goal.value_of(measured) for goal in self.study.goals]
-        if best is None or objective.better(scores[0], best["scores"][0]):
+        scores = [goal.value_of(measured) for goal in self._goals]
+        if best is None or self._goals[0].better(scores[0], best["scores"][0]):
             known = measured.model_dump(mode="json", include={"curve", "scalars"})
-            best = self._bests[number] = {"step": step, "scores": scores, **known}
+            best = {"step": step, "scores": scores, **known}
+            self._keep_best(number, best)
         if len(scores) == 1:
             trial.report(scores[0], step)
         else:  # Optuna takes intermediate values of one objective only

@@ -33,7 +33,7 @@ class StudyViews:
         self.is_running = is_running
         self._home = home
         self._name = name
-        self._readers = [StudyReader(home.optuna_uri, stage) for stage in (name, name + CONFIRMATION)]
+        self._reader = StudyReader(home.optuna_uri, name)
         self._changed = threading.Event()
         self._changed.set()
         self._records: dict[str, StudyRecord] = {}  # by the ids of the stages
@@ -70,11 +70,10 @@ class StudyViews:
         if self._changed.is_set():
             self._changed.clear()
             try:
-                found = [reader.read() for reader in self._readers]
+                self._records = {record.id: record for record in self._reader.read()}
             except Exception:
                 self._changed.set()
                 raise
-            self._records = {record.id: record for record in found if record}
         return self._records
 
     def _of_study(self, record: StudyRecord) -> View | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -21,7 +21,7 @@ PUBLISHED_TAG = "gpm.published"
 """Holds the digest of the view that a run shows; written last."""
 PARENT_TAG = "mlflow.parentRunId"
 
-GATHER = 0.5  # seconds to wait for more changes before a delivery
+GATHER = 5.0  # seconds to wait for more changes before a delivery
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0  # seconds between attempts
 
 T = TypeVar("T")
@@ -143,6 +143,7 @@ class Publisher:
             return True
         except Exception as error:  # whatever MLflow raises, the study goes on
             self._say_failed(error)
+            self._delivered.pop(key, None)  # who knows how far it came
             self._store.forget()
             self._run_ids.clear()
             return False
@@ -152,10 +153,11 @@ class Publisher:
         view = self._read(lambda: self._view(key), f"run {key}")
         parent = self._parent_of(view) if view else None
         run = self._store.find(key)
-        if view and not run:
+        is_new = run is None
+        if view and is_new:
             run = self._store.create(key, view.name, view.started)
         if view:
-            self._update(run, view, parent)
+            self._update(run, view, parent, is_new=is_new)
         self._run_ids[key] = run.info.run_id if run else None
         return self._run_ids[key]
 
@@ -167,7 +169,7 @@ class Publisher:
             self._say(f"run {view.key} is tracked without its parent {view.parent}: no such run")
         return parent
 
-    def _update(self, run: Any, view: View, parent: str | None) -> None:
+    def _update(self, run: Any, view: View, parent: str | None, *, is_new: bool) -> None:
         """Send what a run lacks; a run that shows the view already costs no call."""
         marks = self._read(view.marks, f"the files of run {view.key}")
         digest, published = view.digest(marks, parent), run.data.tags.get(PUBLISHED_TAG)
@@ -176,33 +178,39 @@ class Publisher:
         run_id, delivered = run.info.run_id, self._delivered.get(view.key, _Delivered())
         if delivered.digest != published:  # others have been here, or none to the end
             delivered = _Delivered()
+        known = delivered.points
         params = {name: text[:LONGEST_PARAM] for name, text in _flat(view.params)}
         tags = {**view.tags, PARENT_TAG: parent} if parent else view.tags
         points = {(point.name, point.time, point.step): point.value for point in view.points}
-        values = [(name, y, *at) for (name, *at), y in points.items() if (name, *at) not in delivered.points]
-        self._log(run_id, view.key, "params", params.items() - run.data.params.items())
-        self._log(run_id, view.key, "tags", tags.items() - run.data.tags.items())
-        self._log(run_id, view.key, "metrics", values)
+        rows: list[tuple[Any, ...]] = [
+            *(("params", *row) for row in params.items() - run.data.params.items()),
+            *(("tags", *row) for row in tags.items() - run.data.tags.items()),
+            *(("metrics", name, y, *at) for (name, *at), y in points.items() if (name, *at) not in known),
+        ]
+        self._log(run_id, view.key, rows)
         lacking = [path for path, mark in marks.items() if delivered.files.get(path) != mark]
-        self._send_files(run_id, view, lacking)
+        self._send_files(run_id, view, lacking, none_is_there=is_new or delivered.digest is not None)
         for version in view.versions:
             with self._refusable(f"a version of model {version.model}", view.key):
                 self._store.register(run_id, version.model, version.tags)
         if run.info.status != view.status or (view.ended is not None and run.info.end_time != view.ended):
             self._store.end(run_id, view.status, view.ended)
-        self._log(run_id, view.key, "tags", [(PUBLISHED_TAG, digest)])
+        self._log(run_id, view.key, [("tags", PUBLISHED_TAG, digest)])
         self._delivered[view.key] = _Delivered(digest, frozenset(points), marks)
 
-    def _log(self, run_id: str, key: str, kind: str, rows: Iterable[tuple[Any, ...]]) -> None:
-        for (name, *_), error in self._store.log(run_id, kind, list(rows)):
+    def _log(self, run_id: str, key: str, rows: list[tuple[Any, ...]]) -> None:
+        for (kind, name, *_), error in self._store.log(run_id, rows) if rows else ():
             self._say_refused(f"{name!r} of the {kind}", key, error)
 
-    def _send_files(self, run_id: str, view: View, paths: Sequence[str]) -> None:
-        """Send those files that MLflow does not have whole: a copy may have been cut short."""
+    def _send_files(self, run_id: str, view: View, paths: Sequence[str], *, none_is_there: bool) -> None:
+        """Send those files that MLflow does not have whole: a copy may have been cut short.
+
+        none_is_there: MLflow is known to have none of them, and need not be asked.
+        """
         if not paths:
             return
         folders = {str(PurePosixPath(path).parent) for path in paths}
-        sizes = self._store.sizes(run_id, folders)
+        sizes = {} if none_is_there else self._store.sizes(run_id, folders)
         with TemporaryDirectory() as folder:
             for path in paths:
                 try:

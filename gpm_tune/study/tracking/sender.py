@@ -36,9 +36,7 @@ OF_DATABASES = (
     "mlflow.utils.search_logged_model_utils",
 )
 
-# MLflow's limits of one request, and of one parameter's length.
-A_BATCH = {"metrics": 1000, "params": 100, "tags": 100}
-LONGEST_PARAM = 6000
+LONGEST_PARAM = 6000  # that MLflow takes
 LONGEST_REASON = 600  # characters of what MLflow says
 
 _log = logging.getLogger("gpm_tune")
@@ -78,27 +76,25 @@ class Store:
         self._client.create_run(self._experiment_id, start_time=started, tags={KEY_TAG: key}, run_name=name)
         return self.find(key)
 
-    def log(self, run_id: str, kind: str, rows: Sequence[tuple[Any, ...]]) -> list[tuple[Any, Exception]]:
-        """Send rows of a kind of A_BATCH; the same again changes nothing. Returns refused ones, and why.
+    def log(self, run_id: str, rows: Sequence[tuple[Any, ...]]) -> list[tuple[Any, Exception]]:
+        """Send rows, the same again changes nothing. Returns refused ones, and why.
 
-        rows: name, value, time and step of each of the metrics; name and text of params and tags.
+        rows: "metrics" with name, value, time and step of a point; "params" or "tags" with name and text.
         """
         from mlflow.entities import Metric, Param, RunTag
 
-        if not rows:
+        makes = {"metrics": Metric, "params": Param, "tags": RunTag}
+        batch = {kind: [make(*row) for of, *row in rows if of == kind] for kind, make in makes.items()}
+        try:
+            self._client.log_batch(run_id, **batch)  # in requests of a size that MLflow takes
             return []
-        if len(rows) <= A_BATCH[kind]:
-            make = {"metrics": Metric, "params": Param, "tags": RunTag}[kind]
-            try:
-                self._client.log_batch(run_id, **{kind: [make(*row) for row in rows]})
-                return []
-            except Exception as error:
-                if not is_rejection(error):
-                    raise
-                if len(rows) == 1:
-                    return [(rows[0], error)]
-        half = len(rows) // 2  # also to find the one at fault
-        return self.log(run_id, kind, rows[:half]) + self.log(run_id, kind, rows[half:])
+        except Exception as error:
+            if not is_rejection(error):
+                raise
+            if len(rows) == 1:
+                return [(rows[0], error)]
+        half = len(rows) // 2  # to find those at fault
+        return self.log(run_id, rows[:half]) + self.log(run_id, rows[half:])
 
     def sizes(self, run_id: str, folders: Iterable[str]) -> dict[str, int]:
         """The artifacts in some folders ("." is the topmost one), each with its size in bytes."""

@@ -34,6 +34,11 @@ HERE = str(Path(__file__).parent)
 LIMITS = 1500  # points, of which MLflow takes 1,000 at a time
 
 
+@pytest.fixture(autouse=True)
+def gather_briefly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gpm_tune.study.tracking.publisher.GATHER", 0.1)
+
+
 @pytest.fixture
 def place(tmp_path: Path) -> Place:
     give_tables(tmp_path)
