@@ -341,7 +341,6 @@ class Tune:
             base=study.experiment,
             data_fingerprint=controller.data_fingerprint,
             objective=study.objective,
-            wanted=study.wanted,
             runs=home.runs,
             storage=home.storage,
             threads=1,

@@ -296,7 +296,8 @@ def _teachers(of: _Old, home: Home) -> list[_Old]:
     teacher = of.experiment.teacher
     if teacher is None:
         return []
-    plain = teacher.model_dump_json(exclude={"evaluation": {"metrics"}})  # a key that came later
+    later = {"evaluation": {"metrics"}, "model": {"grid", "analytic_first_step"}}  # keys that came later
+    plain = teacher.model_dump_json(exclude=later)
     name = f"{hashlib.sha256(plain.encode()).hexdigest()[:12]}-{old_digest(teacher.fingerprints)[:8]}"
     places = [f"{home.cache}/teachers/{name}/checkpoints", f"{home.storage}/teachers/{name}"]
     found = [

@@ -8,6 +8,7 @@ import re
 import shutil
 import signal
 import socket
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import yaml
 from examples import POINTS, experiment_of, study_of
 from hands import run_a_part, run_trials
 from mlflow import MlflowClient
-from program import Started, give_tables, write_study
+from program import COMMAND, give_tables, write_study
 
 from gpm_tune import locations
 from gpm_tune.errors import UserError
@@ -51,11 +52,18 @@ class Run:
     def __init__(self, home: Path, storage: str, command: str = "run") -> None:
         give_tables(home)
         words = [command, home.parent / "study.yaml", "--home", home]
-        self._process = Started(*words, GPM_TUNE_STORAGE=storage)
+        self._process = subprocess.Popen(
+            [*COMMAND, *map(str, words)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env={**os.environ, "PYTHONUNBUFFERED": "1", "GPM_TUNE_STORAGE": storage},
+        )
         self.output = ""
 
     def until(self, text: str) -> None:
         """Wait until it prints a line with the text."""
+        assert self._process.stdout is not None
         for line in self._process.stdout:
             self.output += line
             if text in line:
@@ -69,7 +77,7 @@ class Run:
         """Its exit code."""
         rest, _ = self._process.communicate(timeout=300)
         self.output += rest
-        return self._process.wait()
+        return self._process.returncode
 
 
 def shown(home: Home, name: str) -> dict[str, tuple[str, list[int]]]:
@@ -103,11 +111,11 @@ def checkpoints(storage: str) -> list[str]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
+@pytest.mark.parametrize("kind", ["folder", "bucket"])
 def test_of_two_homes_one_runs_and_each_goes_on_where_the_other_stopped(
-    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: str, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A folder as the storage of two nodes: see tests/deploy/test_slurm.py."""
-    storage = bucket
+    storage = str(tmp_path / "storage") if kind == "folder" else request.getfixturevalue("bucket")
     logs = Path("/tmp") / f"ray-{os.getpid()}"  # short: sockets lie there
     logs.mkdir(mode=0o700)
     for name, value in {**PLANTED, "RAY_TMPDIR": str(logs)}.items():
@@ -142,7 +150,8 @@ def test_of_two_homes_one_runs_and_each_goes_on_where_the_other_stopped(
     assert sorted(str(trial.run) for trial in records[0].trials) == locations.children(f"{storage}/runs")
     assert list(logs.iterdir()) == [], "Ray's logs end with it"
     logs.rmdir()
-    locations.copy(storage, str(tmp_path / "bucket"))
+    if kind == "bucket":
+        locations.copy(storage, str(tmp_path / "bucket"))
     (tmp_path / "output.txt").write_text(first.output + second.output + third.output)
     refuse_secrets(tmp_path)
 
