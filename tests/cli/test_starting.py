@@ -87,6 +87,6 @@ def test_the_wheel_has_what_these_commands_read() -> None:
     templates = {
         path.relative_to(ROOT).as_posix() for path in (ROOT / "gpm_tune/templates").rglob("*.template")
     }
-    assert len(templates) == 11
+    assert len(templates) == 14
     assert templates <= packed
     assert {"gpm_tune/py.typed", "gpm_tune/search_spaces/study.schema.json"} <= packed

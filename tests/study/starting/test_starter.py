@@ -109,7 +109,7 @@ def test_inference_only_keys_say_so() -> None:
     begun = starter("x", "edm", "gaussians")
     text = CommentedStudy(begun.tree, begun.off).text("header")
     lines = text.splitlines()
-    steps = "N: steps of the solver from σ_max to 0. Inference-only."
+    steps = "N: steps of the solver from σ_max to the grid's end. Inference-only."
     assert f"    sampling_steps: 28  # {steps}" in lines
     assert "  evaluation:  # When and how to measure. Inference-only." in lines
     assert lines[lines.index("  model.sampling_noise.rho: {float: [1.0, 10.0]}") - 1].endswith(

@@ -37,6 +37,7 @@ from gpm_tune.study.running.manage import delete
 from gpm_tune.study.storage.database import has_tables
 from gpm_tune.study.storage.home import Home
 from gpm_tune.study.storage.locks import only_once
+from gpm_tune.training.objectives import Measured
 from gpm_tune.training.run import Runs
 from gpm_tune.training.trainer import Evaluation
 from gpm_tune.uris import sqlite_uri
@@ -193,8 +194,10 @@ def test_a_full_disk_is_waited_for_and_nothing_of_a_run_is_lost(
     run = Runs(str(full_disk / "runs"), full_disk / "cache").named("edm-digits-1")
     own, manager = Patience(), TrialManager(study_of(), f"sqlite:///{full_disk / 'optuna.db'}")
 
+    measured = Measured(curve={1: {"fid": 1.0}}, scalars={})
+
     def keep(step: int) -> None:
-        evaluation = Evaluation(step, {"fid": 1.0}, b"0" * 100_000)
+        evaluation = Evaluation(step, measured, b"0" * 100_000)
         own.use(lambda: run.keep_evaluation(evaluation, "judge", "cpu", "user"), Path(run.location))
 
     filler = fill(full_disk)
