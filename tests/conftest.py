@@ -40,14 +40,12 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> OneCluste
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files that may take longest go first: else one may be left to one process when the other is done.
+    """Files that may take longest go first, pages too, whose blocks run studies.
 
-    Pages run studies; of these the README's belong to the quick tests.
+    Else one may be left to one process when the others are done.
     """
     limits: dict[Path, tuple[float, bool]] = {}
     for item in items:
-        if item.path.suffix == ".md" and item.path.name != "README.md":
-            item.add_marker(pytest.mark.slow)
         limit = item.get_closest_marker("timeout")
         is_slow = item.get_closest_marker("slow") is not None or item.path.suffix == ".md"
         allowed = (float(limit.args[0]) if limit else 0.0, is_slow)
