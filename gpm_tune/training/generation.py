@@ -178,12 +178,15 @@ def read_solver(experiment: Experiment, text: str) -> Solver:
 
 
 def takes_solver(experiment: Experiment, text: str) -> bool:
-    """Whether `read_solver` finds it. Raises UserError where no model has a solver of this name."""
+    """Whether the model has a solver of this name, whatever its options.
+
+    Raises UserError where no model has one.
+    """
     name = text.partition(":")[0]
     if name not in solver_names():
         raise UserError(f"unknown solver '{name}'; {nearest(name, solver_names())}")
     try:
-        read_solver(experiment, text)
+        read_solver(experiment, name)
     except UserError:
         return False
     return True

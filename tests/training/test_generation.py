@@ -10,7 +10,13 @@ from examples import experiment_of, spoilt
 
 from gpm_tune.errors import UserError
 from gpm_tune.training import Trainer
-from gpm_tune.training.generation import interpolate, load_sampler, write_interpolation, write_samples
+from gpm_tune.training.generation import (
+    interpolate,
+    load_sampler,
+    takes_solver,
+    write_interpolation,
+    write_samples,
+)
 from gpm_tune.training.pictures import most_images
 from gpm_tune.training.saved import SavedModel
 from gpm_tune.training.sweep import Conditions, evaluate
@@ -206,3 +212,13 @@ def test_samples_that_are_not_finite_are_refused(
         with pytest.raises(UserError, match=rf"20 of 20 samples are not finite .*{folder}.*NFE \d+.*: try "):
             call()
     assert not list(tmp_path.glob("x.*"))
+
+
+def test_a_solver_is_left_out_by_its_name_and_not_for_a_mistaken_option(runs: dict[str, SavedModel]) -> None:
+    """What is mistyped is refused later, and not passed over in silence."""
+    edm, flow = runs["edm"].experiment, runs["discr_flow"].experiment
+    assert takes_solver(edm, "ipndm:order=9")
+    assert takes_solver(edm, "dpmpp:order=3")
+    assert not takes_solver(flow, "dpmpp:order=3")
+    with pytest.raises(UserError, match="unknown solver 'rk4'"):
+        takes_solver(edm, "rk4")
